@@ -1,0 +1,23 @@
+"""The one kind of error a user sees: a sentence that says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something the user can mend. Its text is one clear sentence: what, which file and row, what to do."""
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a command's ``main`` and exit; a :class:`UserError` becomes one line on stderr and exit status 2."""
+    try:
+        status = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C; start the same command again to go on.", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(status or 0)
