@@ -1,0 +1,200 @@
+"""Residual networks, by hand, from He et al. 2015, Deep Residual Learning for Image Recognition (arXiv 1512.03385).
+
+A residual block does not learn the mapping it needs but the difference from its own input, y = relu(F(x) + x). Doing
+nothing is then the easy case (F = 0), and gradients reach the first layer along the shortcuts however deep it is.
+
+depth | block      | blocks per stage | layers       | parameters, 1000 classes | 2 classes  | GMAC
+----- | ---------- | ---------------- | ------------ | ------------------------ | ---------- | ------
+18    | BasicBlock | 2, 2, 2, 2       | 1 + 2×8 + 1  | 11,689,512               | 11,177,538 | 1.814
+34    | BasicBlock | 3, 4, 6, 3       | 1 + 2×16 + 1 | 21,797,672               | 21,285,698 | 3.664
+50    | Bottleneck | 3, 4, 6, 3       | 1 + 3×16 + 1 | 25,557,032               | 23,512,130 | 4.089
+101   | Bottleneck | 3, 4, 23, 3      | 1 + 3×33 + 1 | 44,549,160               | 42,504,258 | 7.801
+152   | Bottleneck | 3, 8, 36, 3      | 1 + 3×50 + 1 | 60,192,808               | 58,147,906 | 11.514
+
+Layers are those with weights on the main path: the first convolution, those of the blocks, the classifier. GMAC are 10⁹
+multiply-accumulates of convolutions and classifier for one forward pass of one 224×224 px image at 1000 classes.
+
+Three choices beyond the shapes of table 1:
+
+- The stride of a bottleneck is in its 3×3 convolution; in the first 1×1, as in the paper, it would leave three of four
+  pixels unseen. Known as v1.5 (NVIDIA's ResNet50 v1.5; torchvision; Goyal et al. 2017, arXiv 1706.02677, §5.1).
+- Convolutions start as in He et al. 2015 (arXiv 1502.01852, §2.2): normal, variance 2 / fan-out, so that the gradients
+  keep their scale through the layers. Norms start as the identity; the classifier keeps PyTorch's default.
+- ``zero_init_residual`` starts the last norm of each block at 0 (Goyal et al. 2017, §5.1): every block begins as
+  relu(shortcut), the network as a shallow one, and early training is calmer.
+
+Members bear the names usual in the field, so a state dict interchanges with torchvision's, strictly and both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the size at stride 1. It has no bias: the norm that follows would subtract it again."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """The way around a block: x itself or, where the shape changes, a 1×1 projection of it (§3.3, option B)."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut (figure 5, left). [N, inputs, H, W] → [N, width, H/stride, W/stride]."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = conv(inputs, width, 3, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = conv(width, width, 3)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = shortcut(inputs, width, stride)
+
+    def residual(self, x: Tensor) -> Tensor:
+        """F(x) of equation 1: what the block adds to its input."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.bn2(self.conv2(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.residual(x) + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1×1 down to ``width``, 3×3, 1×1 up to 4 × ``width``, and a shortcut (figure 5, right).
+
+    [N, inputs, H, W] → [N, 4·width, H/stride, W/stride]. The 3×3 works on a quarter of the channels, so that 50 layers
+    cost little more than 34 of basic blocks.
+    """
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        outputs = width * self.expansion
+        self.conv1 = conv(inputs, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv(width, width, 3, stride)  # v1.5: the stride is here
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = conv(width, outputs, 1)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(inputs, outputs, stride)
+
+    def residual(self, x: Tensor) -> Tensor:
+        """F(x) of equation 1: what the block adds to its input."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.bn3(self.conv3(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.residual(x) + self.downsample(x))
+
+
+Block = type[BasicBlock] | type[Bottleneck]
+
+
+def stage(block: Block, inputs: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+    """A column of equal blocks (table 1); only the first one changes the number of channels and the size."""
+    outputs = width * block.expansion
+    return nn.Sequential(block(inputs, width, stride), *(block(outputs, width) for _ in range(blocks - 1)))
+
+
+class ResNet(nn.Module):
+    """Stem, four stages, global average, classifier (table 1). Images [N, 3, H, W] → logits [N, num_classes].
+
+    ``layers`` is the number of blocks in each of the four stages. H and W are any 32 px or more, square or not: the
+    global average takes what the stages leave. Raises ``ValueError`` for fewer than one class.
+    """
+
+    def __init__(
+        self, block: Block, layers: Sequence[int], num_classes: int = 2, zero_init_residual: bool = False
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be 1 or more, found {num_classes}")
+        e = block.expansion
+        self.conv1 = conv(3, 64, 7, stride=2)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.layer1 = stage(block, 64, 64, layers[0], stride=1)
+        self.layer2 = stage(block, 64 * e, 128, layers[1], stride=2)
+        self.layer3 = stage(block, 128 * e, 256, layers[2], stride=2)
+        self.layer4 = stage(block, 256 * e, 512, layers[3], stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(512 * e, num_classes)
+        self.initialise(zero_init_residual)
+
+    def initialise(self, zero_init_residual: bool) -> None:
+        """Draw the starting weights; see the choices at the top of this file."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
+                last = module.bn2 if isinstance(module, BasicBlock) else module.bn3
+                nn.init.zeros_(last.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [N, 3, H, W] → logits [N, num_classes]; ``ValueError`` for another shape or less than 32 px.
+
+        The network divides the size by 32: at 32×32 px the last stage sees one pixel of each image, so that a training
+        batch needs two images or more there for its norms to have a variance.
+        """
+        if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] < 32 or x.shape[3] < 32:
+            raise ValueError(f"ResNet takes images [N, 3, H, W] with H and W of 32 px or more, found {list(x.shape)}")
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # H/4 × W/4
+        x = self.layer1(x)  # H/4 × W/4
+        x = self.layer2(x)  # H/8 × W/8
+        x = self.layer3(x)  # H/16 × W/16
+        x = self.layer4(x)  # H/32 × W/32
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+def resnet18(num_classes: int = 2, zero_init_residual: bool = False) -> ResNet:
+    """ResNet of 18 layers."""
+    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, zero_init_residual)
+
+
+def resnet34(num_classes: int = 2, zero_init_residual: bool = False) -> ResNet:
+    """ResNet of 34 layers."""
+    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes, zero_init_residual)
+
+
+def resnet50(num_classes: int = 2, zero_init_residual: bool = False) -> ResNet:
+    """ResNet of 50 layers."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, zero_init_residual)
+
+
+def resnet101(num_classes: int = 2, zero_init_residual: bool = False) -> ResNet:
+    """ResNet of 101 layers."""
+    return ResNet(Bottleneck, (3, 4, 23, 3), num_classes, zero_init_residual)
+
+
+def resnet152(num_classes: int = 2, zero_init_residual: bool = False) -> ResNet:
+    """ResNet of 152 layers."""
+    return ResNet(Bottleneck, (3, 8, 36, 3), num_classes, zero_init_residual)
+
+
+MODELS: dict[str, Callable[..., ResNet]] = {
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "resnet101": resnet101,
+    "resnet152": resnet152,
+}
+
+
+def build(name: str, num_classes: int = 2, zero_init_residual: bool = False) -> ResNet:
+    """The model of that name, freshly initialised; ``ValueError`` naming the known models for any other name."""
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}: the models are {', '.join(MODELS)}")
+    return MODELS[name](num_classes, zero_init_residual)

@@ -1,0 +1,339 @@
+"""The hand-written networks against torchvision's (the oracle), their own table, and what they promise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from math import sqrt
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import resnet.resnet as source
+from resnet import MODELS, BasicBlock, Bottleneck, ResNet, build
+
+NAMES = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+# Anchored figures, counted apart from this code: name, number of classes, parameters.
+PARAMETERS = [
+    ("resnet18", 1000, 11_689_512),
+    ("resnet18", 2, 11_177_538),
+    ("resnet50", 1000, 25_557_032),
+    ("resnet50", 2, 23_512_130),
+    ("resnet152", 1000, 60_192_808),
+    ("resnet152", 2, 58_147_906),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from a second thread, and on a busy machine the two wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def oracle(name: str, num_classes: int) -> nn.Module:
+    """torchvision's network of that name, without weights."""
+    model: nn.Module = getattr(torchvision.models, name)(weights=None, num_classes=num_classes)
+    return model
+
+
+def shape_only(name: str, num_classes: int = 2) -> ResNet:
+    """A network on the meta device: shapes without numbers, made and run in milliseconds."""
+    with torch.device("meta"):
+        return build(name, num_classes)
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def scramble(model: nn.Module) -> None:
+    """Give every norm its own scale, shift and statistics, so that swapping or skipping any of them would show.
+
+    The last norm of a block is kept small: in eval mode the sum over 50 blocks would otherwise grow without limit.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            last = name.endswith(".bn3") or (
+                name.endswith(".bn2") and not hasattr(model.get_submodule(name[:-4]), "bn3")
+            )
+            nn.init.uniform_(module.weight, *((0.1, 0.3) if last else (0.5, 1.5)))
+            nn.init.normal_(module.bias, std=0.2)
+            assert module.running_mean is not None and module.running_var is not None
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+
+
+def assert_equal_but_for_rounding(ours: Tensor, theirs: Tensor, what: str) -> None:
+    """float64 agreement to 1e-9 of the largest element: rounding through 152 layers, and nothing else."""
+    assert ours.shape == theirs.shape, what
+    difference, scale = (ours - theirs).abs_().max().item(), theirs.abs().max().item()
+    assert difference <= 1e-9 * scale, f"{what}: differs by {difference:.3g}, the largest element is {scale:.3g}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_as_torchvision(name: str) -> None:
+    """Logits, the gradient of every parameter and the running statistics; first in train, then in eval mode."""
+    torch.manual_seed(0)
+    theirs = oracle(name, num_classes=3).double()
+    scramble(theirs)
+    ours = shape_only(name, num_classes=3)
+    ours.load_state_dict({key: value.clone() for key, value in theirs.state_dict().items()}, strict=True, assign=True)
+    # 2 images of 48×36 px leave 2 × 2 × 2 values to each norm of the last stage: a variance that float64 resolves well.
+    images, direction = torch.randn(2, 3, 48, 36, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
+
+    for training in (True, False):
+        for model in (ours, theirs):
+            model.train(training)
+            model.zero_grad()
+        logits, expected = ours(images), theirs(images)
+        assert expected.std() > 1e-3 and expected.isfinite().all(), "the oracle must say something"
+        assert_equal_but_for_rounding(logits, expected, "logits")
+        (logits * direction).sum().backward()
+        (expected * direction).sum().backward()
+        parameters = dict(theirs.named_parameters())
+        for key, parameter in ours.named_parameters():
+            gradient = parameters[key].grad
+            assert parameter.grad is not None and gradient is not None and gradient.any(), f"no gradient reaches {key}"
+            assert_equal_but_for_rounding(parameter.grad, gradient, f"gradient of {key}, training={training}")
+        buffers = dict(theirs.named_buffers())
+        for key, buffer in ours.named_buffers():
+            assert_equal_but_for_rounding(buffer.double(), buffers[key].double(), f"{key}, training={training}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_dicts_interchange(name: str) -> None:
+    """Strict loading both ways, with the same names, order, shapes and types."""
+    ours = shape_only(name, 7)
+    with torch.device("meta"):
+        theirs = oracle(name, 7)
+
+    def form(model: nn.Module) -> list[tuple[str, torch.Size, torch.dtype]]:
+        return [(key, value.shape, value.dtype) for key, value in model.state_dict().items()]
+
+    assert form(ours) == form(theirs)
+    ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
+    theirs.load_state_dict(ours.state_dict(), strict=True, assign=True)
+    with pytest.raises(RuntimeError, match=r"size mismatch for fc\.weight"):
+        shape_only(name, 8).load_state_dict(theirs.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize(("name", "num_classes", "expected"), PARAMETERS)
+def test_parameter_count(name: str, num_classes: int, expected: int) -> None:
+    assert count(shape_only(name, num_classes)) == expected
+
+
+def table() -> dict[str, list[str]]:
+    """The rows of the table in the module docstring, by model name."""
+    rows = re.findall(r"^(\d+) +\|(.*)$", source.__doc__ or "", flags=re.MULTILINE)
+    return {f"resnet{depth}": [cell.strip() for cell in cells.split("|")] for depth, cells in rows}
+
+
+def gmac(model: nn.Module, side: int) -> float:
+    """10⁹ multiply-accumulates of convolutions and linear layers in one forward pass of one image, counted by hooks."""
+    total = 0
+
+    def add(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        assert isinstance(module.weight, Tensor)
+        total += output.numel() * module.weight[0].numel()  # each output element: one product per weight of its filter
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(add)
+    model(torch.empty(1, 3, side, side, device="meta"))
+    return total / 1e9
+
+
+def test_the_table_lists_every_model() -> None:
+    assert list(table()) == list(MODELS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_table_is_what_the_code_has(name: str) -> None:
+    block, per_stage, layers, at_1000, at_2, giga = table()[name]
+    model = shape_only(name, 1000)
+    stages = [model.layer1, model.layer2, model.layer3, model.layer4]
+    blocks = [member for stage in stages for member in stage]
+
+    assert {type(member).__name__ for member in blocks} == {block}
+    assert [int(number) for number in per_stage.split(",")] == [len(stage) for stage in stages]
+
+    stem, each, times, classifier = (int(number) for number in re.findall(r"\d+", layers))
+    assert layers == f"{stem} + {each}×{times} + {classifier}"
+    assert times == len(blocks)
+    assert all(sum(isinstance(child, nn.Conv2d) for child in member.children()) == each for member in blocks)
+    weighted = [key for key, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    main_path = [key for key in weighted if "downsample" not in key]
+    assert int(name.removeprefix("resnet")) == stem + each * times + classifier == len(main_path)
+
+    assert at_1000 == f"{count(model):,}"
+    assert at_2 == f"{count(shape_only(name, 2)):,}"
+    assert giga == f"{gmac(model.eval(), 224):.3f}"
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet101", "resnet152"])
+def test_bottleneck_strides_in_its_3x3(name: str) -> None:
+    """v1.5: of the main path of a block, only the 3×3 convolution changes the size."""
+    strided = [
+        key
+        for key, module in shape_only(name).named_modules()
+        if isinstance(module, nn.Conv2d) and module.stride != (1, 1) and "downsample" not in key
+    ]
+    assert strided == ["conv1", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2"]
+
+
+@cache
+def small_pair() -> tuple[ResNet, nn.Module]:
+    """ResNet18 of ours and of torchvision with the same weights, in eval mode and float64."""
+    torch.manual_seed(1)
+    theirs = oracle("resnet18", num_classes=2).double().eval()
+    scramble(theirs)
+    ours = build("resnet18", num_classes=2).double().eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    return ours, theirs
+
+
+@given(height=st.integers(32, 100), width=st.integers(32, 100), images=st.integers(1, 3))
+@settings(max_examples=15, deadline=None, derandomize=True)
+def test_any_size_square_or_not(height: int, width: int, images: int) -> None:
+    ours, theirs = small_pair()
+    batch = torch.randn(images, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(height))
+    with torch.no_grad():
+        assert_equal_but_for_rounding(ours(batch), theirs(batch), f"{height}×{width}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_depth_takes_32_px_and_odd_sizes(name: str) -> None:
+    """On the meta device, which also shows that no value of a tensor is read on the way (a synchronisation on CUDA)."""
+    model = shape_only(name, 5)
+    for height, width in [(32, 32), (33, 95), (201, 32)]:
+        assert model(torch.empty(2, 3, height, width, device="meta")).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 31, 64), (2, 3, 64, 31), (2, 1, 64, 64), (2, 4, 64, 64), (3, 64, 64), (2, 64, 64, 3)]
+)
+def test_a_wrong_shape_is_a_clear_error(shape: tuple[int, ...]) -> None:
+    message = f"[N, 3, H, W] with H and W of 32 px or more, found {list(shape)}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        shape_only("resnet18")(torch.empty(shape, device="meta"))
+
+
+@given(num_classes=st.integers(1, 3000))
+@settings(max_examples=8, deadline=None, derandomize=True)
+def test_any_number_of_classes(num_classes: int) -> None:
+    """Each class costs one row and one bias of the classifier, and nothing else."""
+    model = shape_only("resnet18", num_classes)
+    assert count(model) == 11_177_538 + (num_classes - 2) * (512 + 1)
+    assert model(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, num_classes)
+
+
+@pytest.mark.parametrize("num_classes", [0, -1])
+def test_no_class_is_an_error(num_classes: int) -> None:
+    with pytest.raises(ValueError, match=f"num_classes must be 1 or more, found {num_classes}"):
+        build("resnet18", num_classes)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "ResNet18", "18", ""])
+def test_an_unknown_name_lists_the_known(name: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{name!r}: the models are {', '.join(NAMES)}")):
+        build(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_build_is_the_constructor_of_that_name(name: str) -> None:
+    with torch.device("meta"):
+        built, made = build(name, 4), getattr(source, name)(4)
+    assert MODELS[name] is getattr(source, name)
+    assert repr(built) == repr(made)
+
+
+@pytest.mark.parametrize("name", ["resnet34", "resnet50"])
+def test_initial_weights(name: str) -> None:
+    """Normal, mean 0, variance 2 / fan-out (He et al. 2015, arXiv 1502.01852); within 6 standard errors."""
+    torch.manual_seed(2)
+    for key, module in build(name).named_modules():
+        if isinstance(module, nn.Conv2d):
+            weight = module.weight.detach().double()
+            expected, n = sqrt(2 / (weight.shape[0] * weight.shape[2] * weight.shape[3])), weight.numel()
+            assert abs(weight.std().item() / expected - 1) < 6 / sqrt(2 * n), key
+            assert abs(weight.mean().item()) < 6 * expected / sqrt(n), key
+            # A uniform draw of that variance ends at 1.73 deviations; a normal one of this many elements goes beyond 3.
+            assert weight.abs().max().item() > 3 * expected, key
+        elif isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all() and (module.bias == 0).all(), key
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_zero_initialised_blocks_add_nothing_but_can_learn(name: str) -> None:
+    torch.manual_seed(3)
+    model = build(name, zero_init_residual=True)
+    last = "bn2" if name == "resnet18" else "bn3"
+    inputs: dict[str, Tensor] = {}
+    for key, module in model.named_modules():
+        if isinstance(module, BasicBlock | Bottleneck):
+            module.register_forward_pre_hook(lambda _, args, key=key: inputs.__setitem__(key, args[0].detach()))
+    model(torch.randn(4, 3, 64, 64)).square().sum().backward()
+
+    assert len(inputs) == (8 if name == "resnet18" else 16)
+    for key, x in inputs.items():
+        block = model.get_submodule(key)
+        assert isinstance(block, BasicBlock | Bottleneck)
+        with torch.no_grad():
+            assert not block.residual(x).any(), f"{key} adds something"
+            assert torch.equal(block(x), block.downsample(x).relu())
+        scale = block.get_submodule(last).weight
+        assert isinstance(scale, Tensor) and scale.grad is not None and scale.grad.any(), (
+            f"{key} could never start to learn"
+        )
+
+
+def test_blocks_add_something_by_default() -> None:
+    torch.manual_seed(4)
+    block = build("resnet18").layer1[0]
+    assert isinstance(block, BasicBlock)
+    assert block.residual(torch.randn(2, 64, 8, 8)).any()
+
+
+def test_channels_last_gives_the_same() -> None:
+    """The memory layout that is fast on a GPU and on recent processors changes no result and no gradient."""
+    torch.manual_seed(5)
+    plain, last = build("resnet50").double(), build("resnet50").double()
+    last.load_state_dict(plain.state_dict())
+    last = last.to(memory_format=torch.channels_last)
+    images = torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    expected, logits = plain(images), last(images.to(memory_format=torch.channels_last))
+    assert_equal_but_for_rounding(logits, expected, "logits")
+    expected.square().sum().backward()
+    logits.square().sum().backward()
+    assert plain.conv1.weight.grad is not None and last.conv1.weight.grad is not None
+    assert_equal_but_for_rounding(last.conv1.weight.grad, plain.conv1.weight.grad, "gradient of conv1")
+
+
+def test_compiles_whole_for_any_size() -> None:
+    """One graph without a break, the shape check included, for sizes that vary."""
+    ours, _ = small_pair()
+    compiled = torch.compile(ours, backend="eager", fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for shape in [(2, 3, 64, 80), (3, 3, 50, 90)]:
+            images = torch.ones(shape, dtype=torch.float64)
+            assert_equal_but_for_rounding(compiled(images), ours(images), f"{shape}")
+
+
+def test_exports_whole() -> None:
+    """torch.export traces the network with a batch of any number of images."""
+    ours, _ = small_pair()
+    images = torch.ones(2, 3, 40, 56, dtype=torch.float64)
+    number = torch.export.Dim("number", min=1, max=64)
+    program = torch.export.export(ours, (images,), dynamic_shapes=({0: number},))
+    more = torch.cat([images, images / 2, images * 2])
+    with torch.no_grad():
+        assert_equal_but_for_rounding(program.module()(more), ours(more), "logits")
