@@ -1,0 +1,197 @@
+"""Metrics of classifiers on one labelled list, as the tidy table that becomes ``metrics.csv``.
+
+Columns of the table, one row per (model, class, metric):
+
+=========  ==========================================================================================================
+model      ``resnet18``; of a comparison ``resnet18 vs resnet50``
+class      ``overall``, or the name of a class taken against all others
+metric     overall: accuracy, balanced_accuracy, macro_f1, auc, log_loss; per class: precision, recall, specificity,
+           f1, support (images) and, with more than two classes, auc; of a comparison: only_first_right,
+           only_second_right (images), mcnemar_p
+value      a fraction 0…1, a number of images, or nats per image (log_loss); empty where undefined
+low, high  95 % Wilson interval of the metrics that are proportions of images (Wilson 1927)
+note       the counts behind the value, or why it is undefined
+=========  ==========================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+from sklearn.metrics import (
+    accuracy_score,
+    log_loss,
+    multilabel_confusion_matrix,
+    precision_recall_fscore_support,
+    recall_score,
+    roc_auc_score,
+)
+
+from lab.errors import UserError
+from lab.files import write_whole
+
+COLUMNS = ["model", "class", "metric", "value", "low", "high", "note"]
+OVERALL = "overall"  # not "all": that is the name of a class in the leukemia data
+
+
+def checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels (N,) as integers and probabilities (N, K) as float64 whose rows sum to one exactly.
+
+    Raises ValueError for shapes or sums that no classifier gives, UserError for what a wrong list or a diverged
+    model brings: no image, a label the model does not know, NaN.
+    """
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    if labels.ndim != 1 or probabilities.ndim != 2 or len(labels) != len(probabilities) or probabilities.shape[1] < 2:
+        raise ValueError(f"labels {labels.shape} and probabilities {probabilities.shape} are not (N,) and (N, K >= 2)")
+    if len(labels) == 0:
+        raise UserError("the list holds no labelled image, so there is nothing to measure; give a list with labels.")
+    classes = probabilities.shape[1]
+    unknown = np.flatnonzero((labels < 0) | (labels >= classes) | (labels != np.floor(labels)))
+    if len(unknown):
+        raise UserError(
+            f"label {labels[unknown[0]]} of image {unknown[0] + 1} is none of the model's classes 0…{classes - 1}; "
+            "evaluate the model on the data set that it was trained on."
+        )
+    broken = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+    if len(broken):
+        raise UserError(
+            f"the probabilities of {len(broken)} images (first: image {broken[0] + 1}) are not numbers: "
+            "the model diverged; train it again with a lower learning rate."
+        )
+    sums = probabilities.sum(axis=1, keepdims=True)
+    if (probabilities < 0).any() or np.abs(sums - 1).max() > 1e-2:  # loose enough for a softmax in bfloat16
+        raise ValueError("probabilities must be in 0…1 and sum to one in each row: logits were given?")
+    return labels.astype(np.int64), probabilities / sums
+
+
+def auc_per_class(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the area under the ROC curve of each class against all others, (K,); NaN for a class without both."""
+    aucs = np.full(probabilities.shape[1], np.nan)
+    for k in range(len(aucs)):
+        if 0 < np.count_nonzero(labels == k) < len(labels):
+            aucs[k] = roc_auc_score(labels == k, probabilities[:, k])
+    return aucs
+
+
+def overall_auc(aucs: np.ndarray) -> float:
+    """Return the AUC of class 1 of two, else the macro one-vs-rest mean over the classes that have one (or NaN)."""
+    if len(aucs) == 2:
+        return float(aucs[1])
+    defined = aucs[~np.isnan(aucs)]
+    return float(defined.mean()) if len(defined) else float("nan")
+
+
+def wilson(hits: int, images: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a proportion (Wilson 1927); NaN of no image."""
+    if images == 0:
+        return float("nan"), float("nan")
+    interval = binomtest(hits, images).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _row(scope: str, metric: str, value: float, of: tuple[int, int] | None = None, note: str = "") -> dict[str, object]:
+    """Make one row of the table; ``of`` are (hits, images) of a metric that is a proportion of images."""
+    low, high = wilson(*of) if of else (float("nan"), float("nan"))
+    note = f"{of[0]} of {of[1]} images" if of else note
+    return {"class": scope, "metric": metric, "value": float(value), "low": low, "high": high, "note": note}
+
+
+def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of one model (all columns but ``model``); the predicted class is the most probable one.
+
+    Args: labels (N,) integers 0…K−1, probabilities (N, K), K class names. A class that is absent from the labels has
+    no recall and no AUC (NaN); the macro means leave it out. Raises as :func:`checked`, ValueError for K names wrong.
+    """
+    labels, probabilities = checked(labels, probabilities)
+    if len(class_names) != probabilities.shape[1]:
+        raise ValueError(f"{len(class_names)} class names for {probabilities.shape[1]} columns of probabilities")
+    predictions, classes = probabilities.argmax(axis=1), np.arange(len(class_names))
+    macro = precision_recall_fscore_support(labels, predictions, labels=classes, average="macro", zero_division=np.nan)
+    each = precision_recall_fscore_support(labels, predictions, labels=classes, zero_division=np.nan)
+    aucs, right = auc_per_class(labels, probabilities), int((predictions == labels).sum())
+    defined = int((~np.isnan(aucs)).sum())
+    if defined == 0:
+        auc_note = "undefined: the labels hold one class only"
+    elif len(classes) == 2:
+        auc_note = f"of class {class_names[1]}"
+    else:
+        auc_note = f"macro one-vs-rest over {defined} of {len(classes)} classes"
+    present = f"mean over {np.count_nonzero(each[3])} of {len(classes)} classes"
+    rows = [
+        _row(OVERALL, "accuracy", accuracy_score(labels, predictions), (right, len(labels))),
+        # Balanced accuracy is the macro mean of recall (Brodersen et al. 2010); taken so, an absent class is no noise.
+        _row(OVERALL, "balanced_accuracy", macro[1], note=present),
+        _row(OVERALL, "macro_f1", macro[2]),
+        _row(OVERALL, "auc", overall_auc(aucs), note=auc_note),
+        _row(OVERALL, "log_loss", log_loss(labels, probabilities, labels=classes), note="nats per image"),
+    ]
+    # (K, 2, 2) of TN FP / FN TP; the library hands back floats where a class is missing.
+    counts = multilabel_confusion_matrix(labels, predictions, labels=classes).astype(np.int64)
+    for k, name in enumerate(class_names):
+        (tn, fp), (fn, tp) = counts[k].tolist()
+        specificity = recall_score(labels != k, predictions != k, zero_division=np.nan)
+        absent = "" if tp + fn else "undefined: the labels hold no image of this class"
+        rows += [
+            _row(name, "precision", each[0][k], (tp, tp + fp)),
+            _row(name, "recall", each[1][k], (tp, tp + fn)),
+            _row(name, "specificity", specificity, (tn, tn + fp)),
+            _row(name, "f1", each[2][k]),
+            _row(name, "support", each[3][k], note="images"),
+        ]
+        if len(classes) > 2:
+            rows.append(_row(name, "auc", aucs[k], note=absent))
+    return pd.DataFrame(rows, columns=COLUMNS[1:])
+
+
+def mcnemar(labels: np.ndarray, predictions_a: np.ndarray, predictions_b: np.ndarray) -> tuple[int, int, float]:
+    """Compare two classifiers on the same images, all arrays (N,): McNemar's test, exact and two-sided.
+
+    Returns (b, c, p): the images that only ``a`` gets right, those that only ``b`` gets right, and the probability of
+    a split at least as uneven if both were equally good: binomial in b + c with one half, 1 when they never differ.
+    Source: McNemar 1947, "Note on the sampling error of the difference between correlated proportions".
+    """
+    if not np.shape(labels) == np.shape(predictions_a) == np.shape(predictions_b):
+        raise ValueError("McNemar's test needs labels and predictions of the same images in the same order")
+    right_a, right_b = np.equal(predictions_a, labels), np.equal(predictions_b, labels)
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    p = float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
+    return only_a, only_b, p
+
+
+def metrics_table(results: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Sequence[str]) -> pd.DataFrame:
+    """Return the whole table: the rows of each model, then those of McNemar's test between each pair of models.
+
+    ``results`` maps a model's name to its labels (N,) and probabilities (N, K) on the same list in the same order;
+    ValueError if the labels differ. The p values are not corrected for the number of pairs.
+    """
+    if not results:
+        raise UserError("there is no model to evaluate; train one first.")
+    parts = []
+    for model, (labels, probabilities) in results.items():
+        part = classification_metrics(labels, probabilities, class_names)
+        part.insert(0, "model", model)
+        parts.append(part)
+    rows = []
+    for (first, (labels, given_a)), (second, (labels_b, given_b)) in combinations(results.items(), 2):
+        if not np.array_equal(labels, labels_b):
+            raise ValueError(f"{first} and {second} were not evaluated on the same list in the same order")
+        b, c, p = mcnemar(labels, np.argmax(given_a, axis=1), np.argmax(given_b, axis=1))
+        pair = {"model": f"{first} vs {second}"}
+        rows += [
+            pair | _row(OVERALL, "only_first_right", b, note="images"),
+            pair | _row(OVERALL, "only_second_right", c, note="images"),
+            pair | _row(OVERALL, "mcnemar_p", p, note="exact, two-sided, not corrected for the number of pairs"),
+        ]
+    if rows:
+        parts.append(pd.DataFrame(rows, columns=COLUMNS))
+    return pd.concat(parts, ignore_index=True)
+
+
+def write_metrics(path: Path, table: pd.DataFrame) -> None:
+    """Write the table as CSV, six significant digits, undefined values empty, whole or not at all."""
+    write_whole(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
