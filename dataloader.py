@@ -1,0 +1,148 @@
+"""The lab's DataLoader: CSV lists in, images and labels out.
+
+    from dataloader import LeukemiaLoader
+    train = LeukemiaLoader(".", "train")            # > Found 7995 images...
+    image, label = train[0]                         # float32 [3, size, size], normalised, and int
+
+``getData(mode)`` and ``LeukemiaLoader(root, mode)`` are the lab's interface, one image at a time, for any
+``torch.utils.data.DataLoader``. ``Batches`` is what the commands train and predict with: the same images, decoded once into
+the store (lab/store.py) and augmented as whole batches on the device (lab/augmentation.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lab.augmentation import augment, normalise, resample
+from lab.draws import permutation
+from lab.images import read_image
+from lab.lists import ImageList, read_data_set, read_list
+from lab.preprocessing import Preprocessing, channel_statistics, choose_window
+from lab.store import Store, open_stores
+
+LABELLED = ("train", "valid")
+STORES = Path(".store")  # git-ignored; safe to delete, it is built again
+
+
+def list_name(mode: str) -> str:
+    """The list that a mode stands for: ``train``, ``valid``, or ``resnet_50_test`` for any of ``resnet_50_test``,
+    ``resnet50`` and ``test50``. Raises ``ValueError`` on anything else: plain "test" would not say whose order is meant."""
+    if mode in LABELLED:
+        return mode
+    match = re.fullmatch(r"(?:resnet_?|test_?)(\d+)(?:_test)?", mode)
+    if not match:
+        raise ValueError(
+            f"mode {mode!r} is not known; use 'train', 'valid', or the test list of a depth: 'resnet_18_test', "
+            f"'resnet_50_test', 'resnet_152_test'"
+        )
+    return f"resnet_{match[1]}_test"
+
+
+def getData(mode: str, data: str | Path = "csv/lab3") -> tuple[list[str], list[int]] | list[str]:
+    """The lab's function: paths and labels of ``train`` and ``valid``, the paths alone of a depth's test list."""
+    images = read_list(read_data_set(data), list_name(mode), labelled=mode in LABELLED, check_files=False)
+    return (images.ids, images.labels.tolist()) if mode in LABELLED else images.ids
+
+
+class LeukemiaLoader(Dataset[tuple[Tensor, int] | Tensor]):
+    """The lab's data set: one image at a time, read, preprocessed and normalised; never augmented, so the same every time.
+
+    Args:
+        root: folder that the paths of the list start from.
+        mode: ``train``, ``valid`` or a depth's test list such as ``resnet_50_test``.
+        data: the folder of lists, or a data set's name.
+        preprocessing: as a checkpoint carries it; without it the window is measured on the images of ``train.csv``.
+    """
+
+    def __init__(
+        self, root: str | Path, mode: str, data: str | Path = "csv/lab3", preprocessing: Preprocessing | None = None
+    ) -> None:
+        self.root = root
+        self.mode = mode
+        self.data = read_data_set(data, root)
+        self.list = read_list(self.data, list_name(mode), labelled=mode in LABELLED)
+        self.img_name, self.label = self.list.ids, self.list.labels
+        self.preprocessing = preprocessing or measured_preprocessing(read_list(self.data, "train", labelled=True))
+        print(f"> Found {len(self.img_name)} images...")
+
+    def __len__(self) -> int:
+        return len(self.img_name)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | Tensor:
+        """Image ``index`` as float32 [3, size, size], with its label where the list has labels."""
+        source = self.preprocessing.crop(read_image(self.list.paths[index]))
+        views = resample(torch.from_numpy(source[None]), self.preprocessing.size)
+        image = normalise(views, self.preprocessing.mean, self.preprocessing.std)[0]
+        return image if self.mode not in LABELLED else (image, int(self.label[index]))
+
+
+def sample_images(images: ImageList, count: int = 200) -> list[np.ndarray]:
+    """Some images of a list, evenly spread over it; those that cannot be read are left to the check of the whole list."""
+    picked = [images.paths[i] for i in np.unique(np.linspace(0, len(images) - 1, count).astype(int))]
+    return [read_image(path) for path in picked]
+
+
+def measured_preprocessing(train: ImageList, size: int = 64) -> Preprocessing:
+    """Window, mean and standard deviation measured on a sample of the training images; for a network input of ``size`` px."""
+    images = sample_images(train)
+    window, locate, _ = choose_window(images)
+    preprocessing = Preprocessing(window, 2 * size, size, locate)
+    mean, std = channel_statistics(np.stack([preprocessing.crop(image) for image in images]))
+    return replace(preprocessing, mean=mean, std=std)
+
+
+class Batches:
+    """Batches of a store on the device: images float32 [B, 3, size, size], channels last; labels int64 [B]; indices [B].
+
+    With ``augment_seed`` the images come shuffled and augmented as a function of (seed, epoch, index), and a last batch that is
+    not full is left out, so that every step has the same shape; without it, in order, all of them, unchanged.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        labels: np.ndarray,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        device: torch.device,
+        augment_seed: int | None = None,
+    ) -> None:
+        self.store, self.preprocessing, self.device, self.seed = store, preprocessing, device, augment_seed
+        self.count = len(store.rows)
+        self.labels = torch.from_numpy(labels)
+        self.batch_size = min(batch_size, self.count)
+        self.epoch = 0
+        self.size = preprocessing.size
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return self.count // self.batch_size if self.seed is not None else -(-self.count // self.batch_size)
+
+    @torch.no_grad()
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+        order = np.arange(self.count) if self.seed is None else permutation(self.seed, self.epoch, self.count)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            indices = order[start : start + self.batch_size]
+            images = torch.from_numpy(self.store.images[self.store.rows[indices]]).to(self.device, non_blocking=True)
+            if self.seed is None:
+                images = resample(images, self.size)
+            else:
+                images = augment(images, self.size, self.seed, self.epoch, indices)
+            images = normalise(images, self.preprocessing.mean, self.preprocessing.std)
+            yield images, self.labels[indices].to(self.device, non_blocking=True), indices
+
+
+def stored_batches(
+    data_name: str, list_name: str, images: ImageList, preprocessing: Preprocessing, device: torch.device
+) -> Batches:
+    """A list in order and unaugmented, through its store in ``.store/<data>``."""
+    store = open_stores({list_name: images}, preprocessing, STORES / data_name)[list_name]
+    return Batches(store, images.labels, preprocessing, 128, device)

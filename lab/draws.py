@@ -1,0 +1,33 @@
+"""Random numbers as a pure function of (seed, epoch, index of the image, which draw).
+
+Nothing depends on the number of workers, the batch size or where a run was interrupted, and a whole batch is drawn at once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def mix(values: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser (Steele, Lea and Flood 2014, Fast Splittable Pseudorandom Number Generators): uint64 → uint64."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def uniform(seed: int, epoch: int, indices: np.ndarray, count: int) -> np.ndarray:
+    """Uniform draws in [0, 1), float32 [N, count], for the images ``indices`` [N]."""
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):  # the arithmetic is modulo 2^64 on purpose
+        state = mix(np.array([seed], dtype=np.uint64) + golden)
+        state = mix(state ^ (np.array([epoch], dtype=np.uint64) * golden + golden))
+        state = mix(state ^ ((np.asarray(indices).astype(np.uint64) + np.uint64(1)) * golden))
+        draws = mix(state[:, None] + (np.arange(count, dtype=np.uint64) + np.uint64(1)) * golden)
+    return ((draws >> np.uint64(40)).astype(np.float32)) * np.float32(2**-24)
+
+
+def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    """A random order of ``count`` images for one epoch: each image gets a key of its own, and the keys are sorted."""
+    return np.argsort(
+        uniform(seed ^ 0x5EED, epoch, np.arange(count), 2).astype(np.float64) @ (1.0, 2.0**-24), kind="stable"
+    )

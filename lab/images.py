@@ -1,0 +1,61 @@
+"""Reading images: whatever Pillow can open becomes RGB uint8, never BGR."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from lab.errors import UserError
+
+SUFFIXES = {".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+
+
+def decode(data: bytes) -> np.ndarray:
+    """Decode an image file's bytes to RGB uint8 [H, W, 3].
+
+    Grey, 1-bit, palette, alpha, CMYK and 16-bit images are converted; transparency lies on black, the background of
+    the lab's images; of an animation the first frame counts. Raises ``ValueError`` with the reason when the bytes are no
+    whole image.
+    """
+    if not data:
+        raise ValueError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                return to_rgb(image)
+    except UnidentifiedImageError:
+        raise ValueError("not an image that Pillow can read") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(f"larger than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+        raise ValueError(f"damaged or truncated ({error})") from None
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """An opened Pillow image as RGB uint8 [H, W, 3]."""
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):  # 16-bit greys of some TIFF and PNG files open as 32-bit
+        values = np.asarray(image).astype(np.float64)
+        values = values / 257 if values.max(initial=0) > 255 else values
+        return np.repeat(values.clip(0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return np.array(image.convert("RGB"))
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read an image file as RGB uint8 [H, W, 3]; raises :class:`UserError` naming the file and the reason."""
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; replace the file or take it out.") from None

@@ -1,0 +1,119 @@
+"""The decoded-image store: every image of a list decoded and cropped once, memory-mapped uint8 ever after.
+
+A store is two files: ``….npy`` (uint8 [N, S, S, 3], one row per distinct path, paths sorted) and ``….json`` (the SHA-256
+of each file's bytes). The key covers the paths, the files' sizes and times and all that decides the crop, so a
+changed file or setting finds no store and builds a new one. Lists of the same images in another order share a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from lab.files import replacing, write_whole
+from lab.hardware import decoding_threads
+from lab.images import decode
+from lab.lists import ImageList, problems_error
+from lab.preprocessing import Preprocessing
+
+VERSION = 1  # raised whenever decoding or cropping changes what a store holds
+
+
+@dataclass(frozen=True)
+class Store:
+    """``images`` uint8 [N, S, S, 3], memory-mapped; ``rows[i]`` is the row of the list's image i, ``digests[row]`` its hash."""
+
+    images: np.ndarray
+    rows: np.ndarray
+    digests: list[str]
+
+    def list_digests(self) -> list[str]:
+        """The digest of each image's file, in the order of the list."""
+        return [self.digests[row] for row in self.rows]
+
+
+def store_key(paths: list[Path], preprocessing: Preprocessing) -> str:
+    """What a store's content depends on, hashed."""
+    crop = [VERSION, preprocessing.window, preprocessing.locate, preprocessing.source]
+    digest = hashlib.sha256(json.dumps(crop).encode())
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:20]
+
+
+def open_stores(lists: dict[str, ImageList], preprocessing: Preprocessing, folder: Path) -> dict[str, Store]:
+    """The store of each list, built first where there is none.
+
+    Every unreadable image of all the lists is reported together in one :class:`lab.errors.UserError`; nothing is kept then.
+    """
+    stores, problems = {}, []
+    for name, images in lists.items():
+        paths = sorted(set(images.paths))
+        kind = f"{name}-{preprocessing.locate}{preprocessing.window}-{preprocessing.source}px"
+        stem = f"{kind}-{store_key(paths, preprocessing)}"
+        store = load(folder, stem, paths, images.paths, preprocessing.source)
+        if store is None:
+            for stale in folder.glob(f"{kind}-*"):  # the same list and crop, but files that have changed since
+                stale.unlink(missing_ok=True)
+            reasons = build(folder / stem, name, paths, preprocessing)
+            problems += [
+                f"{images.csv.name} line {images.row(index)}: {images.ids[index].strip()}: {reasons[path]}"
+                for index, path in enumerate(images.paths)
+                if path in reasons
+            ]
+            store = load(folder, stem, paths, images.paths, preprocessing.source)
+        if store is not None:
+            stores[name] = store
+    if problems:
+        raise problems_error(f"{len(problems):,} images cannot be used:", problems)
+    return stores
+
+
+def load(folder: Path, stem: str, paths: list[Path], listed: list[Path], side: int) -> Store | None:
+    """Open a store, or None where it is missing or not whole."""
+    try:
+        images = np.load(folder / f"{stem}.npy", mmap_mode="r")
+        digests = json.loads((folder / f"{stem}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    if images.shape != (len(paths), side, side, 3) or images.dtype != np.uint8 or len(digests) != len(paths):
+        return None
+    place = {path: row for row, path in enumerate(paths)}
+    return Store(images, np.array([place[path] for path in listed]), digests)
+
+
+def build(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing) -> dict[Path, str]:
+    """Decode and crop ``paths`` into a new store, in parallel; returns the reasons of those that cannot be decoded, and then
+    keeps nothing."""
+    reasons: dict[Path, str] = {}
+    array = stem.with_name(f"{stem.name}.npy")
+    with replacing(array) as temporary:
+        shape = (len(paths), preprocessing.source, preprocessing.source, 3)
+        images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+
+        def decode_one(row: int) -> str:
+            try:
+                data = paths[row].read_bytes()
+                images[row] = preprocessing.crop(decode(data))
+                return hashlib.sha256(data).hexdigest()
+            except (OSError, ValueError) as error:
+                reasons[paths[row]] = str(error)
+                return ""
+
+        # Pillow releases the interpreter lock while it decodes and resizes, so threads are enough.
+        with ThreadPoolExecutor(decoding_threads()) as pool:
+            rows = pool.map(decode_one, range(len(paths)))
+            digests = list(tqdm(rows, f"decoding {name}", len(paths), unit=" images", leave=False))
+        images.flush()
+    if reasons:
+        array.unlink()
+    else:
+        write_whole(stem.with_name(f"{stem.name}.json"), json.dumps(digests))
+    return reasons
