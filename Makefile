@@ -1,0 +1,47 @@
+# make demo    the whole lab on generated sample cells: install, make data, train the three depths, evaluate, predict
+# make test    the tests          make lint    ruff and mypy          make bench    the benchmarks
+
+PYTHON ?= python3
+BIN := .venv/bin
+DATA := csv/sample
+# The demo's settings: small enough for ten minutes on two processor cores.
+RECIPE := --data $(DATA) --size 48 --batch-size 16
+EPOCHS_18 := 12
+EPOCHS_50 := 12
+EPOCHS_152 := 10
+
+.PHONY: demo test lint bench clean
+.DELETE_ON_ERROR:
+
+demo: .venv/run
+	$(BIN)/python prepare.py sample --out $(DATA)
+	$(BIN)/python train.py --model resnet18 $(RECIPE) --epochs $(EPOCHS_18)
+	$(BIN)/python train.py --model resnet50 $(RECIPE) --epochs $(EPOCHS_50)
+	$(BIN)/python train.py --model resnet152 $(RECIPE) --epochs $(EPOCHS_152)
+	$(BIN)/python evaluate.py --data $(DATA)
+	$(BIN)/python predict.py --data $(DATA)
+	$(BIN)/python demo.py --data $(DATA) --table-of-files
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+
+bench: .venv/dev
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/data.py
+
+.venv/run: requirements.txt constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	touch $@
+
+.venv/dev: requirements-dev.txt .venv/run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	touch $@
+
+clean:
+	rm -rf .store $(DATA) weights/sample report/sample

@@ -1,0 +1,148 @@
+"""The demo: load the saved networks on any machine, show their results, and let them look at single images.
+
+    python demo.py --data csv/sample                    # table and figure of the valid list
+    python demo.py --data csv/sample cell.bmp           # and the probabilities of single images
+
+Needs the code and weights/<data>/ only: without the lists the table shows what each checkpoint was saved with.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The options, each with its one default."""
+    parser = argparse.ArgumentParser(description="Show the saved networks' results, and predict single images.")
+    parser.add_argument("images", nargs="*", type=Path, help="images to predict, any format that Pillow reads")
+    parser.add_argument("--data", default="lab3", help="folder of lists, or its name below csv/ (default: lab3)")
+    parser.add_argument("--root", help="folder that the paths of the lists start from (default: the lists' own folder)")
+    parser.add_argument("--weights", default="weights", type=Path, help="where checkpoints are (default: weights)")
+    parser.add_argument("--report", default="report", type=Path, help="where the figures go (default: report)")
+    parser.add_argument("--device", default="auto", help="cuda, cpu, … (default: cuda where there is one)")
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
+    return parser
+
+
+if __name__ == "__main__":
+    arguments().parse_args()  # --help and wrong options answer before torch is imported, which takes seconds
+
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import confusion_matrix
+from torch import nn
+
+import resnet
+from dataloader import stored_batches
+from lab.augmentation import normalise, resample
+from lab.checkpoint import About, check_classes, load_network, trained_models
+from lab.errors import UserError, run
+from lab.figures import draw_confusions
+from lab.galleries import draw_predictions
+from lab.hardware import Hardware, choose_hardware
+from lab.images import read_image
+from lab.inference import decide_d4, predict
+from lab.lists import DataSet, ImageList, read_data_set, read_list
+from lab.metrics import wilson
+
+Networks = dict[str, tuple[nn.Module, About]]
+
+
+def main() -> None:
+    """Load every trained depth; results on the valid list, then the images named."""
+    args = arguments().parse_args()
+    images = [read_image(path) for path in args.images]
+    name = "lab3" if Path(args.data).name == "csv" else Path(args.data).name
+    hardware = choose_hardware(args.device, args.precision)
+    networks: Networks = {}
+    for model in trained_models(args.weights / name):
+        network, about = load_network(args.weights / name / model / "best.safetensors", model, resnet.build)
+        networks[model] = (hardware.place(network), about)
+    report = args.report / name
+    try:
+        data = read_data_set(args.data, args.root)
+        valid = read_list(data, "valid", labelled=True)
+    except UserError as error:
+        print(
+            f"no results on the valid list, since {str(error).splitlines()[0]}\nWhat the checkpoints were saved with:"
+        )
+        show_saved(networks)
+    else:
+        show_valid(networks, data, valid, hardware, args.weights / name, report / "demo.png")
+    if images:
+        show_images(networks, args.images, images, hardware, report / "demo_images.png")
+
+
+def show_saved(networks: Networks) -> None:
+    """What each checkpoint says of itself."""
+    rows = []
+    for model, (network, about) in networks.items():
+        accuracy = f"{100 * about.metrics['valid_accuracy']:.2f} %"
+        rows.append(
+            [model, f"{parameters(network):,}", accuracy, f"{about.metrics['epoch']:.0f}", about.preprocessing.size]
+        )
+    print(
+        pd.DataFrame(rows, columns=["model", "parameters", "test accuracy", "epoch", "size, px"]).to_string(index=False)
+    )
+
+
+def show_valid(
+    networks: Networks, data: DataSet, valid: ImageList, hardware: Hardware, weights: Path, path: Path
+) -> None:
+    """Results on the valid list as a table, and the confusion matrices of all depths as one figure."""
+    rows, matrices = [], {}
+    for model, (network, about) in networks.items():
+        check_classes(weights / model / "best.safetensors", about, data.classes)
+        batches = stored_batches(data.name, "valid", valid, about.preprocessing, hardware.device)
+        began = time.perf_counter()
+        probabilities = predict(network, batches, hardware, decide_d4(about, "auto"), f"testing {model}")
+        speed = len(valid) / (time.perf_counter() - began)
+        matrices[model] = confusion_matrix(valid.labels, probabilities.argmax(axis=1), labels=range(len(data.classes)))
+        hits = int(np.trace(matrices[model]))
+        low, high = wilson(hits, len(valid))
+        percent = f"{100 * hits / len(valid):.2f} %"
+        interval = f"{100 * low:.2f}–{100 * high:.2f} %"
+        rows.append([model, f"{parameters(network):,}", percent, interval, f"{speed:.0f}"])
+    columns = ["model", "parameters", "test accuracy", "95 % interval", "images/s"]
+    print(f"\n{data.name}, {len(valid):,} images of valid.csv")
+    print(pd.DataFrame(rows, columns=columns).to_string(index=False))
+    draw_confusions(matrices, data.classes, path, f"{data.name}: predictions on valid.csv")
+    print(f"\nfigure: {path}")
+
+
+def show_images(
+    networks: Networks, paths: list[Path], images: list[np.ndarray], hardware: Hardware, path: Path
+) -> None:
+    """Each image's class probabilities by every depth, printed and as one figure."""
+    classes = next(iter(networks.values()))[1].classes
+    figure_rows = []
+    for source, image in zip(paths, images, strict=True):
+        probabilities = {}
+        print(f"\n{source}")
+        for model, (network, about) in networks.items():
+            crop = torch.from_numpy(about.preprocessing.crop(image)[None]).to(hardware.device)
+            batch = normalise(
+                resample(crop, about.preprocessing.size), about.preprocessing.mean, about.preprocessing.std
+            )
+            row = predict(
+                network, [(batch, torch.empty(0), np.arange(1))], hardware, decide_d4(about, "auto", quiet=True)
+            )[0]
+            probabilities[model] = row
+            shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in zip(about.classes, row, strict=True))
+            print(f"  {model}: {about.classes[int(row.argmax())]} ({shares})")
+        figure_rows.append({"title": source.name, "image": image, "probabilities": probabilities})
+    draw_predictions(figure_rows, classes, path)
+    print(f"\nfigure: {path}")
+
+
+def parameters(network: nn.Module) -> int:
+    """Number of trained values."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,105 @@
+"""Evaluate the trained depths on the labelled test list (valid.csv).
+
+    python evaluate.py                                  # every depth trained on csv/lab3
+    python evaluate.py --data csv/sample --model resnet50
+
+Draws accuracy_comparison.png (accuracy per epoch, training and testing, of all depths), a confusion matrix per depth and
+roc.png, and writes metrics.csv and each image's prediction, all into report/<data>/.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The options, each with its one default."""
+    parser = argparse.ArgumentParser(description="Evaluate the trained depths on valid.csv: metrics and figures.")
+    parser.add_argument("--model", default="all", help="resnet18, resnet50, …, or all that are trained (default: all)")
+    parser.add_argument("--data", default="lab3", help="folder of lists, or its name below csv/ (default: lab3)")
+    parser.add_argument("--root", help="folder that the paths of the lists start from (default: the lists' own folder)")
+    parser.add_argument("--weights", default="weights", type=Path, help="where checkpoints are (default: weights)")
+    parser.add_argument("--report", default="report", type=Path, help="where results go (default: report)")
+    parser.add_argument(
+        "--d4",
+        default="auto",
+        choices=["auto", "on", "off"],
+        help="average over the 8 views (auto: if it helps on valid)",
+    )
+    parser.add_argument("--device", default="auto", help="cuda, cpu, … (default: cuda where there is one)")
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
+    return parser
+
+
+if __name__ == "__main__":
+    arguments().parse_args()  # --help and wrong options answer before torch is imported, which takes seconds
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import confusion_matrix
+
+import resnet
+from dataloader import stored_batches
+from lab.checkpoint import check_classes, load_network, trained_models
+from lab.errors import run
+from lab.figures import draw_confusion, draw_roc
+from lab.files import write_whole
+from lab.hardware import Hardware, choose_hardware
+from lab.history import redraw_accuracy
+from lab.inference import decide_d4, predict
+from lab.lists import DataSet, ImageList, read_data_set, read_list
+from lab.metrics import metrics_table, wilson, write_metrics
+
+
+def main() -> None:
+    """Predict the valid list with each depth, then measure and draw."""
+    args = arguments().parse_args()
+    data = read_data_set(args.data, args.root)
+    valid = read_list(data, "valid", labelled=True)
+    models = trained_models(args.weights / data.name) if args.model == "all" else [args.model]
+    hardware = choose_hardware(args.device, args.precision)
+    report = args.report / data.name
+
+    results = {}
+    for model in models:
+        probabilities = predict_valid(
+            args.weights / data.name / model / "best.safetensors", model, data, valid, args.d4, hardware
+        )
+        results[model] = (valid.labels, probabilities)
+        write_predictions(report / f"valid_{model}.csv", valid, probabilities)
+        matrix = confusion_matrix(valid.labels, probabilities.argmax(axis=1), labels=range(len(data.classes)))
+        hits = int(np.trace(matrix))
+        low, high = wilson(hits, len(valid))
+        percent = f"{100 * hits / len(valid):.2f} % ({100 * low:.2f}–{100 * high:.2f})"
+        draw_confusion(
+            matrix, data.classes, report / f"confusion_{model}.png", f"{model} on {data.name}: accuracy {percent}"
+        )
+        print(f"{model}: accuracy {percent}, {hits:,} of {len(valid):,} images of valid.csv")
+
+    write_metrics(report / "metrics.csv", metrics_table(results, data.classes))
+    draw_roc(results, data.classes, report / "roc.png", f"ROC on {data.name}, valid.csv")
+    redraw_accuracy(report)
+    print(
+        f"written to {report}: metrics.csv, accuracy_comparison.png, roc.png, and per depth confusion_*.png, valid_*.csv"
+    )
+
+
+def predict_valid(path: Path, model: str, data: DataSet, valid: ImageList, d4: str, hardware: Hardware) -> np.ndarray:
+    """Probabilities [N, K] of a saved depth on the valid list, preprocessed as its checkpoint says."""
+    network, about = load_network(path, model, resnet.build)
+    check_classes(path, about, data.classes)
+    hardware.place(network)
+    batches = stored_batches(data.name, "valid", valid, about.preprocessing, hardware.device)
+    return predict(network, batches, hardware, decide_d4(about, d4), f"testing {model}")
+
+
+def write_predictions(path: Path, images: ImageList, probabilities: np.ndarray) -> None:
+    """Each image's true and predicted class with the probability of every class."""
+    columns = {"ID": images.ids, "label": images.labels, "prediction": probabilities.argmax(axis=1)}
+    columns |= {f"probability_{label}": probabilities[:, label] for label in range(probabilities.shape[1])}
+    write_whole(path, pd.DataFrame(columns).to_csv(index=False, float_format="%.5f", lineterminator="\n"))
+
+
+if __name__ == "__main__":
+    run(main)

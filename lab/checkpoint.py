@@ -1,0 +1,144 @@
+"""Checkpoints: safetensors files that carry all that is needed to use them elsewhere, and never run code when read.
+
+The tensors are the network's, under ``model.``; a last checkpoint adds ``train.`` (the raw weights under the EMA) and
+``optimizer.``. Everything else is plain JSON in the file's header.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from lab.errors import UserError
+from lab.files import replacing
+from lab.preprocessing import Preprocessing
+
+FORMAT = "leukemia-resnet checkpoint 1"
+
+
+@dataclass
+class About:
+    """What a checkpoint says of itself. ``metrics`` are those it was saved for, ``settings`` the run's, ``history`` its epochs,
+    ``train_share`` the share of each class in the training list, ``scaler`` the state of fp16's loss scaler."""
+
+    model: str
+    classes: list[str]
+    preprocessing: Preprocessing
+    data: str = ""
+    epoch: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    train_share: list[float] = field(default_factory=list)
+    finished: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def save_checkpoint(path: Path, about: About, tensors: dict[str, Tensor]) -> None:
+    """Write a checkpoint, whole or not at all. Tensors that are shared or not contiguous are copied first."""
+    about.versions = {"torch": torch.__version__, "python": platform.python_version()}
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    header = {"format": FORMAT, "about": json.dumps(asdict(about))}
+    with replacing(path) as temporary:
+        safetensors.torch.save_file(plain, temporary, metadata=header)
+
+
+def read_about(path: Path, model: str | None = None) -> About:
+    """What a checkpoint says of itself, without its tensors; refuses a wrong file or another depth in one sentence."""
+    if not path.is_file():
+        raise UserError(
+            f"{path}: there is no such checkpoint; `python train.py --model {model or 'resnet18'}` makes it."
+        )
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: expected a checkpoint in safetensors format, found something else ({error})."
+        ) from None
+    if header.get("format") != FORMAT:
+        raise UserError(f"{path}: expected format '{FORMAT}', found '{header.get('format', 'none')}'.")
+    try:
+        values = json.loads(header["about"])
+        about = About(**{**values, "preprocessing": Preprocessing.from_dict(values["preprocessing"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: the checkpoint's description is damaged ({error!r}).") from None
+    if model is not None and about.model != model:
+        raise UserError(f"{path}: expected weights of {model}, found weights of {about.model}.")
+    return about
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, on the CPU."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path}: the checkpoint's tensors cannot be read ({error}).") from None
+
+
+def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def load_strictly(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load a state dict that must fit exactly; says in one sentence where it does not."""
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise UserError(
+            f"{path}: {len(wrong)} tensors do not fit the network, the first is {name}: expected "
+            f"{expected.get(name, 'none')}, found {found.get(name, 'none')}."
+        )
+    network.load_state_dict(state, strict=True)
+
+
+def load_network(path: Path, model: str | None, build: Callable[[str, int], nn.Module]) -> tuple[nn.Module, About]:
+    """A saved network in evaluation mode, and what its checkpoint says; ``model`` None takes any depth."""
+    about = read_about(path, model)
+    network = build(about.model, len(about.classes))
+    load_strictly(network, part(read_tensors(path), "model."), path)
+    return network.eval().requires_grad_(False), about
+
+
+def check_classes(path: Path, about: About, classes: list[str]) -> None:
+    """Refuse a checkpoint that was trained on other classes than the data set's."""
+    if about.classes != classes:
+        raise UserError(
+            f"{path}: trained on {len(about.classes)} classes {about.classes}, but the data set has {len(classes)}: {classes}."
+        )
+
+
+def trained_models(folder: Path) -> list[str]:
+    """The models that have a best checkpoint below ``weights/<data>``, the shallowest first."""
+    found = [path.parent.name for path in folder.glob("resnet*/best.safetensors")]
+    if not found:
+        raise UserError(f"{folder}: no trained model there; `python train.py --model all` trains the three depths.")
+    return sorted(found, key=lambda name: (len(name), name))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as named tensors; the settings of its groups are the run's and not saved."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{index}.{key}": value for index, values in state.items() for key, value in values.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of :func:`optimizer_tensors`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in part(tensors, "optimizer.").items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,77 @@
+"""The history of a run, one row per epoch, and the figures that are redrawn while it goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lab.augmentation import augment, resample
+from lab.errors import UserError
+from lab.figures import draw_accuracy
+from lab.files import write_whole
+from lab.galleries import draw_augmented, draw_preprocessing
+from lab.images import read_image
+from lab.lists import ImageList
+from lab.preprocessing import Preprocessing, cell_mask, window_corner
+
+
+def write_history(path: Path, history: list[dict[str, float]]) -> None:
+    """Write the history as CSV: accuracies as fractions, losses in nats, seconds per epoch, images per second of training."""
+    write_whole(path, pd.DataFrame(history).to_csv(index=False, float_format="%.6g"))
+
+
+def read_histories(folder: Path) -> dict[str, pd.DataFrame]:
+    """The histories of a data set's runs by model, the shallowest first."""
+    paths = sorted(folder.glob("history_resnet*.csv"), key=lambda path: int(path.stem.removeprefix("history_resnet")))
+    histories = {}
+    for path in paths:
+        table = pd.read_csv(path)
+        if "epoch" not in table or "test_accuracy" not in table or table.empty:
+            raise UserError(f"{path}: not a history; expected columns such as epoch and test_accuracy.")
+        histories[path.stem.removeprefix("history_")] = table
+    return histories
+
+
+def redraw_accuracy(folder: Path) -> None:
+    """Draw the accuracy of all depths that have a history, as the lab asks."""
+    histories = read_histories(folder)
+    if histories:
+        draw_accuracy(histories, folder / "accuracy_comparison.png", f"Accuracy per epoch on {folder.name}")
+
+
+def draw_data_figures(
+    folder: Path, train: ImageList, classes: list[str], preprocessing: Preprocessing, seed: int
+) -> None:
+    """Draw ``preprocessing.png`` (raw → mask → window → network input, some cells of each class) and ``augmentation.png``."""
+    each = 3 if len(classes) <= 2 else 1
+    picked = [int(i) for label in range(len(classes)) for i in np.flatnonzero(train.labels == label)[:each]]
+    rows, originals, views = [], [], []
+    for index in picked:
+        raw = read_image(train.paths[index])
+        cropped = preprocessing.crop(raw)
+        source = torch.from_numpy(cropped[None])
+        shown = to_uint8(resample(source, preprocessing.size))[0]
+        x, y = window_corner(raw, preprocessing.window, preprocessing.locate)
+        rows.append(
+            {
+                "class_name": classes[int(train.labels[index])],
+                "raw": raw,
+                "mask": cell_mask(raw) if preprocessing.locate == "cell" else None,
+                "window": (x, y, preprocessing.window),
+                "cropped": cropped,
+                "input": shown,
+            }
+        )
+        originals.append(shown)
+        drawn = [augment(source, preprocessing.size, seed, epoch, np.array([index])) for epoch in range(7)]
+        views.append([to_uint8(view)[0] for view in drawn])
+    draw_preprocessing(rows, folder / "preprocessing.png")
+    draw_augmented(originals, views, folder / "augmentation.png", f"Augmented views of {folder.name}, as trained on")
+
+
+def to_uint8(images: torch.Tensor) -> np.ndarray:
+    """Images [N, 3, S, S] in 0…1 → uint8 [N, S, S, 3]."""
+    return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()

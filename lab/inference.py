@@ -1,0 +1,55 @@
+"""Predicting with a trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lab.checkpoint import About
+from lab.hardware import Hardware
+
+
+def dihedral(images: Tensor) -> list[Tensor]:
+    """The eight views of square images [N, C, S, S] under the dihedral group D4: quarter turns of each mirror image."""
+    return [torch.rot90(view, turns, (2, 3)) for view in (images, images.flip(3)) for turns in range(4)]
+
+
+@torch.inference_mode()
+def predict(
+    network: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor, np.ndarray]],
+    hardware: Hardware,
+    d4: bool = False,
+    title: str = "",
+) -> np.ndarray:
+    """Class probabilities, float32 [N, K], in the order of the batches; with ``d4`` the mean over the eight views."""
+    network.eval()
+    parts = []
+    for images, _, _ in tqdm(batches, title or "predicting", unit=" batches", leave=False):
+        views = dihedral(images) if d4 else [images]
+        total = torch.zeros((), device=images.device)
+        for view in views:
+            with hardware.autocast():
+                logits = network(view.contiguous(memory_format=torch.channels_last))
+            total = total + logits.float().softmax(dim=1)
+        parts.append(total / len(views))
+    return torch.cat(parts).cpu().numpy()
+
+
+def decide_d4(about: About, asked: str, quiet: bool = False) -> bool:
+    """Whether to average over D4: as asked (``on``, ``off``), or for ``auto`` if it helped on valid when training ended."""
+    plain, averaged = about.metrics.get("valid_accuracy"), about.metrics.get("valid_accuracy_d4")
+    if asked != "auto":
+        use, reason = asked == "on", "as asked"
+    elif plain is None or averaged is None:
+        use, reason = False, "the run has not ended, so nobody knows yet whether it helps"
+    else:
+        use = averaged > plain or (averaged == plain and about.metrics["valid_loss_d4"] < about.metrics["valid_loss"])
+        reason = f"on valid {100 * averaged:.2f} % with it and {100 * plain:.2f} % without"
+    if not quiet:
+        print(f"{about.model}: D4 averaging {'on' if use else 'off'}, {reason}")
+    return use

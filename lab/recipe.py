@@ -1,0 +1,93 @@
+"""The training recipe: the settings of a run, and what they say about optimizer, learning rate, sizes and class weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lab.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the outcome of a run; a run goes on only with the settings that it began with."""
+
+    model: str
+    size: int
+    window: int
+    progressive: bool
+    epochs: int
+    batch_size: int
+    accumulate: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+    warmup: float
+    smoothing: float
+    ema: float
+    clip: float
+    class_weights: str
+    patience: int
+    zero_init: bool
+    seed: int
+
+
+def check_same(began: Settings, asked: Settings, last: Path) -> None:
+    """Refuse to go on with a run under other settings than it began with, naming those that differ."""
+    before, now = asdict(began), asdict(asked)
+    differ = [f"{name} {before[name]} → {now[name]}" for name in before if before[name] != now[name]]
+    if differ:
+        raise UserError(
+            f"{last}: this run began with other settings ({'; '.join(differ)}); give the same options to go on, or --fresh "
+            f"to start over."
+        )
+
+
+def make_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, or AdamW; no decay on norms and biases, which have one dimension (He et al. 2019,
+    Bag of Tricks, arXiv 1812.01187, §3.1)."""
+    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True)
+
+
+def learning_rate(step: int, steps: int, settings: Settings) -> float:
+    """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter 2017, arXiv 1608.03983; Goyal et al. 2017)."""
+    warmup = min(settings.warmup, settings.epochs / 2) * steps
+    if step < warmup:
+        return settings.lr * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / (settings.epochs * steps - warmup)
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def size_at(epoch: int, settings: Settings) -> int:
+    """Side of the training images in an epoch: small images first cost a quarter (progressive resizing; Tan and Le 2021,
+    EfficientNetV2, arXiv 2104.00298, §4)."""
+    if not settings.progressive:
+        return settings.size
+    share = (0.5, 0.75, 1.0)[min(2, 3 * epoch // settings.epochs)]
+    return max(32, round(settings.size * share))
+
+
+def class_weights(text: str, labels: np.ndarray, count: int, device: torch.device) -> Tensor | None:
+    """``none``; ``balanced``: N / (K · count of the class); or K numbers separated by commas."""
+    if text == "none":
+        return None
+    if text == "balanced":
+        counts = np.bincount(labels, minlength=count).clip(1)
+        return torch.tensor(len(labels) / (count * counts), dtype=torch.float32, device=device)
+    try:
+        values = [float(value) for value in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != count or min(values, default=0) <= 0:
+        raise UserError(f"--class-weights {text}: expected none, balanced, or {count} numbers above 0 such as 1.2,1.")
+    return torch.tensor(values, device=device)

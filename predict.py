@@ -1,0 +1,103 @@
+"""Write the Kaggle submission of a depth: its own test list in, ``ID,label`` out.
+
+    python predict.py --model resnet50                  # csv/lab3/resnet_50_test.csv → csv/lab3/submission_resnet50.csv
+    python predict.py --model all --data csv/sample
+
+Each depth reads its own test list, whose order differs from the others'; the checkpoint says how images are preprocessed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The options, each with its one default."""
+    parser = argparse.ArgumentParser(description="Write the Kaggle submission of each depth.")
+    parser.add_argument("--model", default="all", help="resnet18, resnet50, …, or all that are trained (default: all)")
+    parser.add_argument("--data", default="lab3", help="folder of lists, or its name below csv/ (default: lab3)")
+    parser.add_argument("--root", help="folder that the paths of the lists start from (default: the lists' own folder)")
+    parser.add_argument("--weights", default="weights", type=Path, help="where checkpoints are (default: weights)")
+    parser.add_argument("--out", type=Path, help="folder of the submissions (default: csv/<data>)")
+    parser.add_argument(
+        "--d4",
+        default="auto",
+        choices=["auto", "on", "off"],
+        help="average over the 8 views (auto: if it helps on valid)",
+    )
+    parser.add_argument("--device", default="auto", help="cuda, cpu, … (default: cuda where there is one)")
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
+    return parser
+
+
+if __name__ == "__main__":
+    arguments().parse_args()  # --help and wrong options answer before torch is imported, which takes seconds
+
+import numpy as np
+import pandas as pd
+
+import resnet
+from dataloader import list_name, stored_batches
+from lab.checkpoint import About, check_classes, load_network, trained_models
+from lab.errors import run
+from lab.files import write_whole
+from lab.hardware import Hardware, choose_hardware
+from lab.inference import decide_d4, predict
+from lab.lists import DataSet, ImageList, read_data_set, read_list
+
+
+def main() -> None:
+    """One submission for each depth asked for."""
+    args = arguments().parse_args()
+    data = read_data_set(args.data, args.root)
+    models = trained_models(args.weights / data.name) if args.model == "all" else [args.model]
+    # All lists are checked before the first network predicts.
+    lists = {model: read_list(data, list_name(model), labelled=False) for model in models}
+    hardware = choose_hardware(args.device, args.precision)
+    out = args.out or submission_folder(data)
+    for model, images in lists.items():
+        path = args.weights / data.name / model / "best.safetensors"
+        probabilities, about = predict_list(path, model, data, images, args.d4, hardware)
+        predictions = probabilities.argmax(axis=1)
+        target = out / f"submission_{model}.csv"
+        table = pd.DataFrame({"ID": images.ids, "label": predictions.astype(int)})
+        write_whole(target, table.to_csv(index=False, lineterminator="\n"))
+        print(f"{model}: {images.csv.name} → {target}, {len(table):,} rows")
+        warn_of_shares(model, predictions, about)
+
+
+def submission_folder(data: DataSet) -> Path:
+    """The lists' own folder where it lies in csv/, else csv/<data>: other folders of lists are not ours to write into."""
+    ours = Path("csv").resolve()
+    folder = data.folder.resolve()
+    return data.folder if ours == folder or ours in folder.parents else Path("csv") / data.name
+
+
+def predict_list(
+    path: Path, model: str, data: DataSet, images: ImageList, d4: str, hardware: Hardware
+) -> tuple[np.ndarray, About]:
+    """Probabilities [N, K] of a saved depth for a list, preprocessed as its checkpoint says."""
+    network, about = load_network(path, model, resnet.build)
+    check_classes(path, about, data.classes)
+    hardware.place(network)
+    batches = stored_batches(data.name, "test", images, about.preprocessing, hardware.device)
+    return predict(network, batches, hardware, decide_d4(about, d4), f"predicting {model}"), about
+
+
+def warn_of_shares(model: str, predictions: np.ndarray, about: About) -> None:
+    """Warn where a class is predicted far more or less often than it was seen in training: a sign of a wrong list or
+    wrong preprocessing. Far means 5 points and three standard errors of so many images."""
+    count = len(predictions)
+    for label, expected in enumerate(about.train_share):
+        found = float((predictions == label).mean())
+        limit = max(0.05, 3 * (expected * (1 - expected) / count) ** 0.5)
+        if abs(found - expected) > limit:
+            print(
+                f"warning: {model} predicts {about.classes[label]} for {100 * found:.1f} % of the images, but it was "
+                f"{100 * expected:.1f} % in training; is it the right list?"
+            )
+
+
+if __name__ == "__main__":
+    run(main)

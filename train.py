@@ -1,0 +1,345 @@
+"""Train ResNets from scratch.
+
+    python train.py --model resnet18                        # the lists in csv/lab3
+    python train.py --model all --data csv/sample           # the three depths in turn
+    python train.py --model resnet50 --data csv/cnmc --root ~/C-NMC_Leukemia --epochs 60
+
+Started again, an unfinished run goes on where it stopped, and a finished one says so; --fresh starts over. A run writes
+weights/<data>/<model>/best.safetensors (by valid accuracy), last.safetensors (to go on from), report/<data>/history_<model>.csv
+and report/<data>/accuracy_comparison.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+DEPTHS = ["resnet18", "resnet50", "resnet152"]  # the lab's three; "all" means these
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The options, each with its one default."""
+    parser = argparse.ArgumentParser(
+        description="Train ResNets from scratch on lists of labelled images.",
+        epilog="an unfinished run goes on where it stopped; --fresh starts over.",
+    )
+    run = parser.add_argument_group("what to train")
+    run.add_argument(
+        "--model", default="resnet18", choices=["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "all"]
+    )
+    run.add_argument("--data", default="lab3", help="folder of lists, or its name below csv/ (default: lab3)")
+    run.add_argument("--root", help="folder that the paths of the lists start from (default: the lists' own folder)")
+    run.add_argument("--weights", default="weights", type=Path, help="where checkpoints go (default: weights)")
+    run.add_argument("--report", default="report", type=Path, help="where history and figures go (default: report)")
+    run.add_argument("--fresh", action="store_true", help="start over; an earlier run of the same model is overwritten")
+
+    images = parser.add_argument_group("images")
+    images.add_argument("--size", type=int, help="side of the network input in px (default: 64 on the CPU, else 128)")
+    images.add_argument(
+        "--window", type=int, help="side of the square taken from the raw image, px (default: measured)"
+    )
+    images.add_argument(
+        "--progressive",
+        action=argparse.BooleanOptionalAction,
+        help="half size for a third of the epochs, three quarters for the next (default: from ResNet50 on)",
+    )
+
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument("--epochs", type=int, default=30, help="passes over the training list (default: 30)")
+    recipe.add_argument("--batch-size", type=int, default=64, help="images per optimizer step (default: 64)")
+    recipe.add_argument("--accumulate", type=int, default=1, help="split each batch into this many parts (default: 1)")
+    recipe.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd", help="(default: sgd, Nesterov 0.9)")
+    recipe.add_argument("--lr", type=float, help="peak learning rate (default: 0.05 for sgd, 0.001 for adamw)")
+    recipe.add_argument("--weight-decay", type=float, help="on weights only (default: 0.0005 for sgd, 0.05 for adamw)")
+    recipe.add_argument("--warmup", type=float, default=1.0, help="epochs of linear warm-up (default: 1)")
+    recipe.add_argument("--smoothing", type=float, default=0.1, help="label smoothing (default: 0.1)")
+    recipe.add_argument(
+        "--ema", type=float, default=0.99, help="decay of the averaged weights per step (default: 0.99)"
+    )
+    recipe.add_argument("--clip", type=float, default=5.0, help="limit of the gradient's norm, 0 for none (default: 5)")
+    recipe.add_argument(
+        "--class-weights", default="none", help="none, balanced, or K numbers such as 1.2,1 (default: none)"
+    )
+    recipe.add_argument(
+        "--patience", type=int, default=0, help="stop after this many epochs without a new best (0: never)"
+    )
+    recipe.add_argument(
+        "--zero-init", action=argparse.BooleanOptionalAction, default=True, help="blocks start as the identity"
+    )
+    recipe.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
+
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", default="auto", help="cuda, cpu, … (default: cuda where there is one)")
+    machine.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
+    return parser
+
+
+if __name__ == "__main__":
+    arguments().parse_args()  # --help and wrong options answer before torch is imported, which takes seconds
+
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+
+import resnet
+from dataloader import STORES, Batches, sample_images
+from lab.checkpoint import (
+    About,
+    load_network,
+    load_optimizer,
+    load_strictly,
+    optimizer_tensors,
+    part,
+    read_about,
+    read_tensors,
+    save_checkpoint,
+)
+from lab.ema import EMA
+from lab.errors import UserError, run
+from lab.hardware import Hardware, choose_hardware
+from lab.history import draw_data_figures, redraw_accuracy, write_history
+from lab.inference import predict
+from lab.lists import DataSet, ImageList, read_data_set, read_list
+from lab.preprocessing import Preprocessing, channel_statistics, choose_window
+from lab.recipe import Settings, check_same, class_weights, learning_rate, make_optimizer, size_at
+from lab.store import Store, open_stores
+
+
+def main() -> None:
+    """Check everything, then train each model asked for."""
+    args = arguments().parse_args()
+    check_numbers(args)
+    data = read_data_set(args.data, args.root)
+    lists = {name: read_list(data, name, labelled=True) for name in ("train", "valid")}
+    for name, images in lists.items():
+        counts = np.bincount(images.labels, minlength=len(data.classes))
+        shares = ", ".join(f"{count:,} {name}" for count, name in zip(counts, data.classes, strict=True))
+        print(f"{name}: {len(images):,} images ({shares})")
+    hardware = choose_hardware(args.device, args.precision)
+    for model in DEPTHS if args.model == "all" else [args.model]:
+        train(model, args, data, lists, hardware)
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Refuse numbers that no run can use."""
+    if args.size is not None and args.size < 32:
+        raise UserError(
+            f"--size {args.size} is too small: a ResNet halves its input five times and needs 32 px or more."
+        )
+    for name in ("epochs", "batch_size", "accumulate"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(args, name)}.")
+    if args.batch_size % args.accumulate or args.batch_size // args.accumulate < 2:
+        raise UserError(
+            f"--accumulate {args.accumulate} must divide --batch-size {args.batch_size} into equal parts of 2 or more."
+        )
+    if not 0 <= args.smoothing < 1 or not 0 <= args.ema < 1:
+        raise UserError("--smoothing and --ema must be at least 0 and below 1.")
+
+
+def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, ImageList], hardware: Hardware) -> None:
+    """One run: one model on one data set, from its start or from its last checkpoint."""
+    folder = args.weights / data.name / model
+    last = folder / "last.safetensors"
+    saved = read_about(last, model) if last.is_file() and not args.fresh else None
+
+    # ---- images
+    if saved is not None:
+        final = replace(saved.preprocessing, size=saved.settings["size"])
+        settings = Settings(**saved.settings)
+        check_same(settings, chosen_settings(model, args, hardware, final), last)
+        if saved.finished and "valid_accuracy_d4" in read_about(folder / "best.safetensors", model).metrics:
+            print(f"{model}: finished already, {describe_best(saved)}; --fresh trains it anew.")
+            return
+    else:
+        final = choose_preprocessing(args, lists["train"], hardware)
+        settings = chosen_settings(model, args, hardware, final)
+    stores = open_stores(lists, final, STORES / data.name)
+    if saved is None:
+        warn_of_shared_images(stores)
+        mean, std = channel_statistics(stores["train"].images)
+        final = replace(final, mean=mean, std=std)
+    micro = settings.batch_size // settings.accumulate
+    batches = Batches(stores["train"], lists["train"].labels, final, micro, hardware.device, settings.seed)
+    valid = Batches(stores["valid"], lists["valid"].labels, final, 256, hardware.device)
+    accumulate = min(settings.accumulate, len(batches))
+    steps = len(batches) // accumulate
+
+    # ---- network, optimizer, averaged weights
+    torch.manual_seed(settings.seed)
+    network = resnet.build(model, len(data.classes), zero_init_residual=settings.zero_init)
+    hardware.place(network)
+    optimizer = make_optimizer(network, settings)
+    scaler = torch.amp.GradScaler(hardware.device.type, enabled=hardware.precision == "fp16")
+    ema = EMA(network, settings.ema)
+    weight = class_weights(settings.class_weights, lists["train"].labels, len(data.classes), hardware.device)
+    about = saved or About(model, data.classes, final, data.name, settings=asdict(settings))
+    about.train_share = (np.bincount(lists["train"].labels, minlength=len(data.classes)) / len(lists["train"])).tolist()
+    if saved is not None:
+        tensors = read_tensors(last)
+        load_strictly(network, part(tensors, "train."), last)
+        load_strictly(ema.network, part(tensors, "model."), last)
+        load_optimizer(optimizer, tensors)
+        scaler.load_state_dict(saved.scaler)
+        print(f"{model}: going on after epoch {saved.epoch} of {settings.epochs}, {describe_best(saved)}.")
+    else:
+        draw_data_figures(args.report / data.name, lists["train"], data.classes, final, settings.seed)
+        count = sum(parameter.numel() for parameter in network.parameters())
+        print(
+            f"{model}: {count:,} parameters, {settings.epochs} epochs of {steps} steps of {settings.batch_size} images"
+        )
+
+    # ---- the epochs
+    for epoch in range(about.epoch, settings.epochs):
+        size = size_at(epoch, settings)
+        batches.epoch, batches.size, valid.size = epoch, size, size
+        began = time.perf_counter()
+        network.train()
+        loss_sum = torch.zeros((), device=hardware.device)
+        correct = torch.zeros((), device=hardware.device)
+        bar = tqdm(batches, f"{model} epoch {epoch + 1}/{settings.epochs}", unit=" batches", leave=False)
+        for number, (images, labels, _) in enumerate(bar):
+            step = epoch * steps + number // accumulate
+            if step >= (epoch + 1) * steps:
+                break  # the parts left over do not fill a batch
+            with hardware.autocast():
+                logits = network(images)
+                loss = functional.cross_entropy(logits, labels, weight, label_smoothing=settings.smoothing)
+            scaler.scale(loss / accumulate).backward()
+            loss_sum += loss.detach()  # stays on the device: reading it here would make the GPU wait for Python
+            correct += (logits.detach().argmax(dim=1) == labels).sum()
+            if (number + 1) % accumulate:
+                continue
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps, settings)
+            if settings.clip:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            ema.update(step)
+        seen = steps * accumulate  # batches
+        trained = time.perf_counter() - began
+        if not math.isfinite(loss_sum.item()):
+            raise UserError(
+                f"{model} epoch {epoch + 1}: the loss is no longer a finite number; the last whole epoch is kept in {last}. "
+                f"Train again with --fresh and a lower --lr than {settings.lr}."
+            )
+
+        # ---- how good it is now, on the labelled list that the lab calls testing
+        probabilities = predict(ema.network, valid, hardware, title="testing")
+        accuracy, test_loss = score(probabilities, lists["valid"].labels)
+        row = {
+            "epoch": epoch + 1,
+            "train_accuracy": correct.item() / (seen * batches.batch_size),
+            "test_accuracy": accuracy,
+            "train_loss": loss_sum.item() / seen,
+            "test_loss": test_loss,
+            "learning_rate": learning_rate((epoch + 1) * steps - 1, steps, settings),
+            "size": size,
+            "seconds": round(time.perf_counter() - began, 2),
+            "images_per_second": round(seen * batches.batch_size / trained, 1),
+        }
+        about.history.append(row)
+        about.epoch, about.scaler = epoch + 1, scaler.state_dict()
+        better = (accuracy, -test_loss) > best_of(about.metrics)
+        if better:
+            about.metrics = {"epoch": epoch + 1, "valid_accuracy": accuracy, "valid_loss": test_loss}
+        stale = epoch + 1 - int(about.metrics["epoch"])
+        stopping = bool(settings.patience) and stale >= settings.patience
+        about.finished = stopping or epoch + 1 == settings.epochs
+
+        # ---- keep it: best first, then last, so that a run killed between the two writes its best again
+        averaged = {f"model.{name}": tensor for name, tensor in ema.network.state_dict().items()}
+        if better:
+            best = replace(about, preprocessing=replace(final, size=size))
+            save_checkpoint(folder / "best.safetensors", best, averaged)
+        raw = {f"train.{name}": tensor for name, tensor in network.state_dict().items()}
+        save_checkpoint(last, about, averaged | raw | optimizer_tensors(optimizer))
+        write_history(args.report / data.name / f"history_{model}.csv", about.history)
+        redraw_accuracy(args.report / data.name)
+        print(epoch_line(model, row, about, settings.epochs), flush=True)
+        if stopping:
+            print(f"{model}: stopped early, no new best for {stale} epochs (--patience {settings.patience}).")
+            break
+    note_d4(folder / "best.safetensors", valid, lists["valid"].labels, hardware)
+
+
+def choose_preprocessing(args: argparse.Namespace, train: ImageList, hardware: Hardware) -> Preprocessing:
+    """Window and size as asked, or measured and decided; the decision is printed with its reason."""
+    size = args.size or (64 if hardware.device.type == "cpu" else 128)
+    window, locate, reason = choose_window(sample_images(train))
+    if args.window:
+        window, reason = args.window, "as asked"
+    why = "as asked" if args.size else f"the default on {hardware.device.type}"
+    print(f"window: {window} px of the raw image around the {locate}, {reason}")
+    print(f"size: {size} px, {why}")
+    return Preprocessing(window, 2 * size, size, locate)
+
+
+def chosen_settings(model: str, args: argparse.Namespace, hardware: Hardware, final: Preprocessing) -> Settings:
+    """The run's settings with every default filled in."""
+    deep = model not in ("resnet18", "resnet34")
+    sgd = args.optimizer == "sgd"
+    chosen = {name: getattr(args, name) for name in Settings.__dataclass_fields__ if hasattr(args, name)}
+    chosen |= {"model": model, "size": args.size or final.size, "window": args.window or final.window}
+    chosen["progressive"] = deep if args.progressive is None else args.progressive
+    chosen["lr"] = args.lr or (0.05 if sgd else 0.001)
+    chosen["weight_decay"] = (5e-4 if sgd else 0.05) if args.weight_decay is None else args.weight_decay
+    return Settings(**chosen)
+
+
+def warn_of_shared_images(stores: dict[str, Store]) -> None:
+    """Warn where train and valid hold the same image, by path or by content: valid accuracy would flatter."""
+    shared = set(stores["train"].digests) & set(stores["valid"].digests)
+    if shared:
+        count = sum(digest in shared for digest in stores["valid"].list_digests())
+        print(f"warning: {count:,} images of valid.csv are in train.csv too, byte for byte; its accuracy will flatter.")
+
+
+def score(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy."""
+    picked = probabilities[np.arange(len(labels)), labels]
+    return float((probabilities.argmax(axis=1) == labels).mean()), float(-np.log(picked.clip(1e-12)).mean())
+
+
+def best_of(metrics: dict[str, float]) -> tuple[float, float]:
+    """What a new best must exceed: accuracy first, the lower loss among equals."""
+    return (metrics["valid_accuracy"], -metrics["valid_loss"]) if metrics else (-1.0, 0.0)
+
+
+def describe_best(about: About) -> str:
+    """The best epoch so far in words."""
+    return f"best test accuracy {100 * about.metrics['valid_accuracy']:.2f} % in epoch {about.metrics['epoch']:.0f}"
+
+
+def epoch_line(model: str, row: dict[str, float], about: About, epochs: int) -> str:
+    """One line of results for an epoch."""
+    left = (epochs - row["epoch"]) * row["seconds"] / 60
+    return (
+        f"{model} epoch {row['epoch']}/{epochs}: train {100 * row['train_accuracy']:.2f} %, test "
+        f"{100 * row['test_accuracy']:.2f} %, {describe_best(about)}; loss {row['train_loss']:.3f} / {row['test_loss']:.3f}, "
+        f"{row['size']} px, {row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s, {left:.0f} min left"
+    )
+
+
+def note_d4(path: Path, valid: Batches, labels: np.ndarray, hardware: Hardware) -> None:
+    """Measure the best checkpoint with D4 test-time augmentation on valid, and note it there for predict.py to decide by."""
+    network, about = load_network(path, None, resnet.build)
+    hardware.place(network)
+    valid.size = about.preprocessing.size
+    accuracy, loss = score(predict(network, valid, hardware, d4=True, title="testing with D4"), labels)
+    about.metrics |= {"valid_accuracy_d4": accuracy, "valid_loss_d4": loss}
+    save_checkpoint(path, about, {f"model.{name}": tensor for name, tensor in network.state_dict().items()})
+    print(f"{about.model}: {describe_best(about)}, {100 * accuracy:.2f} % averaged over D4; saved in {path}.")
+
+
+if __name__ == "__main__":
+    run(main)
