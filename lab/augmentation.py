@@ -42,11 +42,18 @@ def affine(seed: int, epoch: int, indices: np.ndarray) -> tuple[Tensor, Tensor, 
     return geometry, shift, colour
 
 
-def resample(images: Tensor, size: int, geometry: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+def resample(
+    images: Tensor,
+    size: int,
+    geometry: Tensor | None = None,
+    shift: Tensor | None = None,
+    padding: str = "reflection",
+) -> Tensor:
     """uint8 [N, S, S, 3] → float32 [N, 3, size, size] in 0…1.
 
     A source more than twice too fine is first averaged down by a whole factor; then one bilinear sampling at twice the
-    size, then the mean of 2×2 points. Without a geometry the sampling is the identity.
+    size, then the mean of 2×2 points. Without a geometry the sampling is the identity. Beyond the border lies what ``padding`` says:
+    a smear continues as its ``reflection``, a cell on black as ``zeros``.
     """
     pixels = images.permute(0, 3, 1, 2).float()
     if images.shape[1] >= 4 * size:
@@ -54,8 +61,7 @@ def resample(images: Tensor, size: int, geometry: Tensor | None = None, shift: T
     fine = 2 * size
     if geometry is not None and shift is not None:
         grid = sampling_grid(geometry.to(images.device), shift.to(images.device), fine)
-        # Reflection continues a smear as it is; on the lab's images it reflects black.
-        pixels = functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+        pixels = functional.grid_sample(pixels, grid, padding_mode=padding, align_corners=False)
     elif fine != pixels.shape[-1]:
         pixels = functional.interpolate(pixels, size=(fine, fine), mode="bilinear", align_corners=False)
     return functional.avg_pool2d(pixels, 2) / 255
@@ -77,10 +83,12 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     return ((images - centre) / spread).contiguous(memory_format=torch.channels_last)
 
 
-def augment(images: Tensor, size: int, seed: int, epoch: int, indices: np.ndarray) -> Tensor:
+def augment(
+    images: Tensor, size: int, seed: int, epoch: int, indices: np.ndarray, padding: str = "reflection"
+) -> Tensor:
     """Random views, float32 [N, 3, size, size] in 0…1, of images uint8 [N, S, S, 3], drawn for (seed, epoch, index)."""
     geometry, shift, colour = affine(seed, epoch, indices)
-    views = resample(images, size, geometry, shift)
+    views = resample(images, size, geometry, shift, padding)
     colour = colour.to(images.device)[:, :, None, None]
     # By Beer and Lambert, x**a scales the optical density -log x by a. Black stays black, and a white smear white.
     return (views.clamp_min(1e-4) ** colour[:, :3] * colour[:, 3:]).clamp_(0, 1)

@@ -66,7 +66,10 @@ def draw_data_figures(
             }
         )
         originals.append(shown)
-        drawn = [augment(source, preprocessing.size, seed, epoch, np.array([index])) for epoch in range(7)]
+        drawn = [
+            augment(source, preprocessing.size, seed, epoch, np.array([index]), preprocessing.padding)
+            for epoch in range(7)
+        ]
         views.append([to_uint8(view)[0] for view in drawn])
     draw_preprocessing(rows, folder / "preprocessing.png")
     draw_augmented(originals, views, folder / "augmentation.png", f"Augmented views of {folder.name}, as trained on")

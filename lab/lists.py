@@ -7,6 +7,8 @@ depth (``Path`` only) and, if there is one, ``classes.csv`` (``label,name``).
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,13 +28,14 @@ class ImageList:
     ids: list[str]
     paths: list[Path]
     labels: np.ndarray  # int64 [N]; -1 in a test list
+    lines: Sequence[int] = range(2, sys.maxsize)  # the line of the file that holds each image; the header is line 1
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def row(self, index: int) -> int:
-        """The line of the CSV file that holds image ``index``: the header is line 1."""
-        return index + 2
+        """The line of the CSV file that holds image ``index``."""
+        return self.lines[index]
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,9 @@ def read_classes(folder: Path) -> list[str]:
             name.strip() for _, name in sorted(zip(labels, table["name"], strict=True), key=lambda pair: pair[0] or 0)
         ]
     path = folder / "train.csv"
-    seen = {label for label in map(parse_label, read_csv(path, ["Path", "label"])["label"]) if label is not None}
-    if not seen or min(seen) < 0:
+    found = map(parse_label, read_csv(path, ["Path", "label"])["label"])
+    seen = {label for label in found if label is not None and label >= 0}  # read_list reports the others by row
+    if not seen:
         raise UserError(f"{path}: no usable labels; the column 'label' must hold whole numbers from 0 on.")
     count = max(seen) + 1
     if len(seen) != count:
@@ -104,8 +108,9 @@ def read_classes(folder: Path) -> list[str]:
 
 
 def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Read ``columns`` of a CSV file as text. Headers match in any letter case; a byte-order mark, CRLF, spaces around
-    headers, extra columns and a missing final newline are all fine. Raises :class:`UserError` otherwise."""
+    """Read ``columns`` of a CSV file as text, indexed by line. Headers match in any letter case; a byte-order mark, CRLF,
+    spaces around headers, extra columns, blank lines and a missing final newline are all fine. Raises :class:`UserError`
+    otherwise."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except FileNotFoundError:
@@ -121,7 +126,10 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
             f"{path}: line 1 has the columns '{','.join(map(str, table.columns))}'; expected {','.join(columns)}, separated "
             f"by commas."
         )
-    return table[[found[column.lower()] for column in columns]].set_axis(columns, axis=1)
+    lines = [number for number, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()][1:]
+    if len(lines) != len(table):  # a quoted name with a line break in it: count rows as if there were none
+        lines = list(range(2, len(table) + 2))
+    return table[[found[column.lower()] for column in columns]].set_axis(columns, axis=1).set_axis(lines, axis=0)
 
 
 def parse_label(text: str) -> int | None:
@@ -138,9 +146,17 @@ def resolve(text: str, folder: Path, root: Path | None) -> Path:
     if root is not None:
         return root / relative
     beside = folder / relative
-    if not beside.is_file() and Path(relative).is_file():
+    if not is_file(beside) and is_file(Path(relative)):
         return Path(relative)
     return beside
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file lies there; no where the system refuses to look (a closed folder, an overlong name)."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def read_list(data: DataSet, name: str, labelled: bool, check_files: bool = True) -> ImageList:
@@ -156,17 +172,18 @@ def read_list(data: DataSet, name: str, labelled: bool, check_files: bool = True
     ids = list(table["Path"])
     paths = [resolve(text, data.folder, data.root) for text in ids]
     problems: list[str] = []
-    first: dict[str, int] = {}
+    lines = list(table.index)
+    first: dict[Path, int] = {}
     parsed = [parse_label(text) for text in table["label"]] if labelled else []
     for index, (text, where) in enumerate(zip(ids, paths, strict=True)):
-        row = f"{path.name} line {index + 2}"
+        row = f"{path.name} line {lines[index]}"
         if not text.strip():
             problems.append(f"{row}: the path is empty")
-        elif check_files and not where.is_file():
+        elif where in first:  # by place, so that ./0.bmp and 0.bmp are one
+            problems.append(f"{row}: {text.strip()} stands already on line {first[where]}")
+        elif check_files and not is_file(where):
             problems.append(f"{row}: {text.strip()} does not exist")
-        if text.strip() in first:
-            problems.append(f"{row}: {text.strip()} stands already on line {first[text.strip()]}")
-        first.setdefault(text.strip(), index + 2)
+        first.setdefault(where, lines[index])
         if labelled and (parsed[index] is None or not 0 <= (parsed[index] or 0) < len(data.classes)):
             problems.append(
                 f"{row}: label '{table['label'].iloc[index]}' is not a whole number from 0 to {len(data.classes) - 1}"
@@ -175,4 +192,4 @@ def read_list(data: DataSet, name: str, labelled: bool, check_files: bool = True
         tried = f"{data.root}" if data.root is not None else f"{data.folder} and {Path.cwd()}"
         raise problems_error(f"{path}: {len(problems):,} problems; paths were tried against {tried}:", problems)
     labels = np.array(parsed if labelled else [-1] * len(ids), dtype=np.int64)
-    return ImageList(path, ids, paths, labels)
+    return ImageList(path, ids, paths, labels, lines)

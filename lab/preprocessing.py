@@ -7,6 +7,7 @@ fill the frame would throw that away.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -34,6 +35,11 @@ class Preprocessing:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
 
+    @property
+    def padding(self) -> str:
+        """What lies beyond a turned window, in torch's words: black around a cell on black, else the smear, reflected."""
+        return "zeros" if self.locate == "cell" else "reflection"
+
     def crop(self, image: np.ndarray) -> np.ndarray:
         """Raw RGB uint8 [H, W, 3] → the window, scaled to RGB uint8 [source, source, 3]."""
         x, y = window_corner(image, self.window, self.locate)
@@ -51,6 +57,8 @@ class Preprocessing:
         if values["locate"] not in ("cell", "centre") or min(values[key] for key in SIDES) < 1:
             raise ValueError(f"not a preprocessing: {values}")
         mean, std = ((float(r), float(g), float(b)) for r, g, b in (values["mean"], values["std"]))
+        if not (all(map(math.isfinite, mean)) and all(0 < s < math.inf for s in std)):
+            raise ValueError(f"not a preprocessing: {values}")
         window, source, size = (int(values[key]) for key in SIDES)
         return Preprocessing(window, source, size, values["locate"], mean, std)
 
@@ -77,7 +85,8 @@ def window_corner(image: np.ndarray, window: int, locate: str) -> tuple[int, int
         columns, rows = mask.sum(axis=0), mask.sum(axis=1)
         x = float((columns * (np.arange(width) + 0.5)).sum() / columns.sum())
         y = float((rows * (np.arange(height) + 0.5)).sum() / rows.sum())
-    return round(x - window / 2), round(y - window / 2)
+    # Halves always up: round() takes them to the even side, and the window would follow a moved cell in jumps of 0 or 2 px.
+    return math.floor(x - window / 2 + 0.5), math.floor(y - window / 2 + 0.5)
 
 
 def cut(image: np.ndarray, x: int, y: int, side: int) -> np.ndarray:
@@ -102,11 +111,12 @@ def choose_window(images: list[np.ndarray]) -> tuple[int, Literal["cell", "centr
         return side, "cell", f"cells on black: 99 % fit into {np.percentile(boxes, 99):.0f} px, plus 5 %"
     shortest = min(min(image.shape[:2]) for image in images)
     profile = stain_profile(images, shortest)
-    centre, border = profile[: len(profile) // 8 + 1].mean(), profile[-len(profile) // 8 :].mean()
-    if centre < 2 * border:
+    inner = len(profile) // 8 + 1
+    centre, border = profile[:inner].mean(), profile[-len(profile) // 8 :].mean()
+    if centre <= 2 * border:  # also where nothing is stained at all
         return shortest, "centre", "whole smear fields, stained alike from centre to border: the whole image"
-    # The cell ends where the stain has fallen nine tenths of the way to what lies around it.
-    radius = int(np.argmax(profile < border + 0.1 * (centre - border)))
+    # The cell ends where the stain has fallen nine tenths of the way to what lies around it; a pale middle is no end.
+    radius = inner + int(np.argmax(profile[inner:] < border + 0.1 * (centre - border)))
     side = min(round_up(2 * radius * 1.4), shortest)
     return side, "centre", f"centred cells: stain falls off {radius} px from the centre, window 1.4 times that wide"
 

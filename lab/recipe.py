@@ -88,6 +88,6 @@ def class_weights(text: str, labels: np.ndarray, count: int, device: torch.devic
         values = [float(value) for value in text.split(",")]
     except ValueError:
         values = []
-    if len(values) != count or min(values, default=0) <= 0:
+    if len(values) != count or not all(0 < value < math.inf for value in values):
         raise UserError(f"--class-weights {text}: expected none, balanced, or {count} numbers above 0 such as 1.2,1.")
     return torch.tensor(values, device=device)

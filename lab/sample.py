@@ -1,7 +1,7 @@
 """Sample images in the lab's own form, so that every command works before the real data is there.
 
 An image is 450×450 px, 24-bit BMP: one stained cell on pure black. Class 1 is a leukemia blast, class 0 a normal lymphocyte. They
-differ as haematology teaches it (Bain, *Blood Cells*, ch. 9; FAB group, Br J Haematol 1976): a blast is larger, its outline more
+differ as haematology teaches it (Bennett et al., Br J Haematol 33:451, 1976): a blast is larger, its outline more
 indented, its chromatin fine and pale with one to three nucleoli, its nucleus nearly fills the cell; a lymphocyte's chromatin is
 clumped and dark. Sizes and colours were measured on originals of C-NMC 2019.
 
@@ -74,9 +74,8 @@ def write(folder: Path, counts: dict[str, int], seed: int) -> Iterator[tuple[str
         return split, f"./{split}/{index}.bmp", label
 
     jobs = [(split, index) for split, count in counts.items() for index in range(count)]
-    with ThreadPoolExecutor(
-        4
-    ) as pool:  # threads draw while others wait for the disk; the rows come in order all the same
+    # Threads draw while others wait for the disk; the rows come in order all the same.
+    with ThreadPoolExecutor(4) as pool:
         yield from pool.map(one, jobs)
 
 

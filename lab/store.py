@@ -81,9 +81,10 @@ def load(folder: Path, stem: str, paths: list[Path], listed: list[Path], side: i
     try:
         images = np.load(folder / f"{stem}.npy", mmap_mode="r")
         digests = json.loads((folder / f"{stem}.json").read_text())
-    except (OSError, ValueError):
+        whole = images.shape == (len(paths), side, side, 3) and images.dtype == np.uint8 and len(digests) == len(paths)
+    except Exception:  # numpy answers damage with EOFError, TokenError, BadZipFile and others; it is built again
         return None
-    if images.shape != (len(paths), side, side, 3) or images.dtype != np.uint8 or len(digests) != len(paths):
+    if not whole:
         return None
     place = {path: row for row, path in enumerate(paths)}
     return Store(images, np.array([place[path] for path in listed]), digests)

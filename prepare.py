@@ -1,0 +1,299 @@
+"""Make the lists that training reads, from the sample generator or from real images.
+
+    python prepare.py sample                                  # 500 drawn cells → csv/sample
+    python prepare.py cnmc ~/C-NMC_Leukemia                   # C-NMC 2019 as downloaded, split by patient → csv/cnmc
+    python prepare.py folders ~/PBC_dataset --name pbc        # a folder per class, split by image → csv/pbc
+    python prepare.py medmnist ~/bloodmnist_64.npz            # MedMNIST, its own split → csv/bloodmnist_64
+
+Each writes train.csv and valid.csv (Path,label), resnet_18_test.csv, resnet_50_test.csv and resnet_152_test.csv (Path; the same
+images in three orders, as in the lab), classes.csv (label,name) and test_labels.csv: the truth of the test images, which
+no command of training reads and by which a submission is scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def positive(text: str) -> float:
+    """Type of an argument: a number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def count(text: str) -> int:
+    """Type of an argument: a whole number above 0."""
+    return int(positive(str(int(text))))
+
+
+def seed(text: str) -> int:
+    """Type of an argument: a whole number, 0 or above."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def arguments() -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{sample,cnmc,folders,medmnist}")
+
+    sample = commands.add_parser("sample", help="draw sample cells in the lab's own form")
+    sample.add_argument(
+        "--out", type=Path, default=Path("csv/sample"), help="folder to write into (default: csv/sample)"
+    )
+    for name, number in (("train", 320), ("valid", 120), ("test", 60)):
+        text = f"images in the {name} list (default: {number})"
+        sample.add_argument(f"--{name}", type=count, default=number, metavar="N", help=text)
+
+    cnmc = commands.add_parser("cnmc", help="C-NMC 2019, split by patient and by content")
+    cnmc.add_argument(
+        "src", type=Path, metavar="SRC", help="its folder; the images in .../all/ and .../hem/ are found below it"
+    )
+    folders = commands.add_parser("folders", help="a tree with a folder per class, each class split alike")
+    folders.add_argument("src", type=Path, metavar="SRC", help="the folder that holds the class folders")
+    medmnist = commands.add_parser("medmnist", help="a MedMNIST .npz as PNG images and lists, its own split kept")
+    medmnist.add_argument("src", type=Path, metavar="FILE", help="the .npz file")
+
+    for command, name in ((cnmc, "cnmc"), (folders, "that of SRC"), (medmnist, "that of FILE")):
+        where = command.add_mutually_exclusive_group()
+        where.add_argument("--name", help=f"short name of the data set: the lists go into csv/NAME (default: {name})")
+        where.add_argument("--out", type=Path, help="or the folder to write the lists into")
+    for command, shares in ((cnmc, (75, 15, 10)), (folders, (70, 15, 15))):
+        text = "relative sizes of the lists (default: {} {} {})".format(*shares)
+        names = ("TRAIN", "VALID", "TEST")
+        command.add_argument("--shares", type=positive, nargs=3, default=shares, metavar=names, help=text)
+    for command in (sample, cnmc, folders, medmnist):
+        command.add_argument("--seed", type=seed, default=0, help="everything random is a function of it (default: 0)")
+        command.add_argument("--fresh", action="store_true", help="replace the lists that are there")
+    return parser
+
+
+if __name__ == "__main__":
+    arguments().parse_args()  # --help and mistyped options answer here, before the slow imports below
+
+import hashlib
+import json
+import shlex
+import zipfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from lab import sample as generator
+from lab import splits
+from lab.errors import UserError, run
+from lab.files import replacing, write_whole
+
+SUFFIXES = {".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+CLASSES = ("normal", "leukemia blast")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = arguments().parse_args(argv)
+    if args.command == "sample":
+        return sample(args)
+    args.src = args.src.expanduser()
+    if args.command == "medmnist":
+        return medmnist(args)
+    if not args.src.is_dir():
+        raise UserError(f"{args.src} is not a folder: name the folder that holds the images.")
+    return cnmc(args) if args.command == "cnmc" else folders(args)
+
+
+# ---- the four verbs ---------------------------------------------------------------------------------------------------------
+
+
+def sample(args: argparse.Namespace) -> int:
+    """Draw the sample; the same settings a second time find it already there."""
+    out: Path = args.out
+    counts = {split: getattr(args, split) for split in generator.SPLITS}
+    settings = {"generator": generator.GENERATOR, "seed": args.seed, **counts}
+    made = out / "sample.json"
+    if not args.fresh and made.exists() and _same(made, settings) and _complete(out, counts):
+        print(f"{out} is already there, made with the same settings (--fresh draws it again).")
+        return _next(out)
+    refuse(out, args.fresh)
+    remove_lists(out)
+    images = tqdm(generator.write(out, counts, args.seed), total=sum(counts.values()), desc="drawing", unit="image")
+    table = pd.DataFrame(images, columns=["list", "path", "label"])
+    finish(out, table, CLASSES, args.seed)
+    write_whole(made, json.dumps(settings, indent=2) + "\n")
+    return _next(out)
+
+
+def cnmc(args: argparse.Namespace) -> int:
+    """Split the labelled part of C-NMC 2019 by patient and by content."""
+    out = target(args, "cnmc")
+    table, ignored = splits.cnmc_table(find_images(args.src))
+    if ignored:
+        print(f"{ignored:,} images outside the class folders all/ and hem/ ignored (the unlabelled parts of C-NMC).")
+    table = kept(table.assign(sha256=fingerprints(args.src, table["path"])))
+    table = splits.split_by_patient(table, args.shares, args.seed)
+    copies = int(table["sha256"].duplicated().sum())
+    groups = len(np.unique(splits.joined(table["patient"], table["sha256"])))
+    patients = table["patient"].nunique()
+    print(
+        f"{patients} patients; {copies:,} byte-identical copies join them into {groups} groups, each kept in one list."
+    )
+    finish(out, table, CLASSES, args.seed)
+    return _next(out, args.src)
+
+
+def folders(args: argparse.Namespace) -> int:
+    """Split a tree with a folder per class; classes are numbered in natural order of their names."""
+    out = target(args, args.src.resolve().name)
+    paths = find_images(args.src)
+    inside = [path for path in paths if "/" in path]
+    if len(inside) < len(paths):
+        print(f"{len(paths) - len(inside):,} images outside any class folder ignored.")
+    names = sorted({path.split("/")[0] for path in inside}, key=splits.natural)
+    if len(names) < 2:
+        raise UserError(
+            f"{args.src} holds {len(names)} class folders with images; at least 2 are needed, one per class."
+        )
+    table = pd.DataFrame({"path": inside, "label": [names.index(path.split("/")[0]) for path in inside]})
+    table = kept(table.assign(sha256=fingerprints(args.src, table["path"])))
+    finish(out, splits.split_by_image(table, args.shares, args.seed), names, args.seed)
+    return _next(out, args.src)
+
+
+def medmnist(args: argparse.Namespace) -> int:
+    """Write the arrays of a MedMNIST file as PNG images; its own split is kept."""
+    out = target(args, args.src.stem)
+    rows: list[tuple[str, str, int]] = []
+    for split, part in (("train", "train"), ("valid", "val"), ("test", "test")):
+        images, labels = medmnist_part(args.src, part)
+        remove_lists(out)
+        for index in tqdm(range(len(images)), desc=f"writing {split}", unit="image"):
+            with replacing(out / split / f"{index}.png") as temporary:
+                Image.fromarray(images[index]).save(temporary)
+        rows += [(split, f"./{split}/{index}.png", int(label)) for index, label in enumerate(labels)]
+    table = pd.DataFrame(rows, columns=["list", "path", "label"])
+    names = [f"class {label}" for label in range(int(table["label"].max()) + 1)]
+    finish(out, table, names, args.seed)
+    print(f"the file does not name its classes: write their names into {out / 'classes.csv'}.")
+    return _next(out)
+
+
+# ---- their steps ------------------------------------------------------------------------------------------------------------
+
+
+def target(args: argparse.Namespace, name: str) -> Path:
+    """The folder of lists to write: ``--out``, or ``csv/<name>``; refuses to write over lists that are there."""
+    out: Path = args.out or Path("csv") / (args.name or name)
+    if args.out is None and out.parent != Path("csv"):
+        raise UserError(f"--name {args.name} is not a plain name; to write somewhere else than csv/<name> use --out.")
+    refuse(out, args.fresh)
+    return out
+
+
+def refuse(out: Path, fresh: bool) -> None:
+    there = [name for name in splits.FILES if (out / name).exists()]
+    if there and not fresh:
+        raise UserError(
+            f"{out} already holds {', '.join(there)}: add --fresh to replace them, or choose another folder."
+        )
+
+
+def remove_lists(out: Path) -> None:
+    """Take old lists away before images are written over, so that an interrupted run leaves no list of other images."""
+    for name in (*splits.FILES, "sample.json"):
+        (out / name).unlink(missing_ok=True)
+
+
+def find_images(src: Path) -> list[str]:
+    """All images below ``src``, as paths relative to it, in natural order; hidden files are passed over."""
+    found = (path.relative_to(src) for path in src.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = sorted(
+        (path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)), key=splits.natural
+    )
+    if not paths:
+        raise UserError(
+            f"no image ({', '.join(sorted(SUFFIXES))}) lies below {src}: name the folder that holds the images."
+        )
+    return paths
+
+
+def fingerprints(src: Path, paths: Iterable[str]) -> list[str]:
+    """SHA-256 of each file, hex, in the order of ``paths``."""
+
+    def fingerprint(path: str) -> str:
+        with (src / path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    wanted = list(paths)
+    with ThreadPoolExecutor(4) as pool:
+        return list(tqdm(pool.map(fingerprint, wanted), total=len(wanted), desc="comparing contents", unit="image"))
+
+
+def kept(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out, and say so, images whose bytes also stand under another label."""
+    table, conflicts = splits.without_conflicts(table)
+    if len(conflicts):
+        print(
+            f"{len(conflicts):,} images left out: byte-identical under different labels ({', '.join(conflicts['path'][:4])}, …)."
+        )
+    return table
+
+
+def medmnist_part(file: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """One part ("train", "val", "test") of a MedMNIST file: images, uint8 (N, H, W) or (N, H, W, 3), and labels, int64 (N,)."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} is not a MedMNIST .npz with {part}_images and {part}_labels: {error}.") from error
+    if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
+        raise UserError(
+            f"{file}: {part}_images is {images.dtype} {images.shape}; only uint8 images can be used, "
+            "grey (N, H, W) or RGB (N, H, W, 3)."
+        )
+    if (
+        labels.shape not in ((len(images), 1), (len(images),))
+        or labels.dtype.kind not in "iu"
+        or labels.min(initial=0) < 0
+    ):
+        raise UserError(
+            f"{file}: {part}_labels is {labels.dtype} {labels.shape}; one class number from 0 up per image is needed "
+            "(a data set with several labels per image cannot be used)."
+        )
+    return images, labels.reshape(-1).astype(np.int64)
+
+
+def finish(out: Path, table: pd.DataFrame, names: Sequence[str], random_seed: int) -> None:
+    """Write the lists, last, so that they never name an image that is not there; print what came out."""
+    relative = table["path"].where(table["path"].str.startswith("./"), "./" + table["path"])
+    splits.write_lists(out, table.assign(path=relative), names, random_seed)
+    print(splits.summary(table, names))
+    print(f"wrote {out}: {', '.join(splits.FILES)}")
+
+
+def _same(made: Path, settings: dict[str, int]) -> bool:
+    try:
+        return json.loads(made.read_text(encoding="utf-8")) == settings
+    except ValueError:
+        return False
+
+
+def _complete(out: Path, counts: dict[str, int]) -> bool:
+    images = (out / split / f"{index}.bmp" for split, number in counts.items() for index in range(number))
+    return all((out / name).exists() for name in splits.FILES) and all(image.exists() for image in images)
+
+
+def _next(out: Path, root: Path | None = None) -> int:
+    command = ["python", "train.py", "--model", "resnet18", "--data", str(out)]
+    print(f"next: {shlex.join(command + (['--root', str(root)] if root else []))}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
