@@ -20,7 +20,8 @@ demo: .venv/run
 	$(BIN)/python train.py --model resnet152 $(RECIPE) --epochs $(EPOCHS_152)
 	$(BIN)/python evaluate.py --data $(DATA)
 	$(BIN)/python predict.py --data $(DATA)
-	$(BIN)/python demo.py --data $(DATA) --table-of-files
+	$(BIN)/python demo.py --data $(DATA)
+	$(BIN)/python -m lab.written $(DATA)
 
 test: .venv/dev
 	$(BIN)/python -m pytest

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 
 from lab.augmentation import augment, normalise, resample
 from lab.draws import permutation
+from lab.errors import UserError
 from lab.images import read_image
 from lab.lists import ImageList, read_data_set, read_list
 from lab.preprocessing import Preprocessing, channel_statistics, choose_window
@@ -86,8 +87,15 @@ class LeukemiaLoader(Dataset[tuple[Tensor, int] | Tensor]):
 
 def sample_images(images: ImageList, count: int = 200) -> list[np.ndarray]:
     """Some images of a list, evenly spread over it; those that cannot be read are left to the check of the whole list."""
-    picked = [images.paths[i] for i in np.unique(np.linspace(0, len(images) - 1, count).astype(int))]
-    return [read_image(path) for path in picked]
+    sample, problem = [], None
+    for index in np.unique(np.linspace(0, len(images) - 1, count).astype(int)):
+        try:
+            sample.append(read_image(images.paths[index]))
+        except UserError as error:
+            problem = problem or error
+    if not sample and problem:
+        raise problem
+    return sample
 
 
 def measured_preprocessing(train: ImageList, size: int = 64) -> Preprocessing:
@@ -135,7 +143,7 @@ class Batches:
             if self.seed is None:
                 images = resample(images, self.size)
             else:
-                images = augment(images, self.size, self.seed, self.epoch, indices)
+                images = augment(images, self.size, self.seed, self.epoch, indices, self.preprocessing.padding)
             images = normalise(images, self.preprocessing.mean, self.preprocessing.std)
             yield images, self.labels[indices].to(self.device, non_blocking=True), indices
 

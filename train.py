@@ -48,7 +48,7 @@ def arguments() -> argparse.ArgumentParser:
 
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--epochs", type=int, default=30, help="passes over the training list (default: 30)")
-    recipe.add_argument("--batch-size", type=int, default=64, help="images per optimizer step (default: 64)")
+    recipe.add_argument("--batch-size", type=int, help="images per optimizer step (default: 32 on the CPU, else 64)")
     recipe.add_argument("--accumulate", type=int, default=1, help="split each batch into this many parts (default: 1)")
     recipe.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd", help="(default: sgd, Nesterov 0.9)")
     recipe.add_argument("--lr", type=float, help="peak learning rate (default: 0.05 for sgd, 0.001 for adamw)")
@@ -114,7 +114,6 @@ from lab.store import Store, open_stores
 def main() -> None:
     """Check everything, then train each model asked for."""
     args = arguments().parse_args()
-    check_numbers(args)
     data = read_data_set(args.data, args.root)
     lists = {name: read_list(data, name, labelled=True) for name in ("train", "valid")}
     for name, images in lists.items():
@@ -122,6 +121,11 @@ def main() -> None:
         shares = ", ".join(f"{count:,} {name}" for count, name in zip(counts, data.classes, strict=True))
         print(f"{name}: {len(images):,} images ({shares})")
     hardware = choose_hardware(args.device, args.precision)
+    if args.batch_size is None:
+        # A CPU is as fast with few images as with many, and more steps learn more; a GPU wants more to do at once.
+        args.batch_size = 32 if hardware.device.type == "cpu" else 64
+        print(f"batch: {args.batch_size} images, the default on {hardware.device.type}")
+    check_numbers(args)
     for model in DEPTHS if args.model == "all" else [args.model]:
         train(model, args, data, lists, hardware)
 
