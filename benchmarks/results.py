@@ -1,0 +1,39 @@
+"""The README's table of results, from the files committed under report/results/.
+
+python benchmarks/results.py
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import pandas as pd
+
+from lab.history import read_histories
+
+RESULTS = Path(__file__).resolve().parent.parent / "report" / "results"
+
+
+def main() -> None:
+    """One row per data set and depth: size, epochs, training time, best valid accuracy, and what evaluate.py measured."""
+    print("| data set | depth | px | epochs | training | best of the epochs | as submitted (95 % interval) |")
+    print("|---|---|---|---|---|---|---|")
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        metrics = pd.read_csv(folder / "metrics.csv")
+        rows = metrics[(metrics["class"] == "overall") & (metrics["metric"] == "accuracy")].set_index("model")
+        for model, history in read_histories(folder).items():
+            accuracy = "not evaluated"
+            if model in rows.index:
+                row = rows.loc[model]
+                accuracy = f"{100 * row['value']:.2f} ({100 * row['low']:.2f}–{100 * row['high']:.2f})"
+            print(
+                f"| {folder.name} | {model.removeprefix('resnet')} | {history['size'].max()} | {len(history)} | "
+                f"{history['seconds'].sum() / 60:.0f} min | {100 * history['test_accuracy'].max():.2f} | {accuracy} |"
+            )
+
+
+if __name__ == "__main__":
+    main()
