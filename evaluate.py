@@ -16,7 +16,12 @@ from pathlib import Path
 def arguments() -> argparse.ArgumentParser:
     """The options, each with its one default."""
     parser = argparse.ArgumentParser(description="Evaluate the trained depths on valid.csv: metrics and figures.")
-    parser.add_argument("--model", default="all", help="resnet18, resnet50, …, or all that are trained (default: all)")
+    parser.add_argument(
+        "--model",
+        default="all",
+        choices=["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "all"],
+        help="all means those that are trained (default: all)",
+    )
     parser.add_argument("--data", default="lab3", help="folder of lists, or its name below csv/ (default: lab3)")
     parser.add_argument("--root", help="folder that the paths of the lists start from (default: the lists' own folder)")
     parser.add_argument("--weights", default="weights", type=Path, help="where checkpoints are (default: weights)")
@@ -43,7 +48,7 @@ import resnet
 from dataloader import stored_batches
 from lab.checkpoint import check_classes, load_network, trained_models
 from lab.errors import run
-from lab.figures import draw_confusion, draw_roc
+from lab.figures import display_name, draw_confusion, draw_roc
 from lab.files import write_whole
 from lab.hardware import Hardware, choose_hardware
 from lab.history import redraw_accuracy
@@ -73,7 +78,10 @@ def main() -> None:
         low, high = wilson(hits, len(valid))
         percent = f"{100 * hits / len(valid):.2f} % ({100 * low:.2f}–{100 * high:.2f})"
         draw_confusion(
-            matrix, data.classes, report / f"confusion_{model}.png", f"{model} on {data.name}: accuracy {percent}"
+            matrix,
+            data.classes,
+            report / f"confusion_{model}.png",
+            f"{display_name(model)} on {data.name}: accuracy {percent}",
         )
         print(f"{model}: accuracy {percent}, {hits:,} of {len(valid):,} images of valid.csv")
 

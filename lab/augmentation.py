@@ -52,8 +52,8 @@ def resample(
     """uint8 [N, S, S, 3] → float32 [N, 3, size, size] in 0…1.
 
     A source more than twice too fine is first averaged down by a whole factor; then one bilinear sampling at twice the
-    size, then the mean of 2×2 points. Without a geometry the sampling is the identity. Beyond the border lies what ``padding`` says:
-    a smear continues as its ``reflection``, a cell on black as ``zeros``.
+    size, then the mean of 2×2 points. Without a geometry the sampling is the identity. Beyond the border lies what
+    ``padding`` says: a smear continues as its ``reflection``, a cell on black as ``zeros``.
     """
     pixels = images.permute(0, 3, 1, 2).float()
     if images.shape[1] >= 4 * size:
