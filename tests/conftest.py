@@ -1,0 +1,70 @@
+"""What the tests of the data path share: the real data beside the checkout, small made data sets, a folder to work in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+from PIL import Image
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+# The same examples on every run, and no verdict that depends on how busy the machine is.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Finds a folder of the real sample data, ``../shared/data/<name>``; skips the test where it is missing."""
+
+    def find(name: str) -> Path:
+        if not (REAL / name).is_dir():
+            pytest.skip(f"needs the real images in ../shared/data/{name}, which are not beside this checkout")
+        return REAL / name
+
+    return find
+
+
+@pytest.fixture
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, for what writes ``.store`` into the working directory."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def draw_cell(seed: int, label: int, side: int) -> np.ndarray:
+    """A textured disc on black, RGB uint8 [side, side, 3]; wider and bluer for label 1."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] + 0.5 - side / 2
+    disc = np.hypot(x - rng.uniform(-2, 2), y - rng.uniform(-2, 2)) < side * (0.22 + 0.1 * label)
+    texture = rng.integers(-20, 21, (side, side, 3)) + np.array([110, 50, 120 + 60 * label])
+    return (disc[..., None] * texture).astype(np.uint8)
+
+
+@pytest.fixture
+def make_data(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a data set: folders ``train``, ``valid`` and ``test`` of made cells, and the lab's five lists."""
+
+    def make(name: str = "tiny", train: int = 8, valid: int = 4, test: int = 3, side: int = 48) -> Path:
+        folder = tmp_path / name
+        for start, (part, count) in enumerate({"train": train, "valid": valid, "test": test}.items()):
+            (folder / part).mkdir(parents=True)
+            for index in range(count):
+                image = draw_cell(1000 * start + index, index % 2, side)
+                Image.fromarray(image).save(folder / part / f"{index}.bmp")
+        for part, count in (("train", train), ("valid", valid)):
+            rows = "".join(f"./{part}/{index}.bmp,{index % 2}\n" for index in range(count))
+            (folder / f"{part}.csv").write_text("Path,label\n" + rows)
+        for depth in (18, 50, 152):
+            order = np.random.default_rng(depth).permutation(test)
+            # Like the lab's own test lists: no newline at the end.
+            (folder / f"resnet_{depth}_test.csv").write_text("\n".join(["Path", *(f"./test/{i}.bmp" for i in order)]))
+        return folder
+
+    return make

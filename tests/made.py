@@ -1,0 +1,181 @@
+"""What the tests of the commands share: made cells on black, thin networks, and the commands run as a user runs them."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import resnet
+import train
+from lab.augmentation import normalise, resample
+from lab.checkpoint import About, load_network, save_checkpoint
+from lab.images import read_image
+from lab.preprocessing import Preprocessing
+from lab.recipe import Settings
+
+PROJECT = Path(__file__).resolve().parents[1]
+DEPTHS = ["resnet18", "resnet50", "resnet152"]
+TRAIN, VALID, TEST = 24, 12, 10  # images of the made lists
+FAST = ["--size", "32", "--epochs", "3", "--batch-size", "8", "--lr", "0.1", "--ema", "0.5"]
+FAST += ["--precision", "fp32", "--device", "cpu"]
+
+
+class Thin(nn.Module):
+    """A network with a ResNet's kinds of parts (convolution, norm, block, mean, classifier) that trains in milliseconds."""
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, stride=2, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = resnet.resnet.BasicBlock(width, 2 * width, 2)
+        self.fc = nn.Linear(2 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer1(self.bn1(self.conv1(x)).relu())
+        return self.fc(x.mean((2, 3)))
+
+
+def thin(name: str, num_classes: int = 2, zero_init_residual: bool = False) -> Thin:
+    """Stands in for ``resnet.build``; each depth has a width of its own, so that no two depths' weights fit each other."""
+    return Thin(num_classes, {"resnet18": 4, "resnet34": 5, "resnet50": 6, "resnet101": 7, "resnet152": 8}[name])
+
+
+def cell(rng: np.random.Generator, label: int) -> np.ndarray:
+    """A disc on black, uint8 [48, 48, 3]; of a higher label larger and of another colour, with some noise."""
+    y, x = np.mgrid[:48, :48]
+    radius = 8 + 4 * label + rng.uniform(-3, 3)
+    disc = np.hypot(y - 23.5 - rng.uniform(-2, 2), x - 23.5 - rng.uniform(-2, 2)) < radius
+    colour = np.array([90 + 30 * label, 60, 140 - 20 * label]) + rng.normal(0, 20, (48, 48, 3))
+    return (disc[..., None] * colour.clip(20, 255)).astype(np.uint8)
+
+
+def make_data(folder: Path, classes: int = 2, seed: int = 0) -> Path:
+    """Write a data set in the lab's form: cells, ``train.csv``, ``valid.csv``, and the same test list in three orders."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for name, count in (("train", TRAIN), ("valid", VALID), ("test", TEST)):
+        (folder / name).mkdir()
+        labels = np.arange(count) % classes
+        ids = [f"./{name}/{index}.png" for index in range(count)]
+        for index, label in enumerate(labels):
+            Image.fromarray(cell(rng, int(label))).save(folder / name / f"{index}.png")
+        if name != "test":
+            pd.DataFrame({"Path": ids, "label": labels}).to_csv(folder / f"{name}.csv", index=False)
+            continue
+        for depth in (18, 50, 152):
+            shuffled = [ids[i] for i in rng.permutation(count)]
+            # The lab's test lists have no final newline.
+            (folder / f"resnet_{depth}_test.csv").write_text("\n".join(["Path", *shuffled]))
+    return folder
+
+
+@contextmanager
+def inside(folder: Path, network: Any = thin, figures: bool = True) -> Iterator[pytest.MonkeyPatch]:
+    """Work in ``folder`` with ``network`` in place of the deep ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(resnet, "build", network)
+        if not figures:
+            patch.setattr(train, "draw_data_figures", lambda *_: None)
+            patch.setattr(train, "redraw_accuracy", lambda *_: None)
+        yield patch
+
+
+def command(module: ModuleType, *options: str | Path) -> None:
+    """Run a command's ``main`` in this process with these options."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, options)])
+        module.main()
+
+
+def script(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run ``python WORDS`` of the checkout as a user does, in ``folder``; a word that names a command is found there."""
+    line = [str(PROJECT / word) if str(word).endswith(".py") else str(word) for word in words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(
+        [sys.executable, *line], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@functools.cache
+def trained() -> Path:
+    """A folder in which the three (thin) depths were trained on ``csv/tiny``, and then on ``csv/other``, of three classes.
+
+    Made once for all test files; nobody writes into it. ``before`` below it lists the files that stood before ``other``.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="trained-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    make_data(folder / "csv" / "tiny")
+    make_data(folder / "csv" / "other", classes=3, seed=1)
+    with inside(folder, figures=False):
+        command(train, "--model", "all", "--data", "tiny", *FAST)
+        (folder / "before").write_text(repr(contents(folder)))
+        command(train, "--model", "all", "--data", "csv/other", *FAST)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, int]:
+    """Every file below a folder with the hash of its bytes (stable within this process)."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "before")
+    return {str(path.relative_to(folder)): hash(path.read_bytes()) for path in files}
+
+
+def outputs(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file below a folder with the hash of its bytes and the time it was written."""
+    times = {name: (folder / name).stat().st_mtime_ns for name in contents(folder)}
+    return {name: (value, times[name]) for name, value in contents(folder).items()}
+
+
+def slow_probabilities(checkpoint: Path, paths: list[Path], network: Any = thin, d4: bool = False) -> np.ndarray:
+    """The obvious way to predict, as an oracle: one image at a time, read, cropped, scaled, normalised; float32 [N, K].
+
+    With ``d4`` the mean over the mirror images and quarter turns.
+    """
+    model, about = load_network(checkpoint, None, network)
+    rows = []
+    for path in paths:
+        source = torch.from_numpy(about.preprocessing.crop(read_image(path))[None])
+        image = normalise(resample(source, about.preprocessing.size), about.preprocessing.mean, about.preprocessing.std)
+        views = [image]
+        if d4:
+            turned = (image, image.rot90(1, (2, 3)), image.rot90(2, (2, 3)), image.rot90(3, (2, 3)))
+            views = [*turned, *(view.flip(2) for view in turned)]
+        rows.append(sum(model(view).softmax(dim=1)[0].numpy() for view in views) / len(views))
+    return np.stack(rows)
+
+
+def about(model: str = "resnet18", classes: list[str] | None = None, **values: Any) -> About:
+    """What a made checkpoint says of itself."""
+    return About(model, classes or ["normal", "leukemia blast"], Preprocessing(32, 64, 32, "cell"), **values)
+
+
+def save_thin(path: Path, said: About, network: nn.Module) -> None:
+    """Save a network as a best checkpoint is saved."""
+    save_checkpoint(path, said, {f"model.{name}": tensor for name, tensor in network.state_dict().items()})
+
+
+def settings(**values: Any) -> Settings:
+    """A run's settings, with the defaults of ``train.py`` for a small SGD run."""
+    usual: dict[str, Any] = {
+        **{"model": "resnet18", "size": 64, "window": 352, "progressive": False, "epochs": 3, "batch_size": 8},
+        **{"accumulate": 1, "optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4, "warmup": 1.0, "smoothing": 0.1},
+        **{"ema": 0.99, "clip": 5.0, "class_weights": "none", "patience": 0, "zero_init": True, "seed": 0},
+    }
+    return Settings(**(usual | values))
