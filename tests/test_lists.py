@@ -1,0 +1,270 @@
+"""lab.lists: CSV lists as people really write them, and everything that is wrong with one reported together, by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataloader import getData
+from lab.errors import UserError
+from lab.lists import ImageList, find_folder, parse_label, read_csv, read_data_set, read_list
+
+
+def write(folder: Path, content: str | bytes, name: str = "train") -> Path:
+    """Write one list byte for byte."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def images(folder: Path, *names: str) -> Path:
+    """Files that merely exist."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def load(folder: Path, name: str = "train", check_files: bool = False, root: Path | None = None) -> ImageList:
+    return read_list(read_data_set(folder, root), name, labelled=name in ("train", "valid"), check_files=check_files)
+
+
+def refusal(folder: Path, name: str = "train", check_files: bool = False, root: Path | None = None) -> str:
+    with pytest.raises(UserError) as caught:
+        load(folder, name, check_files, root)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Path,label\na.bmp,0\nb.bmp,1\n",
+        "Path,label\na.bmp,0\nb.bmp,1",
+        "Path,label\r\na.bmp,0\r\nb.bmp,1\r\n",
+        "Path,label\ra.bmp,0\rb.bmp,1\r",
+        b"\xef\xbb\xbfPath,label\r\na.bmp,0\r\nb.bmp,1",
+        "path,LABEL\na.bmp,0\nb.bmp,1\n",
+        " Path , Label \na.bmp, 0 \nb.bmp,\t1\n",
+        '"Path","label"\n"a.bmp","0"\n"b.bmp","1"\n',
+        "id,label,Path,note\n9,0,a.bmp,x\n8,1,b.bmp,\n",
+        "label,Path\n0,a.bmp\n1,b.bmp\n",
+        "Path,label\n\na.bmp,0\n\n  \nb.bmp,1\n\n\n",
+        "Path,label\na.bmp,+0\nb.bmp,01\n",
+    ],
+    ids=["plain", "no newline", "CRLF", "CR", "BOM", "case", "spaces", "quoted", "extra", "swapped", "blank", "signs"],
+)
+def test_spellings_that_just_work(content: str | bytes, tmp_path: Path) -> None:
+    found = load(write(tmp_path, content))
+    assert found.ids == ["a.bmp", "b.bmp"]
+    assert found.paths == [tmp_path / "a.bmp", tmp_path / "b.bmp"]
+    assert found.labels.dtype == np.int64 and found.labels.tolist() == [0, 1]
+
+
+def test_ids_stay_as_spelled_while_the_path_loses_what_the_spelling_added(tmp_path: Path) -> None:
+    write(tmp_path, "Path,label\n ./train/a b.bmp ,0\n.\\train\\c.bmp,1\nNA,1\nnull,0\n")
+    images(tmp_path, "train/a b.bmp", "train/c.bmp", "NA", "null")
+    found = load(tmp_path, check_files=True)
+    assert found.ids == [" ./train/a b.bmp ", ".\\train\\c.bmp", "NA", "null"]
+    assert found.paths == [
+        tmp_path / "train" / "a b.bmp",
+        tmp_path / "train" / "c.bmp",
+        tmp_path / "NA",
+        tmp_path / "null",
+    ]
+
+
+def test_a_test_list_has_no_labels(tmp_path: Path) -> None:
+    write(write(tmp_path, "Path,label\na.bmp,0\nb.bmp,1\n"), "Path\nd.bmp\nc.bmp", "resnet_18_test")
+    found = load(tmp_path, "resnet_18_test")
+    assert found.ids == ["d.bmp", "c.bmp"] and found.labels.tolist() == [-1, -1] and len(found) == 2
+
+
+@settings(max_examples=30)
+@given(st.permutations(range(30)), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_order_and_rows_survive_any_shuffle(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], newline: str, last: bool
+) -> None:
+    rows = [f"./test/{i}.bmp,{i % 3}" for i in order]
+    content = newline.join(["Path,label", *rows]) + (newline if last else "")
+    found = load(write(tmp_path_factory.mktemp("shuffled"), content))
+    assert found.ids == [f"./test/{i}.bmp" for i in order]
+    assert found.labels.tolist() == [i % 3 for i in order]
+    assert [found.row(i) for i in range(30)] == list(range(2, 32))
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "the file is empty; expected the columns Path,label"),
+        ("Path;label\na.bmp;0\n", "line 1 has the columns 'Path;label'; expected Path,label, separated by commas"),
+        ("a.bmp,0\nb.bmp,1\n", "line 1 has the columns 'a.bmp,0'; expected Path,label"),
+        (b"Path,label\n\xff\xfe.bmp,0\n", "cannot be read as a UTF-8 CSV file"),
+        ('Path,label\n"a.bmp,0\n', "cannot be read as a UTF-8 CSV file"),
+        ("Path,label\n", "no usable labels"),
+        ("Path,label\na.bmp,cat\nb.bmp,1.0\n", "no usable labels"),
+        (
+            "Path,label\na.bmp,0\nb.bmp,3\n",
+            r"labels go up to 3 but \[1, 2\] never occur; list all classes in classes.csv",
+        ),
+    ],
+)
+def test_a_file_that_is_no_list(content: str | bytes, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        load(write(tmp_path, content))
+    assert str(tmp_path / "train.csv") in str(caught.value)
+
+
+def test_a_header_alone_and_a_list_that_is_not_there(tmp_path: Path) -> None:
+    write(write(tmp_path, "Path,label\na.bmp,0\nb.bmp,1\n"), "Path\n", "resnet_18_test")
+    assert "resnet_18_test.csv: the list has a header but no rows" in refusal(tmp_path, "resnet_18_test")
+    assert "valid.csv: there is no such list" in refusal(tmp_path, "valid")
+
+
+def test_every_kind_of_problem_is_reported_at_once_with_its_row(tmp_path: Path) -> None:
+    rows = ["a.bmp,0", "b.bmp,1.0", "gone.bmp,1", "", "./a.bmp,1", "c.bmp,-1", "d.bmp,2", ",0", "e.bmp,", "f.bmp,blast"]
+    images(write(tmp_path, "\n".join(["Path,label", *rows])), *(f"{letter}.bmp" for letter in "abcdef"))
+    write(tmp_path, "label,name\n0,normal\n1,leukemia blast\n", "classes")
+    text = refusal(tmp_path, check_files=True)
+    for line in (
+        "train.csv line 3: label '1.0' is not a whole number from 0 to 1",
+        "train.csv line 4: gone.bmp does not exist",
+        "train.csv line 6: ./a.bmp stands already on line 2",  # line 5 is blank, and counted
+        "train.csv line 7: label '-1' is not",
+        "train.csv line 8: label '2' is not",
+        "train.csv line 9: the path is empty",
+        "train.csv line 10: label '' is not",
+        "train.csv line 11: label 'blast' is not",
+    ):
+        assert line in text
+    assert "8 problems" in text and "more" not in text
+
+
+def test_negative_labels_are_reported_by_row_without_classes_too(tmp_path: Path) -> None:
+    text = refusal(write(tmp_path, "Path,label\na.bmp,0\nb.bmp,-1\nc.bmp,1\n"))
+    assert "train.csv line 3: label '-1' is not a whole number from 0 to 1" in text
+
+
+def test_the_first_ten_problems_and_how_many_more(tmp_path: Path) -> None:
+    rows = "".join(f"{i}.bmp,{i % 2}\n" for i in range(1234))
+    text = refusal(write(tmp_path, "Path,label\n" + rows), check_files=True)
+    assert "1,234 problems" in text and "and 1,224 more" in text
+    assert [f"line {row}: {row - 2}.bmp does not exist" in text for row in range(2, 14)] == [True] * 10 + [False] * 2
+    exactly_ten = refusal(
+        write(tmp_path, "Path,label\n" + "".join(f"{i}.bmp,{i % 2}\n" for i in range(10))), check_files=True
+    )
+    assert "10 problems" in exactly_ten and "more" not in exactly_ten
+
+
+def test_a_path_that_the_system_refuses_to_look_at_does_not_exist(tmp_path: Path) -> None:
+    text = refusal(write(tmp_path, f"Path,label\n{'x' * 5000}.bmp,0\n\0.bmp,1\n"), check_files=True)
+    assert "line 2" in text and "line 3" in text and text.count("does not exist") == 2
+
+
+@given(st.integers(-(10**9) + 1, 10**9 - 1), st.sampled_from(["", " ", "\t "]))
+def test_whole_numbers_are_read_whatever_stands_around_them(number: int, space: str) -> None:
+    assert parse_label(f"{space}{number}{space}") == number
+
+
+@pytest.mark.parametrize("text", ["", " ", "1.0", "1e3", "one", "0x1", "1 0", "٣", "²", "nan", "--1", "1" * 10, "1_0"])
+def test_nothing_else_is_a_label(text: str) -> None:
+    assert parse_label(text) is None
+
+
+# ---- classes ---------------------------------------------------------------------------------------------------------
+
+
+def test_classes_come_from_classes_csv_in_label_order(tmp_path: Path) -> None:
+    write(write(tmp_path, "Path,label\na.bmp,0\n"), "Label,Name\r\n2, pro \r\n0,benign\r\n1,early\r\n", "classes")
+    assert read_data_set(tmp_path).classes == ["benign", "early", "pro"]
+    assert load(tmp_path).labels.tolist() == [0]  # a class need not occur
+
+
+@pytest.mark.parametrize("labels", ["0,2", "1,2", "0,0", "0,-1", "0,x", ""])
+def test_classes_with_a_gap_are_refused(labels: str, tmp_path: Path) -> None:
+    rows = "".join(f"{label},name\n" for label in labels.split(",") if label)
+    write(write(tmp_path, "Path,label\na.bmp,0\n"), "label,name\n" + rows, "classes")
+    with pytest.raises(UserError, match=r"classes\.csv: the labels must be 0, 1, … without a gap"):
+        read_data_set(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("count", "names"), [(2, ["normal", "leukemia blast"]), (3, ["class 0", "class 1", "class 2"])]
+)
+def test_classes_are_counted_in_train_csv_otherwise(count: int, names: list[str], tmp_path: Path) -> None:
+    rows = "".join(f"{i}.bmp,{i % count}\n" for i in range(7))
+    assert read_data_set(write(tmp_path, "Path,label\n" + rows)).classes == names
+
+
+# ---- places ----------------------------------------------------------------------------------------------------------
+
+
+def test_paths_resolve_against_root_then_the_list_then_the_working_folder(working_folder: Path, tmp_path: Path) -> None:
+    lists, root = write(tmp_path / "lists", "Path,label\nx/a.bmp,0\nx/b.bmp,1\n"), tmp_path / "root"
+    images(working_folder, "x/a.bmp", "x/b.bmp")
+    images(lists, "x/a.bmp")
+    images(root, "x/a.bmp", "x/b.bmp")
+    found = load(lists, check_files=True)
+    assert [path.absolute() for path in found.paths] == [lists / "x" / "a.bmp", working_folder / "x" / "b.bmp"]
+    assert load(lists, check_files=True, root=root).paths == [root / "x" / "a.bmp", root / "x" / "b.bmp"]
+
+    (root / "x" / "b.bmp").unlink()  # a root that was named is the only place
+    text = refusal(lists, check_files=True, root=root)
+    assert f"paths were tried against {root}:" in text and "line 3: x/b.bmp does not exist" in text
+    (working_folder / "x" / "b.bmp").unlink()
+    assert f"paths were tried against {lists} and {working_folder}:" in refusal(lists, check_files=True)
+    with pytest.raises(UserError, match=r"--root .*nowhere is no folder"):
+        read_data_set(lists, tmp_path / "nowhere")
+
+
+def test_a_data_set_is_found_by_folder_by_name_and_dropped_into_csv(working_folder: Path) -> None:
+    content = "Path,label\na.bmp,0\nb.bmp,1\n"
+    with pytest.raises(UserError) as caught:
+        find_folder("csv/lab3")
+    assert "csv/lab3, csv/csv/lab3, csv" in str(caught.value) and "prepare.py" in str(caught.value)
+    write(working_folder / "csv", content)
+    dropped = read_data_set("csv/lab3")
+    assert (dropped.name, dropped.folder) == ("lab3", Path("csv"))
+    assert read_data_set("csv").name == "lab3"
+    write(working_folder / "csv" / "lab3", content)
+    assert read_data_set("csv/lab3").folder == Path("csv/lab3")
+    write(working_folder / "csv" / "mine", content)
+    assert read_data_set("mine") == read_data_set("csv/mine")
+    assert read_data_set("mine").name == "mine"
+    with pytest.raises(UserError, match=r"--data other: looked for train\.csv in other, csv/other"):
+        read_data_set("other")  # only lab3 may lie in csv itself
+
+
+# ---- the lab's own lists ---------------------------------------------------------------------------------------------
+
+
+def test_the_real_lists_of_the_lab(shared_data: Callable[[str], Path]) -> None:
+    folder = shared_data("lab3_lists")
+    for mode, rows in (("train", 7995), ("valid", 1599)):
+        paths, labels = getData(mode, folder)
+        table = pd.read_csv(folder / f"{mode}.csv")
+        assert len(paths) == len(labels) == rows
+        assert (paths, labels) == (table["Path"].tolist(), table["label"].tolist())
+        assert all(type(label) is int for label in labels)
+    orders = [getData(f"resnet_{depth}_test", folder) for depth in (18, 50, 152)]
+    for depth, order in zip((18, 50, 152), orders, strict=True):
+        assert order == (folder / f"resnet_{depth}_test.csv").read_text().split("\n")[1:]
+        assert len(order) == len(set(order)) == 1067
+    assert orders[0] != orders[1] != orders[2] and set(orders[0]) == set(orders[1]) == set(orders[2])
+    assert orders[0][0] == "./new_dataset/test/867.bmp"
+    text = refusal(folder, check_files=True)  # the lists lie there without their images
+    assert "7,995 problems" in text and "and 7,985 more" in text
+
+
+def test_columns_are_read_as_text(tmp_path: Path) -> None:
+    table = read_csv(write(tmp_path, "Path,label\n007,1\n1e5,\n") / "train.csv", ["Path", "label"])
+    assert table.to_numpy().tolist() == [["007", "1"], ["1e5", ""]]
+    assert table.index.tolist() == [2, 3]
