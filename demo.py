@@ -56,7 +56,8 @@ def main() -> None:
     """Load every trained depth; results on the valid list, then the images named."""
     args = arguments().parse_args()
     images = [read_image(path) for path in args.images]
-    name = "lab3" if Path(args.data).name == "csv" else Path(args.data).name
+    name = Path(args.data).resolve().name  # as read_data_set names it; the lists themselves may be missing here
+    name = "lab3" if name == "csv" else name
     hardware = choose_hardware(args.device, args.precision)
     networks: Networks = {}
     for model in trained_models(args.weights / name):

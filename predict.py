@@ -15,7 +15,12 @@ from pathlib import Path
 def arguments() -> argparse.ArgumentParser:
     """The options, each with its one default."""
     parser = argparse.ArgumentParser(description="Write the Kaggle submission of each depth.")
-    parser.add_argument("--model", default="all", help="resnet18, resnet50, …, or all that are trained (default: all)")
+    parser.add_argument(
+        "--model",
+        default="all",
+        choices=["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "all"],
+        help="all means those that are trained (default: all)",
+    )
     parser.add_argument("--data", default="lab3", help="folder of lists, or its name below csv/ (default: lab3)")
     parser.add_argument("--root", help="folder that the paths of the lists start from (default: the lists' own folder)")
     parser.add_argument("--weights", default="weights", type=Path, help="where checkpoints are (default: weights)")

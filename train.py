@@ -91,6 +91,7 @@ import resnet
 from dataloader import STORES, Batches, sample_images
 from lab.checkpoint import (
     About,
+    check_classes,
     load_network,
     load_optimizer,
     load_strictly,
@@ -143,6 +144,14 @@ def check_numbers(args: argparse.Namespace) -> None:
         raise UserError(
             f"--accumulate {args.accumulate} must divide --batch-size {args.batch_size} into equal parts of 2 or more."
         )
+    for name in ("window", "lr"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name} must be above 0, not {value}.")
+    for name in ("weight_decay", "warmup", "clip", "patience", "seed"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {value}.")
     if not 0 <= args.smoothing < 1 or not 0 <= args.ema < 1:
         raise UserError("--smoothing and --ema must be at least 0 and below 1.")
 
@@ -150,7 +159,8 @@ def check_numbers(args: argparse.Namespace) -> None:
 def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, ImageList], hardware: Hardware) -> None:
     """One run: one model on one data set, from its start or from its last checkpoint."""
     folder = args.weights / data.name / model
-    last = folder / "last.safetensors"
+    best, last = folder / "best.safetensors", folder / "last.safetensors"
+    history = args.report / data.name / f"history_{model}.csv"
     saved = read_about(last, model) if last.is_file() and not args.fresh else None
 
     # ---- images
@@ -158,7 +168,10 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
         final = replace(saved.preprocessing, size=saved.settings["size"])
         settings = Settings(**saved.settings)
         check_same(settings, chosen_settings(model, args, hardware, final), last)
-        if saved.finished and "valid_accuracy_d4" in read_about(folder / "best.safetensors", model).metrics:
+        check_classes(last, saved, data.classes)
+        if not best.is_file():
+            raise UserError(f"{best}: missing beside {last.name}; put it back to go on, or --fresh to start over.")
+        if saved.finished and "valid_accuracy_d4" in read_about(best, model).metrics:
             print(f"{model}: finished already, {describe_best(saved)}; --fresh trains it anew.")
             return
     else:
@@ -191,6 +204,7 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
         load_strictly(ema.network, part(tensors, "model."), last)
         load_optimizer(optimizer, tensors)
         scaler.load_state_dict(saved.scaler)
+        write_history(history, saved.history)  # in case the run was killed between its checkpoint and its history
         print(f"{model}: going on after epoch {saved.epoch} of {settings.epochs}, {describe_best(saved)}.")
     else:
         draw_data_figures(args.report / data.name, lists["train"], data.classes, final, settings.seed)
@@ -200,7 +214,7 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
         )
 
     # ---- the epochs
-    for epoch in range(about.epoch, settings.epochs):
+    for epoch in range(about.epoch, about.epoch if about.finished else settings.epochs):
         size = size_at(epoch, settings)
         batches.epoch, batches.size, valid.size = epoch, size, size
         began = time.perf_counter()
@@ -263,17 +277,18 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
         # ---- keep it: best first, then last, so that a run killed between the two writes its best again
         averaged = {f"model.{name}": tensor for name, tensor in ema.network.state_dict().items()}
         if better:
-            best = replace(about, preprocessing=replace(final, size=size))
-            save_checkpoint(folder / "best.safetensors", best, averaged)
+            if epoch == 0:
+                last.unlink(missing_ok=True)  # --fresh: an earlier run's would not belong to this best
+            save_checkpoint(best, replace(about, preprocessing=replace(final, size=size)), averaged)
         raw = {f"train.{name}": tensor for name, tensor in network.state_dict().items()}
         save_checkpoint(last, about, averaged | raw | optimizer_tensors(optimizer))
-        write_history(args.report / data.name / f"history_{model}.csv", about.history)
+        write_history(history, about.history)
         redraw_accuracy(args.report / data.name)
         print(epoch_line(model, row, about, settings.epochs), flush=True)
         if stopping:
             print(f"{model}: stopped early, no new best for {stale} epochs (--patience {settings.patience}).")
             break
-    note_d4(folder / "best.safetensors", valid, lists["valid"].labels, hardware)
+    note_d4(best, valid, lists["valid"].labels, hardware)
 
 
 def choose_preprocessing(args: argparse.Namespace, train: ImageList, hardware: Hardware) -> Preprocessing:

@@ -1,0 +1,101 @@
+"""The whole way of a student, command by command in processes of their own, with the real ResNet18; and each --help."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import safetensors
+from made import PROJECT, contents, script
+
+COMMANDS = ["train", "evaluate", "predict", "demo", "prepare"]
+TRAINING = ["--model", "resnet18", "--data", "csv/sample", "--size", "32", "--epochs", "2", "--batch-size", "8"]
+CPU = ["--device", "cpu", "--precision", "fp32"]
+
+
+def test_the_whole_way(tmp_path: Path) -> None:
+    def done(*words: str | Path) -> str:
+        result = script(tmp_path, *words)
+        assert result.returncode == 0, result.stderr
+        assert "Traceback" not in result.stderr
+        return result.stdout
+
+    # The sample, in the lab's own form.
+    done("prepare.py", "sample", "--train", "24", "--valid", "12", "--test", "8")
+    lists = tmp_path / "csv" / "sample"
+    assert len(pd.read_csv(lists / "train.csv")) == 24 and len(pd.read_csv(lists / "valid.csv")) == 12
+
+    # Train the real thing.
+    said = done("train.py", *TRAINING, *CPU)
+    assert "resnet18: 11,177,538 parameters, 2 epochs of 3 steps of 8 images" in said
+    weights = tmp_path / "weights" / "sample" / "resnet18"
+    assert {path.name for path in weights.iterdir()} == {"best.safetensors", "last.safetensors"}
+    report = tmp_path / "report" / "sample"
+    history = pd.read_csv(report / "history_resnet18.csv")
+    assert list(history["epoch"]) == [1, 2]
+    with safetensors.safe_open(weights / "best.safetensors", "pt") as file:
+        assert file.get_tensor("model.conv1.weight").shape == (64, 3, 7, 7)
+
+    # Evaluate and predict without averaging: the numbers are those of the history's best epoch.
+    said = done("evaluate.py", "--data", "csv/sample", "--d4", "off", *CPU)
+    metrics = pd.read_csv(report / "metrics.csv")
+    accuracy = metrics.loc[metrics["metric"] == "accuracy", "value"].item()
+    assert accuracy == pytest.approx(history["test_accuracy"].max(), rel=1e-4)
+    assert f"accuracy {100 * accuracy:.2f} %" in said
+    figures = {"preprocessing", "augmentation", "accuracy_comparison", "confusion_resnet18", "roc"}
+    assert {path.stem for path in report.glob("*.png")} == figures
+    done("predict.py", "--data", "csv/sample", *CPU)
+    submission = pd.read_csv(lists / "submission_resnet18.csv")
+    assert list(submission.columns) == ["ID", "label"]
+    assert list(submission["ID"]) == list(pd.read_csv(lists / "resnet_18_test.csv")["Path"])
+    assert len(submission) == 8 and submission["label"].isin([0, 1]).all()
+
+    # The demo, with a single image.
+    said = done("demo.py", "--data", "csv/sample", *CPU, lists / "test" / "0.bmp")
+    assert "12 images of valid.csv" in said and "11,177,538" in said and "normal" in said
+    assert (report / "demo.png").is_file() and (report / "demo_images.png").is_file()
+
+    # Whole files only: no temporary is left anywhere.
+    assert not [name for name in contents(tmp_path) if ".tmp" in name]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_answers_without_torch(tmp_path: Path, name: str) -> None:
+    """torch takes seconds to import; ``-X importtime`` writes each module that is imported to stderr."""
+    done = script(tmp_path, "-X", "importtime", f"{name}.py", "--help")
+    assert done.returncode == 0
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "argparse" in imported
+    slow = {"torch", "numpy", "pandas", "matplotlib", "sklearn", "scipy", "PIL"}
+    assert not {module for module in imported if module.split(".")[0] in slow}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", COMMANDS[:-1])
+def test_help_names_every_option_and_the_docstring_opens_with_commands(name: str) -> None:
+    module = importlib.import_module(name)
+    parser, described = module.arguments(), str(module.__doc__)
+    text = parser.format_help()
+    options = [action for action in parser._actions if action.option_strings and action.dest != "help"]
+    for action in options:
+        assert action.option_strings[0] in text
+        assert action.help or action.choices, f"{action.option_strings[0]} is not explained"
+    assert len(options) <= 30
+    assert re.search(rf"^    python {name}\.py", described, re.MULTILINE)
+    # Every option that the docstring's commands use is there.
+    known = {option for action in options for option in action.option_strings}
+    assert set(re.findall(r"--[a-z0-9-]+", described)) <= known
+
+
+@pytest.mark.parametrize("name", COMMANDS[:-1])
+def test_a_mistyped_option_answers_at_once(tmp_path: Path, name: str) -> None:
+    done = script(tmp_path, f"{name}.py", "--no-such-option")
+    assert done.returncode == 2 and "--no-such-option" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_of_lists_never_hides_the_csv_module() -> None:
+    assert not (PROJECT / "csv" / "__init__.py").exists()

@@ -1,0 +1,58 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lab.files import replacing, write_whole
+
+
+def test_a_new_file_in_new_folders(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "table.csv"
+    write_whole(path, "ID,label\n")
+    assert path.read_bytes() == b"ID,label\n"
+    assert [entry.name for entry in path.parent.iterdir()] == ["table.csv"]
+
+
+@pytest.mark.parametrize("data", ["two\r\nlines\n", "± 0,5 – µ", b"\x00\xff\r\n", ""])
+def test_the_bytes_are_those_given(tmp_path: Path, data: str | bytes) -> None:
+    write_whole(tmp_path / "file", data)
+    assert (tmp_path / "file").read_bytes() == (data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("old", [None, "old"])
+def test_a_failure_leaves_the_old_file_and_no_temporary(
+    tmp_path: Path, error: type[BaseException], old: str | None
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    if old is not None:
+        path.write_text(old)
+    with pytest.raises(error), replacing(path) as temporary:
+        temporary.write_text("half of the n")
+        raise error
+    left = {entry.name: entry.read_text() for entry in tmp_path.iterdir()}
+    assert left == ({} if old is None else {path.name: old})
+
+
+def test_a_block_that_writes_nothing_is_an_error_and_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "figure.png"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError), replacing(path):
+        pass
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("figure.png", "old")]
+
+
+def test_the_old_file_stands_until_the_block_ends_and_readers_keep_it(tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    path.write_text("old")
+    with path.open() as reader:
+        with replacing(path) as temporary:
+            temporary.write_text("new")
+            assert path.read_text() == "old"
+            # Writers choose the format by the suffix; a move is atomic within one folder only.
+            assert temporary.suffix == ".safetensors" and temporary.parent == path.parent
+        assert path.read_text() == "new"
+        assert reader.read() == "old"

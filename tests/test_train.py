@@ -1,0 +1,533 @@
+"""Training: what a run writes, that it goes on where it stopped, and what it refuses; on made cells with thin networks."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from made import (
+    DEPTHS,
+    FAST,
+    TRAIN,
+    VALID,
+    command,
+    contents,
+    inside,
+    make_data,
+    outputs,
+    script,
+    slow_probabilities,
+    thin,
+)
+from made import trained as trained_folder
+
+import resnet
+import train
+from lab.checkpoint import About, part, read_about, read_tensors
+from lab.ema import EMA
+from lab.errors import UserError
+
+COLUMNS = ["epoch", "train_accuracy", "test_accuracy", "train_loss", "test_loss", "learning_rate", "size", "seconds"]
+COLUMNS += ["images_per_second"]
+TIMES = ["seconds", "images_per_second"]  # the only numbers of a history that a second run may change
+
+
+@pytest.fixture(scope="module")
+def trained() -> Path:
+    return trained_folder()
+
+
+@pytest.fixture
+def work(tmp_path: Path, trained: Path) -> Iterator[pytest.MonkeyPatch]:
+    """An empty working directory with thin networks and no figures, which are the slow part."""
+    with inside(tmp_path, figures=False) as patch:
+        yield patch
+
+
+@pytest.fixture
+def run(trained: Path) -> Callable[..., None]:
+    """Train resnet18 on the tiny lists with more options."""
+    return lambda *more: command(train, "--data", trained / "csv" / "tiny", *FAST, *more)
+
+
+def timeless(path: Path) -> dict[str, Any]:
+    """What a checkpoint says, without the times in its history."""
+    said = asdict(read_about(path))
+    said["history"] = [{key: value for key, value in row.items() if key not in TIMES} for row in said["history"]]
+    return said
+
+
+def assert_same_run(one: Path, two: Path, model: str = "resnet18") -> None:
+    """Two working directories hold the same run: weights, optimizer and all numbers bit for bit, apart from times."""
+    for name in ("best", "last"):
+        first, second = (folder / "weights" / "tiny" / model / f"{name}.safetensors" for folder in (one, two))
+        assert timeless(first) == timeless(second)
+        expected, found = read_tensors(first), read_tensors(second)
+        assert expected.keys() == found.keys()
+        for key, tensor in expected.items():
+            assert torch.equal(tensor, found[key]), f"{name}: {key}"
+    table = f"report/tiny/history_{model}.csv"
+    expected_rows, found_rows = (pd.read_csv(folder / table).drop(columns=TIMES) for folder in (one, two))
+    pd.testing.assert_frame_equal(found_rows, expected_rows, check_exact=True)
+
+
+def interrupt(patch: pytest.MonkeyPatch, at: int, written: bool) -> None:
+    """Stop a run as Ctrl-C would, at its ``at``-th last checkpoint: just after it is written, or just before."""
+    save, count = train.save_checkpoint, 0
+
+    def interrupted(path: Path, about: About, tensors: dict[str, torch.Tensor]) -> None:
+        nonlocal count
+        count += path.name == "last.safetensors"
+        stop = count == at and path.name == "last.safetensors"
+        if not stop or written:
+            save(path, about, tensors)
+        if stop:
+            raise KeyboardInterrupt
+
+    patch.setattr(train, "save_checkpoint", interrupted)
+
+
+def script_scores(patch: pytest.MonkeyPatch, *scores: tuple[float, float]) -> None:
+    """Let validation find these accuracies and losses, one epoch after the other."""
+    given = iter(scores)
+    patch.setattr(train, "score", lambda *_: next(given))
+
+
+# ---- what a run writes
+
+
+@pytest.mark.parametrize("model", DEPTHS)
+def test_history_has_a_row_per_epoch(trained: Path, model: str) -> None:
+    history = pd.read_csv(trained / "report" / "tiny" / f"history_{model}.csv")
+    assert list(history.columns) == COLUMNS
+    assert list(history["epoch"]) == [1, 2, 3]
+    # The deep ones see small images first: half of 32 px, and three quarters, but never less than 32 px.
+    assert list(history["size"]) == [32, 32, 32]
+    # Accuracies are fractions of the images seen.
+    for column, count in (("train_accuracy", TRAIN), ("test_accuracy", VALID)):
+        hits = history[column] * count
+        assert (abs(hits - hits.round()) < 1e-3).all() and hits.between(0, count).all()
+    assert (history["train_loss"] > 0).all() and (history["images_per_second"] > 0).all()
+    assert (history["learning_rate"] > 0).all() and (history["learning_rate"] <= 0.1).all()
+    assert history["learning_rate"].iloc[-1] == history["learning_rate"].min()
+
+
+@pytest.mark.parametrize("model", DEPTHS)
+@pytest.mark.parametrize("data", ["tiny", "other"])
+def test_best_is_what_it_says_on_valid(trained: Path, data: str, model: str) -> None:
+    """Accuracy and loss, recounted one image at a time from the saved file alone, stand in its metrics and the history."""
+    best = trained / "weights" / data / model / "best.safetensors"
+    valid = pd.read_csv(trained / "csv" / data / "valid.csv")
+    probabilities = slow_probabilities(best, [trained / "csv" / data / path for path in valid["Path"]])
+    accuracy = (probabilities.argmax(axis=1) == valid["label"]).mean()
+    loss = -np.log(probabilities[np.arange(len(valid)), valid["label"]]).mean()
+    about = read_about(best, model)
+    assert about.metrics["valid_accuracy"] == accuracy
+    assert about.metrics["valid_loss"] == pytest.approx(loss, rel=1e-4)
+    history = pd.read_csv(trained / "report" / data / f"history_{model}.csv").set_index("epoch")
+    row = history.loc[int(about.metrics["epoch"])]
+    assert row["test_accuracy"] == pytest.approx(accuracy, rel=1e-5) == history["test_accuracy"].max()
+    assert row["test_loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_a_checkpoint_carries_all_that_is_needed_elsewhere(trained: Path) -> None:
+    about = read_about(trained / "weights" / "other" / "resnet50" / "best.safetensors", "resnet50")
+    assert about.classes == ["class 0", "class 1", "class 2"] and about.data == "other"
+    assert about.settings["batch_size"] == 8 and about.settings["lr"] == 0.1 and about.settings["progressive"] is True
+    assert about.train_share == [1 / 3, 1 / 3, 1 / 3]
+    assert about.preprocessing.size == 32 and about.preprocessing.source == 64
+    # The statistics are those of the training images: mostly black, so far from the neutral ones.
+    assert all(0 < mean < 0.4 for mean in about.preprocessing.mean)
+    assert {"epoch", "valid_accuracy", "valid_loss", "valid_accuracy_d4", "valid_loss_d4"} == about.metrics.keys()
+    assert about.versions["torch"] == torch.__version__
+
+
+def test_two_data_sets_and_three_depths_never_share_a_file(trained: Path) -> None:
+    before = ast.literal_eval((trained / "before").read_text())
+    after = contents(trained)
+    assert {name: after[name] for name in before} == before
+    made = {name for name in before if name.startswith(("weights", "report"))}
+    expected = {f"weights/tiny/{model}/{name}.safetensors" for model in DEPTHS for name in ("best", "last")}
+    assert made == expected | {f"report/tiny/history_{model}.csv" for model in DEPTHS}
+    assert {name.replace("tiny", "other") for name in made} <= after.keys() - before.keys()
+
+
+def test_figures_are_drawn(tmp_path: Path, trained: Path) -> None:
+    with inside(tmp_path):
+        command(train, "--data", trained / "csv" / "tiny", *FAST, "--epochs", "1")
+    for name in ("preprocessing", "augmentation", "accuracy_comparison"):
+        assert (tmp_path / "report" / "tiny" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_window_and_its_reason_are_printed(
+    work: pytest.MonkeyPatch, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("--epochs", "1")
+    said = capsys.readouterr().out
+    assert "train: 24 images (12 normal, 12 leukemia blast)" in said
+    assert "window: 32 px" in said and "cells on black" in said
+    assert "resnet18 epoch 1/1: train " in said and "images/s" in said
+
+
+def test_shared_images_are_warned_of(
+    tmp_path: Path, work: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_data(tmp_path / "csv" / "leaky")
+    for index in (0, 1, 5):
+        (data / "valid" / f"{index}.png").write_bytes((data / "train" / f"{index}.png").read_bytes())
+    command(train, "--data", "leaky", *FAST, "--epochs", "1")
+    assert "warning: 3 images of valid.csv are in train.csv too" in capsys.readouterr().out
+
+
+# ---- the same again, and going on
+
+VARIANTS = {
+    "sgd": [],
+    "adamw, sizes by thirds": ["--optimizer", "adamw", "--lr", "0.01", "--size", "48", "--progressive"],
+    "accumulated, weighted": ["--accumulate", "2", "--class-weights", "balanced", "--clip", "0", "--warmup", "0"],
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def whole(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, trained: Path
+) -> tuple[Path, list[str]]:
+    """A run that nothing interrupted, and its options."""
+    folder, options = tmp_path_factory.mktemp("whole"), VARIANTS[request.param]
+    with inside(folder, figures=False):
+        command(train, "--data", trained / "csv" / "tiny", *FAST, *options)
+    return folder, options
+
+
+def test_the_same_seed_gives_the_same_run(
+    whole: tuple[Path, list[str]], tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
+) -> None:
+    run(*whole[1])
+    assert_same_run(whole[0], tmp_path)
+
+
+@pytest.mark.parametrize(("at", "written"), [(1, True), (2, False), (2, True), (3, True)])
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(
+    whole: tuple[Path, list[str]],
+    tmp_path: Path,
+    work: pytest.MonkeyPatch,
+    run: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    at: int,
+    written: bool,
+) -> None:
+    """Stopped after epoch 1, within epoch 2 (its best perhaps written, its last not), after epoch 2, and after the last one."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, at, written)
+        run(*whole[1])
+    epoch = at if written else at - 1
+    assert read_about(tmp_path / "weights" / "tiny" / "resnet18" / "last.safetensors").epoch == epoch
+    capsys.readouterr()
+    run(*whole[1])
+    assert f"resnet18: going on after epoch {epoch} of 3, best test accuracy" in capsys.readouterr().out
+    assert_same_run(whole[0], tmp_path)
+
+
+def test_another_seed_gives_another_run(
+    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
+) -> None:
+    run("--seed", "1")
+    found, expected = (
+        read_tensors(folder / "weights" / "tiny" / "resnet18" / "last.safetensors") for folder in (tmp_path, trained)
+    )
+    assert not torch.equal(found["train.conv1.weight"], expected["train.conv1.weight"])
+
+
+def test_a_finished_run_says_so_and_changes_nothing(
+    tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run()
+    before = outputs(tmp_path)
+    capsys.readouterr()
+    run()
+    assert "resnet18: finished already, best test accuracy" in (said := capsys.readouterr().out) and "--fresh" in said
+    assert outputs(tmp_path) == before
+
+
+def test_fresh_starts_over(
+    tmp_path: Path,
+    trained: Path,
+    work: pytest.MonkeyPatch,
+    run: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run("--epochs", "2", "--lr", "0.3", "--seed", "5")
+    capsys.readouterr()
+    run("--fresh")
+    assert "epoch 1/3" in capsys.readouterr().out
+    assert_same_run(trained, tmp_path)  # nothing of the earlier run is left
+
+
+def test_a_fresh_run_that_is_interrupted_at_once_leaves_no_mixture(
+    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
+) -> None:
+    """Stopped between its first best and its first last checkpoint: the earlier run's last must not be taken for its own."""
+    run("--epochs", "2", "--seed", "5")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, 1, written=False)
+        run("--fresh")
+    run()
+    assert_same_run(trained, tmp_path)
+
+
+def test_other_settings_are_refused_and_change_nothing(
+    tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
+) -> None:
+    run()
+    before = outputs(tmp_path)
+    with pytest.raises(UserError, match=r"began with other settings \(epochs 3 → 5; lr 0.1 → 0.2\).*--fresh"):
+        run("--epochs", "5", "--lr", "0.2")
+    assert outputs(tmp_path) == before
+
+
+def test_other_classes_are_refused(tmp_path: Path, work: pytest.MonkeyPatch) -> None:
+    data = make_data(tmp_path / "csv" / "named")
+    command(train, "--data", "named", *FAST, "--epochs", "1")
+    (data / "classes.csv").write_text("label,name\n0,cat\n1,dog\n")
+    with pytest.raises(UserError, match=r"trained on 2 classes \['normal', 'leukemia blast'\].*\['cat', 'dog'\]"):
+        command(train, "--data", "named", *FAST, "--epochs", "1")
+
+
+def test_a_lost_best_is_said(tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]) -> None:
+    run()
+    (tmp_path / "weights" / "tiny" / "resnet18" / "best.safetensors").unlink()
+    with pytest.raises(UserError, match=r"best.safetensors: missing beside last.safetensors.*--fresh"):
+        run()
+
+
+def test_another_depths_last_checkpoint_is_refused(
+    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
+) -> None:
+    folder = tmp_path / "weights" / "tiny" / "resnet18"
+    folder.mkdir(parents=True)
+    (folder / "last.safetensors").write_bytes((trained / "weights/tiny/resnet50/last.safetensors").read_bytes())
+    with pytest.raises(UserError, match="expected weights of resnet18, found weights of resnet50"):
+        run()
+
+
+# ---- which epoch is best, and when to stop
+
+
+def test_best_is_chosen_by_valid_accuracy_then_loss_and_not_the_last(
+    tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
+) -> None:
+    # Epoch 3 is best: as accurate as epochs 2 and 4 and of a lower loss; then the measurement with D4.
+    script_scores(work, (0.5, 0.1), (0.75, 0.6), (0.75, 0.4), (0.75, 0.5), (0.625, 0.01), (0.7, 0.3))
+    averages: list[dict[str, torch.Tensor]] = []
+    update = EMA.update
+
+    def watched(self: EMA, step: int) -> None:
+        update(self, step)
+        averages.append({name: tensor.clone() for name, tensor in self.network.state_dict().items()})
+
+    work.setattr(EMA, "update", watched)
+    run("--epochs", "5")
+    folder = tmp_path / "weights" / "tiny" / "resnet18"
+    about = read_about(folder / "best.safetensors")
+    assert about.metrics == {
+        **{"epoch": 3, "valid_accuracy": 0.75, "valid_loss": 0.4},
+        **{"valid_accuracy_d4": 0.7, "valid_loss_d4": 0.3},
+    }
+    assert about.epoch == 3 and [row["epoch"] for row in about.history] == [1, 2, 3]
+    steps = len(averages) // 5
+    for name, after in (("best", 3), ("last", 5)):
+        found = part(read_tensors(folder / f"{name}.safetensors"), "model.")
+        expected = averages[after * steps - 1]
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in expected), name
+
+
+def test_each_checkpoint_knows_the_size_it_was_trained_at(
+    tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
+) -> None:
+    script_scores(work, (0.5, 0.5), (0.75, 0.5), (0.6, 0.5), (0.75, 0.5))
+    run("--size", "64", "--progressive")
+    assert list(pd.read_csv(tmp_path / "report" / "tiny" / "history_resnet18.csv")["size"]) == [32, 48, 64]
+    sizes = {name: read_about(tmp_path / f"weights/tiny/resnet18/{name}.safetensors") for name in ("best", "last")}
+    assert {name: about.preprocessing.size for name, about in sizes.items()} == {"best": 48, "last": 64}
+
+
+def test_early_stopping_counts_epochs_without_a_new_best(
+    tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    script_scores(work, (0.5, 0.5), (0.6, 0.5), (0.6, 0.5), (0.55, 0.4), (0.6, 0.5))
+    run("--epochs", "9", "--patience", "2")
+    assert "stopped early, no new best for 2 epochs" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "report" / "tiny" / "history_resnet18.csv")) == 4
+    before = outputs(tmp_path)
+    run("--epochs", "9", "--patience", "2")
+    assert "finished already, best test accuracy 60.00 % in epoch 2" in capsys.readouterr().out
+    assert outputs(tmp_path) == before
+
+
+def test_a_run_stopped_early_and_then_killed_does_not_train_on(
+    tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
+) -> None:
+    script_scores(work, (0.6, 0.5), (0.5, 0.5))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, 2, written=True)
+        run("--epochs", "9", "--patience", "1")
+    script_scores(work, (0.7, 0.5))  # for the measurement with D4; a further epoch would want another
+    run("--epochs", "9", "--patience", "1")
+    about = read_about(tmp_path / "weights" / "tiny" / "resnet18" / "best.safetensors")
+    assert about.metrics["valid_accuracy_d4"] == 0.7
+    assert len(pd.read_csv(tmp_path / "report" / "tiny" / "history_resnet18.csv")) == 2
+
+
+# ---- the loop
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "parts"),
+    [
+        (["--batch-size", "8"], 3, [8]),
+        (["--batch-size", "8", "--accumulate", "4"], 3, [2]),
+        (["--batch-size", "10", "--accumulate", "2"], 2, [5]),  # 4 images are left over in each epoch
+        (["--batch-size", "64"], 1, [24]),  # more than there are
+    ],
+)
+def test_steps_and_batches(
+    work: pytest.MonkeyPatch, run: Callable[..., None], options: list[str], steps: int, parts: list[int]
+) -> None:
+    """An epoch's steps depend on the batch size alone, not on how many parts a batch is split into."""
+    taken: list[int] = []
+    shapes: list[int] = []
+    update, build = EMA.update, resnet.build
+
+    def watched(name: str, classes: int, **more: Any) -> torch.nn.Module:
+        network = build(name, classes, **more)
+        network.register_forward_pre_hook(
+            lambda module, given: shapes.append(len(given[0])) if module.training else None
+        )
+        return network
+
+    def counted(self: EMA, step: int) -> None:
+        taken.append(step)
+        update(self, step)
+
+    work.setattr(resnet, "build", watched)
+    work.setattr(EMA, "update", counted)
+    run(*options, "--epochs", "2")
+    assert taken == list(range(2 * steps))
+    assert set(shapes) == set(parts) and len(shapes) >= 2 * steps * (1 if "--accumulate" not in options else 2)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, trained: Path) -> None:
+    """With a network without norms, whose statistics do depend on the parts, two parts of 4 train as one batch of 8 does."""
+
+    def plain(name: str, num_classes: int = 2, zero_init_residual: bool = False) -> torch.nn.Module:
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 5, 4), torch.nn.Flatten(), torch.nn.Linear(4 * 49, num_classes)
+        )
+
+    found = []
+    for accumulate in ("1", "2"):
+        folder = tmp_path / accumulate
+        folder.mkdir()
+        with inside(folder, network=plain, figures=False):
+            command(train, "--data", trained / "csv" / "tiny", *FAST, "--accumulate", accumulate)
+        found.append(read_tensors(folder / "weights" / "tiny" / "resnet18" / "last.safetensors"))
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_class_weights_reach_the_loss(
+    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
+) -> None:
+    run("--class-weights", "1,50", "--smoothing", "0")
+    best = tmp_path / "weights" / "tiny" / "resnet18" / "last.safetensors"
+    paths = [trained / "csv" / "tiny" / "valid" / f"{index}.png" for index in range(VALID)]
+    weighted = slow_probabilities(best, paths)[:, 1].mean()
+    assert weighted > slow_probabilities(trained / "weights/tiny/resnet18/last.safetensors", paths)[:, 1].mean() + 0.1
+
+
+def test_a_loss_that_explodes_is_said_and_not_saved(
+    tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
+) -> None:
+    with pytest.raises(UserError, match=r"no longer a finite number.*lower --lr"):
+        run("--lr", "1e38", "--clip", "0", "--warmup", "0")
+    assert not (tmp_path / "weights").exists()
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--size", "31"], "32 px or more"),
+        (["--epochs", "0"], "--epochs must be 1 or more"),
+        (["--batch-size", "0"], "--batch-size must be 1 or more"),
+        (["--batch-size", "8", "--accumulate", "3"], "must divide"),
+        (["--batch-size", "8", "--accumulate", "8"], "parts of 2 or more"),
+        (["--smoothing", "1"], "below 1"),
+        (["--ema", "-0.1"], "at least 0"),
+        (["--ema", "nan"], "at least 0"),
+        (["--lr", "0"], "--lr must be above 0"),
+        (["--lr", "nan"], "--lr must be above 0"),
+        (["--window", "0"], "--window must be above 0"),
+        (["--weight-decay", "-1"], "--weight-decay must be 0 or more"),
+        (["--warmup", "-1"], "--warmup must be 0 or more"),
+        (["--clip", "-1"], "--clip must be 0 or more"),
+        (["--patience", "-1"], "--patience must be 0 or more"),
+        (["--seed", "-1"], "--seed must be 0 or more"),
+        (["--device", "nonsense"], "--device nonsense"),
+        (["--class-weights", "1,2,3"], "2 numbers"),
+    ],
+)
+def test_numbers_that_no_run_can_use(
+    tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None], options: list[str], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        run(*options)
+    assert not (tmp_path / "weights").exists() and not (tmp_path / "report").exists()
+
+
+def test_problems_of_the_lists_are_one_error_and_nothing_starts(tmp_path: Path) -> None:
+    """As a user meets it: no traceback, exit status 2, nothing written."""
+    data = make_data(tmp_path / "csv" / "bad")
+    (data / "train" / "3.png").unlink()
+    (data / "train.csv").write_text((data / "train.csv").read_text().replace("./train/5.png,1", "./train/5.png,one"))
+    before = outputs(tmp_path)
+    done = script(tmp_path, "train.py", "--data", "bad", "--device", "cpu")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    for words in ("train.csv", "2 problems", "line 5: ./train/3.png does not exist", "line 7: label 'one'"):
+        assert words in done.stderr
+    assert outputs(tmp_path) == before
+
+
+def test_unreadable_images_are_one_error_and_nothing_is_trained(tmp_path: Path, work: pytest.MonkeyPatch) -> None:
+    data = make_data(tmp_path / "csv" / "bad")
+    (data / "train" / "3.png").write_bytes(b"no image")
+    (data / "valid" / "0.png").write_bytes((data / "valid" / "0.png").read_bytes()[:60])
+    with pytest.raises(UserError) as error:
+        command(train, "--data", "bad", *FAST)
+    assert "train/3.png" in str(error.value)
+    assert not (tmp_path / "weights").exists()
+
+
+def test_settings_can_be_read_as_plain_json(trained: Path) -> None:
+    """What a run was made with can be read without this project: a header of the file format, JSON."""
+    with (trained / "weights" / "tiny" / "resnet18" / "best.safetensors").open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    assert json.loads(header["__metadata__"]["about"])["settings"]["epochs"] == 3
+
+
+def test_thin_networks_do_not_fit_each_other() -> None:
+    """The tests above stand on it."""
+    shapes = {name: [tuple(p.shape) for p in thin(name).parameters()] for name in DEPTHS}
+    assert len({str(value) for value in shapes.values()}) == 3
