@@ -80,8 +80,7 @@ class LeukemiaLoader(Dataset[tuple[Tensor, int] | Tensor]):
     def __getitem__(self, index: int) -> tuple[Tensor, int] | Tensor:
         """Image ``index`` as float32 [3, size, size], with its label where the list has labels."""
         source = self.preprocessing.crop(read_image(self.list.paths[index]))
-        views = resample(torch.from_numpy(source[None]), self.preprocessing.size)
-        image = normalise(views, self.preprocessing.mean, self.preprocessing.std)[0]
+        image = network_input(torch.from_numpy(source[None]), self.preprocessing)[0]
         return image if self.mode not in LABELLED else (image, int(self.label[index]))
 
 
@@ -105,6 +104,12 @@ def measured_preprocessing(train: ImageList, size: int = 64) -> Preprocessing:
     preprocessing = Preprocessing(window, 2 * size, size, locate)
     mean, std = channel_statistics(np.stack([preprocessing.crop(image) for image in images]))
     return replace(preprocessing, mean=mean, std=std)
+
+
+def network_input(sources: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Stored windows, uint8 [N, S, S, 3] → what a network is evaluated on, float32 [N, 3, size, size], normalised."""
+    images = resample(sources, preprocessing.size, padding=preprocessing.padding)
+    return normalise(images, preprocessing.mean, preprocessing.std)
 
 
 class Batches:
@@ -141,10 +146,10 @@ class Batches:
             indices = order[start : start + self.batch_size]
             images = torch.from_numpy(self.store.images[self.store.rows[indices]]).to(self.device, non_blocking=True)
             if self.seed is None:
-                images = resample(images, self.size)
+                images = network_input(images, replace(self.preprocessing, size=self.size))
             else:
                 images = augment(images, self.size, self.seed, self.epoch, indices, self.preprocessing.padding)
-            images = normalise(images, self.preprocessing.mean, self.preprocessing.std)
+                images = normalise(images, self.preprocessing.mean, self.preprocessing.std)
             yield images, self.labels[indices].to(self.device, non_blocking=True), indices
 
 

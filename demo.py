@@ -37,8 +37,7 @@ from sklearn.metrics import confusion_matrix
 from torch import nn
 
 import resnet
-from dataloader import stored_batches
-from lab.augmentation import normalise, resample
+from dataloader import network_input, stored_batches
 from lab.checkpoint import About, check_classes, load_network, trained_models
 from lab.errors import UserError, run
 from lab.figures import draw_confusions
@@ -126,9 +125,7 @@ def show_images(
         print(f"\n{source}")
         for model, (network, about) in networks.items():
             crop = torch.from_numpy(about.preprocessing.crop(image)[None]).to(hardware.device)
-            batch = normalise(
-                resample(crop, about.preprocessing.size), about.preprocessing.mean, about.preprocessing.std
-            )
+            batch = network_input(crop, about.preprocessing)
             row = predict(
                 network, [(batch, torch.empty(0), np.arange(1))], hardware, decide_d4(about, "auto", quiet=True)
             )[0]

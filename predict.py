@@ -45,7 +45,7 @@ import pandas as pd
 import resnet
 from dataloader import list_name, stored_batches
 from lab.checkpoint import About, check_classes, load_network, trained_models
-from lab.errors import run
+from lab.errors import UserError, run
 from lab.files import write_whole
 from lab.hardware import Hardware, choose_hardware
 from lab.inference import decide_d4, predict
@@ -56,7 +56,15 @@ def main() -> None:
     """One submission for each depth asked for."""
     args = arguments().parse_args()
     data = read_data_set(args.data, args.root)
-    models = trained_models(args.weights / data.name) if args.model == "all" else [args.model]
+    models = [args.model]
+    if args.model == "all":
+        trained = trained_models(args.weights / data.name)
+        models = [model for model in trained if (data.folder / f"{list_name(model)}.csv").is_file()]
+        for model in trained:
+            if model not in models:
+                print(f"{model}: left out, there is no {list_name(model)}.csv in {data.folder}")
+    if not models:
+        raise UserError(f"{data.folder}: none of the trained models has a test list there.")
     # All lists are checked before the first network predicts.
     lists = {model: read_list(data, list_name(model), labelled=False) for model in models}
     hardware = choose_hardware(args.device, args.precision)

@@ -121,6 +121,8 @@ def main() -> None:
         counts = np.bincount(images.labels, minlength=len(data.classes))
         shares = ", ".join(f"{count:,} {name}" for count, name in zip(counts, data.classes, strict=True))
         print(f"{name}: {len(images):,} images ({shares})")
+    if len(lists["train"]) < 2:
+        raise UserError(f"{lists['train'].csv}: one image is not enough to train on; batch norm needs two or more.")
     hardware = choose_hardware(args.device, args.precision)
     if args.batch_size is None:
         # A CPU is as fast with few images as with many, and more steps learn more; a GPU wants more to do at once.

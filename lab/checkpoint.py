@@ -114,8 +114,8 @@ def load_network(path: Path, model: str | None, build: Callable[[str, int], nn.M
 
 
 def check_classes(path: Path, about: About, classes: list[str]) -> None:
-    """Refuse a checkpoint that was trained on other classes than the data set's."""
-    if about.classes != classes:
+    """Refuse a checkpoint that was trained on other classes than the data set's, where these are known."""
+    if classes and about.classes != classes:
         raise UserError(
             f"{path}: trained on {len(about.classes)} classes {about.classes}, but the data set has {len(classes)}: {classes}."
         )

@@ -15,7 +15,7 @@ from lab.files import write_whole
 from lab.galleries import draw_augmented, draw_preprocessing
 from lab.images import read_image
 from lab.lists import ImageList
-from lab.preprocessing import Preprocessing, cell_mask, window_corner
+from lab.preprocessing import Preprocessing, window_corner
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
@@ -28,7 +28,10 @@ def read_histories(folder: Path) -> dict[str, pd.DataFrame]:
     paths = sorted(folder.glob("history_resnet*.csv"), key=lambda path: int(path.stem.removeprefix("history_resnet")))
     histories = {}
     for path in paths:
-        table = pd.read_csv(path)
+        try:
+            table = pd.read_csv(path)
+        except pd.errors.EmptyDataError:
+            table = pd.DataFrame()
         if "epoch" not in table or "test_accuracy" not in table or table.empty:
             raise UserError(f"{path}: not a history; expected columns such as epoch and test_accuracy.")
         histories[path.stem.removeprefix("history_")] = table
@@ -53,13 +56,14 @@ def draw_data_figures(
         raw = read_image(train.paths[index])
         cropped = preprocessing.crop(raw)
         source = torch.from_numpy(cropped[None])
-        shown = to_uint8(resample(source, preprocessing.size))[0]
-        x, y = window_corner(raw, preprocessing.window, preprocessing.locate)
+        shown = to_uint8(resample(source, preprocessing.size, padding=preprocessing.padding))[0]
+        mask = preprocessing.mask(raw)
+        x, y = window_corner(raw, preprocessing.window, mask)
         rows.append(
             {
                 "class_name": classes[int(train.labels[index])],
                 "raw": raw,
-                "mask": cell_mask(raw) if preprocessing.locate == "cell" else None,
+                "mask": mask,
                 "window": (x, y, preprocessing.window),
                 "cropped": cropped,
                 "input": shown,

@@ -40,7 +40,8 @@ class ImageList:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A folder of lists: its short name, where it lies, where the images lie, and the names of the K classes."""
+    """A folder of lists: its short name, where it lies, where the images lie, and the names of the K classes
+    (none where there are test lists alone)."""
 
     name: str
     folder: Path
@@ -93,6 +94,8 @@ def read_classes(folder: Path) -> list[str]:
             name.strip() for _, name in sorted(zip(labels, table["name"], strict=True), key=lambda pair: pair[0] or 0)
         ]
     path = folder / "train.csv"
+    if not path.is_file():
+        return []  # test lists alone, beside weights made elsewhere: their checkpoint names the classes
     found = map(parse_label, read_csv(path, ["Path", "label"])["label"])
     seen = {label for label in found if label is not None and label >= 0}  # read_list reports the others by row
     if not seen:
@@ -190,6 +193,7 @@ def read_list(data: DataSet, name: str, labelled: bool, check_files: bool = True
             )
     if problems:
         tried = f"{data.root}" if data.root is not None else f"{data.folder} and {Path.cwd()}"
-        raise problems_error(f"{path}: {len(problems):,} problems; paths were tried against {tried}:", problems)
+        count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}"
+        raise problems_error(f"{path}: {count}; paths were tried against {tried}:", problems)
     labels = np.array(parsed if labelled else [-1] * len(ids), dtype=np.int64)
     return ImageList(path, ids, paths, labels, lines)

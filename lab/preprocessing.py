@@ -40,10 +40,15 @@ class Preprocessing:
         """What lies beyond a turned window, in torch's words: black around a cell on black, else the smear, reflected."""
         return "zeros" if self.locate == "cell" else "reflection"
 
+    def mask(self, image: np.ndarray) -> np.ndarray | None:
+        """The cell's pixels, bool [H, W], where the window is to lie on the cell and one is found."""
+        return cell_mask(image) if self.locate == "cell" else None
+
     def crop(self, image: np.ndarray) -> np.ndarray:
         """Raw RGB uint8 [H, W, 3] → the window, scaled to RGB uint8 [source, source, 3]."""
-        x, y = window_corner(image, self.window, self.locate)
-        square = cut(image, x, y, self.window)
+        mask = self.mask(image)
+        x, y = window_corner(image, self.window, mask)
+        square = cut(image, x, y, self.window, black=mask is not None)
         # Pillow's bicubic widens its kernel when it shrinks, so nothing aliases.
         return np.array(Image.fromarray(square).resize((self.source, self.source), Image.Resampling.BICUBIC))
 
@@ -73,14 +78,13 @@ def cell_mask(image: np.ndarray) -> np.ndarray | None:
     return bright
 
 
-def window_corner(image: np.ndarray, window: int, locate: str) -> tuple[int, int]:
+def window_corner(image: np.ndarray, window: int, mask: np.ndarray | None) -> tuple[int, int]:
     """Left and top of the window, in raw pixels; may lie outside the image. The fallback is the image's centre.
 
     The window is centred on the cell's centroid, not on its bounding box, which a thin smear of stain can stretch.
     """
     height, width = image.shape[:2]
     x, y = width / 2, height / 2
-    mask = cell_mask(image) if locate == "cell" else None
     if mask is not None:
         columns, rows = mask.sum(axis=0), mask.sum(axis=1)
         x = float((columns * (np.arange(width) + 0.5)).sum() / columns.sum())
@@ -89,15 +93,18 @@ def window_corner(image: np.ndarray, window: int, locate: str) -> tuple[int, int
     return math.floor(x - window / 2 + 0.5), math.floor(y - window / 2 + 0.5)
 
 
-def cut(image: np.ndarray, x: int, y: int, side: int) -> np.ndarray:
+def cut(image: np.ndarray, x: int, y: int, side: int, black: bool = False) -> np.ndarray:
     """The square [side, side, 3] of ``image`` from (x, y) on.
 
-    What lies outside is the border's colour continued (black on the lab's images), which no network can take for an edge.
+    What lies outside is ``black``, or else the border's colour continued, which no network can take for an edge.
     """
     height, width = image.shape[:2]
     columns = np.clip(np.arange(x, x + side), 0, width - 1)
     rows = np.clip(np.arange(y, y + side), 0, height - 1)
-    return np.ascontiguousarray(image[rows[:, None], columns])
+    square = np.ascontiguousarray(image[rows[:, None], columns])
+    if black:
+        square[(np.arange(y, y + side) != rows)[:, None] | (np.arange(x, x + side) != columns)] = 0
+    return square
 
 
 def choose_window(images: list[np.ndarray]) -> tuple[int, Literal["cell", "centre"], str]:

@@ -73,7 +73,7 @@ def size_at(epoch: int, settings: Settings) -> int:
     EfficientNetV2, arXiv 2104.00298, §4)."""
     if not settings.progressive:
         return settings.size
-    share = (0.5, 0.75, 1.0)[min(2, 3 * epoch // settings.epochs)]
+    share = (0.5, 0.75, 1.0)[3 * epoch // settings.epochs] if epoch + 1 < settings.epochs else 1.0
     return max(32, round(settings.size * share))
 
 

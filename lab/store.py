@@ -22,7 +22,7 @@ from lab.images import decode
 from lab.lists import ImageList, problems_error
 from lab.preprocessing import Preprocessing
 
-VERSION = 1  # raised whenever decoding or cropping changes what a store holds
+VERSION = 2  # raised whenever decoding or cropping changes what a store holds
 
 
 @dataclass(frozen=True)

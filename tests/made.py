@@ -152,7 +152,8 @@ def slow_probabilities(checkpoint: Path, paths: list[Path], network: Any = thin,
     rows = []
     for path in paths:
         source = torch.from_numpy(about.preprocessing.crop(read_image(path))[None])
-        image = normalise(resample(source, about.preprocessing.size), about.preprocessing.mean, about.preprocessing.std)
+        image = resample(source, about.preprocessing.size, padding=about.preprocessing.padding)
+        image = normalise(image, about.preprocessing.mean, about.preprocessing.std)
         views = [image]
         if d4:
             turned = (image, image.rot90(1, (2, 3)), image.rot90(2, (2, 3)), image.rot90(3, (2, 3)))

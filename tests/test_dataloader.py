@@ -23,7 +23,7 @@ from dataloader import (
     sample_images,
     stored_batches,
 )
-from lab.augmentation import augment, normalise
+from lab.augmentation import augment, normalise, resample
 from lab.errors import UserError
 from lab.images import read_image
 from lab.lists import read_data_set, read_list
@@ -104,8 +104,8 @@ def test_the_loader_reads_preprocesses_and_normalises(make_data: Callable[..., P
     folder = make_data()
     loader = LeukemiaLoader(folder, "valid", folder, SMALL)
     source = SMALL.crop(read_image(folder / "valid" / "3.bmp"))
-    small = source.reshape(12, 2, 12, 2, 3).mean(axis=(1, 3)) / 255
-    expected = ((small - SMALL.mean) / SMALL.std).transpose(2, 0, 1)
+    small = resample(torch.from_numpy(source[None]), 12, padding="zeros")[0].numpy()
+    expected = (small - np.reshape(SMALL.mean, (3, 1, 1))) / np.reshape(SMALL.std, (3, 1, 1))
     np.testing.assert_allclose(loader[3][0].numpy(), expected, atol=1e-5)
 
 
@@ -205,8 +205,8 @@ def test_training_drops_the_last_batch_that_is_not_full_and_evaluation_nothing(c
 def test_evaluation_is_the_list_in_order_unchanged() -> None:
     store = made_store(7)
     views = by_index(batches(7, 3))
-    source = store.images[store.rows].reshape(7, 12, 2, 12, 2, 3).mean(axis=(2, 4)) / 255
-    expected = ((source - SMALL.mean) / SMALL.std).transpose(0, 3, 1, 2)
+    small = resample(torch.from_numpy(store.images[store.rows]), 12, padding="zeros").numpy()
+    expected = (small - np.reshape(SMALL.mean, (3, 1, 1))) / np.reshape(SMALL.std, (3, 1, 1))
     for index, view in views.items():
         np.testing.assert_allclose(view.numpy(), expected[index], atol=1e-5)
     again = batches(7, 3)

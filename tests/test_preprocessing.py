@@ -79,19 +79,19 @@ def test_the_view_of_a_cell_is_the_same_wherever_it_lies(cell: np.ndarray, data:
 def test_the_window_is_centred_on_the_centroid() -> None:
     for x, y in ((100.0, 60.0), (31.5, 80.5), (0.0, 119.0)):
         image = disc(120, 160, x, y, 12)
-        corner = window_corner(image, 40, "cell")
+        corner = window_corner(image, 40, cell_mask(image))
         rows, columns = np.nonzero(image.any(axis=2))
         np.testing.assert_allclose(corner, [columns.mean() + 0.5 - 20, rows.mean() + 0.5 - 20], atol=0.5)
     tailed = disc(120, 160, 80, 60, 20)
     tailed[58:60, 100:155] = STAIN  # a thin smear of stain moves the centroid far less than the bounding box
-    assert abs(window_corner(tailed, 64, "cell")[0] - 48) < 8
+    assert abs(window_corner(tailed, 64, cell_mask(tailed))[0] - 48) < 8
 
 
 def test_outside_the_image_black_stays_black_and_a_smear_goes_on() -> None:
     at_corner = disc(100, 100, 26, 26, 25)  # three eighths of the window lie outside
     view = ON_CELL.crop(at_corner)
     rows, columns = np.nonzero(bright(view))
-    assert window_corner(at_corner, 128, "cell") == (-38, -38)
+    assert window_corner(at_corner, 128, cell_mask(at_corner)) == (-38, -38)
     assert view[:, :18].max() == view[:18].max() == 0
     assert abs(rows.mean() - 31.5) < 1 and abs(columns.mean() - 31.5) < 1
     smear = disc(100, 100, 50, 50, 25, background=SMEAR)
@@ -127,10 +127,10 @@ def test_without_a_cell_on_black_the_window_lies_on_the_centre() -> None:
         np.full((80, 100, 3), DARK - 1, np.uint8),  # noise of the background
     ):
         assert cell_mask(image) is None
-        assert window_corner(image, 40, "cell") == centre
+        assert window_corner(image, 40, cell_mask(image)) == centre
     cell = disc(80, 100, 20, 20, 15)
-    assert window_corner(cell, 40, "cell") == (0, 0)
-    assert window_corner(cell, 40, "centre") == centre
+    assert window_corner(cell, 40, cell_mask(cell)) == (0, 0)
+    assert window_corner(cell, 40, None) == centre
 
 
 def test_the_mask_is_the_cell_without_the_noise_of_the_background() -> None:
@@ -196,7 +196,7 @@ def test_the_window_of_the_real_cells_on_black(shared_data: Callable[[str], Path
     for image in images:
         mask = cell_mask(image)
         assert mask is not None
-        x, y = window_corner(image, side, locate)
+        x, y = window_corner(image, side, cell_mask(image) if locate == "cell" else None)
         kept = mask[max(y, 0) : y + side, max(x, 0) : x + side].sum() / mask.sum()
         assert kept > 0.97  # of the widest, which is not symmetric about its centroid
         assert max(abs(x + side / 2 - 225), abs(y + side / 2 - 225)) < 16  # every centroid is near the centre
