@@ -11,17 +11,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lab.options import add_machine, add_places, add_report
+
 
 def arguments() -> argparse.ArgumentParser:
     """The options, each with its one default."""
     parser = argparse.ArgumentParser(description="Show the saved networks' results, and predict single images.")
     parser.add_argument("images", nargs="*", type=Path, help="images to predict, any format that Pillow reads")
-    parser.add_argument("--data", default="lab3", help="folder of lists, or its name below csv/ (default: lab3)")
-    parser.add_argument("--root", help="folder that the paths of the lists start from (default: the lists' own folder)")
-    parser.add_argument("--weights", default="weights", type=Path, help="where checkpoints are (default: weights)")
-    parser.add_argument("--report", default="report", type=Path, help="where the figures go (default: report)")
-    parser.add_argument("--device", default="auto", help="cuda, cpu, … (default: cuda where there is one)")
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
+    add_places(parser)
+    add_report(parser)
+    add_machine(parser)
     return parser
 
 

@@ -11,28 +11,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lab.options import add_machine, add_places, add_trained_model
+
 
 def arguments() -> argparse.ArgumentParser:
     """The options, each with its one default."""
     parser = argparse.ArgumentParser(description="Write the Kaggle submission of each depth.")
-    parser.add_argument(
-        "--model",
-        default="all",
-        choices=["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "all"],
-        help="all means those that are trained (default: all)",
-    )
-    parser.add_argument("--data", default="lab3", help="folder of lists, or its name below csv/ (default: lab3)")
-    parser.add_argument("--root", help="folder that the paths of the lists start from (default: the lists' own folder)")
-    parser.add_argument("--weights", default="weights", type=Path, help="where checkpoints are (default: weights)")
+    add_places(parser)
+    add_trained_model(parser)
     parser.add_argument("--out", type=Path, help="folder of the submissions (default: csv/<data>)")
-    parser.add_argument(
-        "--d4",
-        default="auto",
-        choices=["auto", "on", "off"],
-        help="average over the 8 views (auto: if it helps on valid)",
-    )
-    parser.add_argument("--device", default="auto", help="cuda, cpu, … (default: cuda where there is one)")
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
+    add_machine(parser)
     return parser
 
 

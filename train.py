@@ -16,7 +16,7 @@ import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
-DEPTHS = ["resnet18", "resnet50", "resnet152"]  # the lab's three; "all" means these
+from lab.options import DEPTHS, MODELS, add_machine, add_places, add_report
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -26,13 +26,9 @@ def arguments() -> argparse.ArgumentParser:
         epilog="an unfinished run goes on where it stopped; --fresh starts over.",
     )
     run = parser.add_argument_group("what to train")
-    run.add_argument(
-        "--model", default="resnet18", choices=["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "all"]
-    )
-    run.add_argument("--data", default="lab3", help="folder of lists, or its name below csv/ (default: lab3)")
-    run.add_argument("--root", help="folder that the paths of the lists start from (default: the lists' own folder)")
-    run.add_argument("--weights", default="weights", type=Path, help="where checkpoints go (default: weights)")
-    run.add_argument("--report", default="report", type=Path, help="where history and figures go (default: report)")
+    run.add_argument("--model", default="resnet18", choices=[*MODELS, "all"], help="all means 18, 50 and 152 in turn")
+    add_places(run)
+    add_report(run)
     run.add_argument("--fresh", action="store_true", help="start over; an earlier run of the same model is overwritten")
 
     images = parser.add_argument_group("images")
@@ -71,8 +67,7 @@ def arguments() -> argparse.ArgumentParser:
     recipe.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
 
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--device", default="auto", help="cuda, cpu, … (default: cuda where there is one)")
-    machine.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
+    add_machine(machine)
     return parser
 
 
