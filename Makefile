@@ -32,11 +32,13 @@ lint: .venv/dev
 	$(BIN)/mypy .
 
 bench: .venv/dev
+	test -f $(DATA)/train.csv || $(BIN)/python prepare.py sample --out $(DATA)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/data.py
 
 .venv/run: requirements.txt constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	touch $@
 
@@ -44,5 +46,5 @@ bench: .venv/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
 	touch $@
 
-clean:
-	rm -rf .store $(DATA) weights/sample report/sample
+clean: # of the sample only
+	rm -rf csv/sample .store/sample weights/sample report/sample

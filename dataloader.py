@@ -30,6 +30,7 @@ from lab.preprocessing import Preprocessing, channel_statistics, choose_window
 from lab.store import Store, open_stores
 
 LABELLED = ("train", "valid")
+EVALUATION_BATCH = 128  # images; only speed depends on it
 STORES = Path(".store")  # git-ignored; safe to delete, it is built again
 
 
@@ -158,4 +159,4 @@ def stored_batches(
 ) -> Batches:
     """A list in order and unaugmented, through its store in ``.store/<data>``."""
     store = open_stores({list_name: images}, preprocessing, STORES / data_name)[list_name]
-    return Batches(store, images.labels, preprocessing, 128, device)
+    return Batches(store, images.labels, preprocessing, EVALUATION_BATCH, device)

@@ -44,7 +44,7 @@ from lab.galleries import draw_predictions
 from lab.hardware import Hardware, choose_hardware
 from lab.images import read_image
 from lab.inference import decide_d4, predict
-from lab.lists import DataSet, ImageList, read_data_set, read_list
+from lab.lists import DataSet, ImageList, data_name, read_data_set, read_list
 from lab.metrics import wilson
 
 Networks = dict[str, tuple[nn.Module, About]]
@@ -54,13 +54,14 @@ def main() -> None:
     """Load every trained depth; results on the valid list, then the images named."""
     args = arguments().parse_args()
     images = [read_image(path) for path in args.images]
-    name = Path(args.data).resolve().name  # as read_data_set names it; the lists themselves may be missing here
-    name = "lab3" if name == "csv" else name
+    name = data_name(args.data)  # the lists themselves may be missing here
     hardware = choose_hardware(args.device, args.precision)
     networks: Networks = {}
     for model in trained_models(args.weights / name):
         network, about = load_network(args.weights / name / model / "best.safetensors", model, resnet.build)
         networks[model] = (hardware.place(network), about)
+    if len({tuple(about.classes) for _, about in networks.values()}) > 1:
+        raise UserError(f"{args.weights / name}: the saved models were trained on different classes; train them anew.")
     report = args.report / name
     try:
         data = read_data_set(args.data, args.root)

@@ -32,17 +32,15 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 
-import resnet
-from dataloader import stored_batches
-from lab.checkpoint import check_classes, load_network, trained_models
+from lab.checkpoint import trained_models
 from lab.errors import run
 from lab.figures import display_name, draw_confusion, draw_roc
 from lab.files import write_whole
-from lab.hardware import Hardware, choose_hardware
+from lab.hardware import choose_hardware
 from lab.history import redraw_accuracy
-from lab.inference import decide_d4, predict
-from lab.lists import DataSet, ImageList, read_data_set, read_list
+from lab.lists import ImageList, read_data_set, read_list
 from lab.metrics import metrics_table, wilson, write_metrics
+from predict import predict_list
 
 
 def main() -> None:
@@ -56,38 +54,29 @@ def main() -> None:
 
     results = {}
     for model in models:
-        probabilities = predict_valid(
-            args.weights / data.name / model / "best.safetensors", model, data, valid, args.d4, hardware
-        )
+        path = args.weights / data.name / model / "best.safetensors"
+        probabilities, about = predict_list(path, model, data, "valid", valid, args.d4, hardware)
         results[model] = (valid.labels, probabilities)
         write_predictions(report / f"valid_{model}.csv", valid, probabilities)
-        matrix = confusion_matrix(valid.labels, probabilities.argmax(axis=1), labels=range(len(data.classes)))
+        matrix = confusion_matrix(valid.labels, probabilities.argmax(axis=1), labels=range(len(about.classes)))
         hits = int(np.trace(matrix))
         low, high = wilson(hits, len(valid))
         percent = f"{100 * hits / len(valid):.2f} % ({100 * low:.2f}–{100 * high:.2f})"
         draw_confusion(
             matrix,
-            data.classes,
+            about.classes,
             report / f"confusion_{model}.png",
             f"{display_name(model)} on {data.name}: accuracy {percent}",
         )
         print(f"{model}: accuracy {percent}, {hits:,} of {len(valid):,} images of valid.csv")
 
-    write_metrics(report / "metrics.csv", metrics_table(results, data.classes))
-    draw_roc(results, data.classes, report / "roc.png", f"ROC on {data.name}, valid.csv")
+    only = "" if args.model == "all" else f"_{args.model}"  # one depth alone leaves the table of all as it is
+    write_metrics(report / f"metrics{only}.csv", metrics_table(results, about.classes))
+    draw_roc(results, about.classes, report / f"roc{only}.png", f"ROC on {data.name}, valid.csv")
     redraw_accuracy(report)
     print(
-        f"written to {report}: metrics.csv, accuracy_comparison.png, roc.png, and per depth confusion_*.png, valid_*.csv"
+        f"written to {report}: metrics{only}.csv, roc{only}.png, accuracy_comparison.png, confusion_*.png, valid_*.csv"
     )
-
-
-def predict_valid(path: Path, model: str, data: DataSet, valid: ImageList, d4: str, hardware: Hardware) -> np.ndarray:
-    """Probabilities [N, K] of a saved depth on the valid list, preprocessed as its checkpoint says."""
-    network, about = load_network(path, model, resnet.build)
-    check_classes(path, about, data.classes)
-    hardware.place(network)
-    batches = stored_batches(data.name, "valid", valid, about.preprocessing, hardware.device)
-    return predict(network, batches, hardware, decide_d4(about, d4), f"testing {model}")
 
 
 def write_predictions(path: Path, images: ImageList, probabilities: np.ndarray) -> None:

@@ -59,7 +59,7 @@ def main() -> None:
     out = args.out or submission_folder(data)
     for model, images in lists.items():
         path = args.weights / data.name / model / "best.safetensors"
-        probabilities, about = predict_list(path, model, data, images, args.d4, hardware)
+        probabilities, about = predict_list(path, model, data, "test", images, args.d4, hardware)
         predictions = probabilities.argmax(axis=1)
         target = out / f"submission_{model}.csv"
         table = pd.DataFrame({"ID": images.ids, "label": predictions.astype(int)})
@@ -76,13 +76,13 @@ def submission_folder(data: DataSet) -> Path:
 
 
 def predict_list(
-    path: Path, model: str, data: DataSet, images: ImageList, d4: str, hardware: Hardware
+    path: Path, model: str, data: DataSet, name: str, images: ImageList, d4: str, hardware: Hardware
 ) -> tuple[np.ndarray, About]:
-    """Probabilities [N, K] of a saved depth for a list, preprocessed as its checkpoint says."""
+    """Probabilities [N, K] of a saved depth for a list, preprocessed as its checkpoint says; ``name`` is its store's."""
     network, about = load_network(path, model, resnet.build)
     check_classes(path, about, data.classes)
     hardware.place(network)
-    batches = stored_batches(data.name, "test", images, about.preprocessing, hardware.device)
+    batches = stored_batches(data.name, name, images, about.preprocessing, hardware.device)
     return predict(network, batches, hardware, decide_d4(about, d4), f"predicting {model}"), about
 
 

@@ -38,6 +38,7 @@ def seed(text: str) -> int:
 
 
 def arguments() -> argparse.ArgumentParser:
+    """The four subcommands and their options."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{sample,cnmc,folders,medmnist}")
@@ -92,12 +93,14 @@ from lab import sample as generator
 from lab import splits
 from lab.errors import UserError, run
 from lab.files import replacing, write_whole
+from lab.images import SUFFIXES
 
-SUFFIXES = {".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 CLASSES = ("normal", "leukemia blast")
+MEDMNIST_PARTS = {"train": "train", "valid": "val", "test": "test"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the subcommand asked for."""
     args = arguments().parse_args(argv)
     if args.command == "sample":
         return sample(args)
@@ -118,16 +121,16 @@ def sample(args: argparse.Namespace) -> int:
     counts = {split: getattr(args, split) for split in generator.SPLITS}
     settings = {"generator": generator.GENERATOR, "seed": args.seed, **counts}
     made = out / "sample.json"
-    if not args.fresh and made.exists() and _same(made, settings) and _complete(out, counts):
+    if not args.fresh and made.exists() and same_settings(made, settings) and all_there(out, counts):
         print(f"{out} is already there, made with the same settings (--fresh draws it again).")
-        return _next(out)
+        return say_next(out)
     refuse(out, args.fresh)
     remove_lists(out)
     images = tqdm(generator.write(out, counts, args.seed), total=sum(counts.values()), desc="drawing", unit="image")
     table = pd.DataFrame(images, columns=["list", "path", "label"])
     finish(out, table, CLASSES, args.seed)
     write_whole(made, json.dumps(settings, indent=2) + "\n")
-    return _next(out)
+    return say_next(out)
 
 
 def cnmc(args: argparse.Namespace) -> int:
@@ -145,7 +148,7 @@ def cnmc(args: argparse.Namespace) -> int:
         f"{patients} patients; {copies:,} byte-identical copies join them into {groups} groups, each kept in one list."
     )
     finish(out, table, CLASSES, args.seed)
-    return _next(out, args.src)
+    return say_next(out, args.src)
 
 
 def folders(args: argparse.Namespace) -> int:
@@ -163,16 +166,18 @@ def folders(args: argparse.Namespace) -> int:
     table = pd.DataFrame({"path": inside, "label": [names.index(path.split("/")[0]) for path in inside]})
     table = kept(table.assign(sha256=fingerprints(args.src, table["path"])))
     finish(out, splits.split_by_image(table, args.shares, args.seed), names, args.seed)
-    return _next(out, args.src)
+    return say_next(out, args.src)
 
 
 def medmnist(args: argparse.Namespace) -> int:
     """Write the arrays of a MedMNIST file as PNG images; its own split is kept."""
     out = target(args, args.src.stem)
     rows: list[tuple[str, str, int]] = []
-    for split, part in (("train", "train"), ("valid", "val"), ("test", "test")):
-        images, labels = medmnist_part(args.src, part)
-        remove_lists(out)
+    parts = {
+        split: medmnist_part(args.src, part) for split, part in MEDMNIST_PARTS.items()
+    }  # all read before any is written
+    remove_lists(out)
+    for split, (images, labels) in parts.items():
         for index in tqdm(range(len(images)), desc=f"writing {split}", unit="image"):
             with replacing(out / split / f"{index}.png") as temporary:
                 Image.fromarray(images[index]).save(temporary)
@@ -181,7 +186,7 @@ def medmnist(args: argparse.Namespace) -> int:
     names = [f"class {label}" for label in range(int(table["label"].max()) + 1)]
     finish(out, table, names, args.seed)
     print(f"the file does not name its classes: write their names into {out / 'classes.csv'}.")
-    return _next(out)
+    return say_next(out)
 
 
 # ---- their steps ------------------------------------------------------------------------------------------------------------
@@ -197,6 +202,7 @@ def target(args: argparse.Namespace, name: str) -> Path:
 
 
 def refuse(out: Path, fresh: bool) -> None:
+    """Stop before lists that are there are written over, unless ``fresh``."""
     there = [name for name in splits.FILES if (out / name).exists()]
     if there and not fresh:
         raise UserError(
@@ -277,19 +283,22 @@ def finish(out: Path, table: pd.DataFrame, names: Sequence[str], random_seed: in
     print(f"wrote {out}: {', '.join(splits.FILES)}")
 
 
-def _same(made: Path, settings: dict[str, int]) -> bool:
+def same_settings(made: Path, settings: dict[str, int]) -> bool:
+    """Whether the sample noted in ``made`` was drawn with these settings."""
     try:
         return json.loads(made.read_text(encoding="utf-8")) == settings
     except ValueError:
         return False
 
 
-def _complete(out: Path, counts: dict[str, int]) -> bool:
+def all_there(out: Path, counts: dict[str, int]) -> bool:
+    """Whether every list and every image of a sample is there."""
     images = (out / split / f"{index}.bmp" for split, number in counts.items() for index in range(number))
     return all((out / name).exists() for name in splits.FILES) and all(image.exists() for image in images)
 
 
-def _next(out: Path, root: Path | None = None) -> int:
+def say_next(out: Path, root: Path | None = None) -> int:
+    """Print the command that trains on these lists; exit status 0."""
     command = ["python", "train.py", "--model", "resnet18", "--data", str(out)]
     print(f"next: {shlex.join(command + (['--root', str(root)] if root else []))}")
     return 0

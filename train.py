@@ -15,6 +15,7 @@ import argparse
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from lab.options import DEPTHS, MODELS, add_machine, add_places, add_report
 
@@ -83,7 +84,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 import resnet
-from dataloader import STORES, Batches, sample_images
+from dataloader import EVALUATION_BATCH, STORES, Batches, sample_images
 from lab.checkpoint import (
     About,
     check_classes,
@@ -101,7 +102,7 @@ from lab.errors import UserError, run
 from lab.hardware import Hardware, choose_hardware
 from lab.history import draw_data_figures, redraw_accuracy, write_history
 from lab.inference import predict
-from lab.lists import DataSet, ImageList, read_data_set, read_list
+from lab.lists import DataSet, ImageList, list_digest, read_data_set, read_lists
 from lab.preprocessing import Preprocessing, channel_statistics, choose_window
 from lab.recipe import Settings, check_same, class_weights, learning_rate, make_optimizer, size_at
 from lab.store import Store, open_stores
@@ -110,20 +111,17 @@ from lab.store import Store, open_stores
 def main() -> None:
     """Check everything, then train each model asked for."""
     args = arguments().parse_args()
+    check_numbers(args)
     data = read_data_set(args.data, args.root)
-    lists = {name: read_list(data, name, labelled=True) for name in ("train", "valid")}
+    lists = read_lists(data, ("train", "valid"))
     for name, images in lists.items():
         counts = np.bincount(images.labels, minlength=len(data.classes))
         shares = ", ".join(f"{count:,} {name}" for count, name in zip(counts, data.classes, strict=True))
         print(f"{name}: {len(images):,} images ({shares})")
     if len(lists["train"]) < 2:
         raise UserError(f"{lists['train'].csv}: one image is not enough to train on; batch norm needs two or more.")
+    class_weights(args.class_weights, lists["train"].labels, len(data.classes), torch.device("cpu"))
     hardware = choose_hardware(args.device, args.precision)
-    if args.batch_size is None:
-        # A CPU is as fast with few images as with many, and more steps learn more; a GPU wants more to do at once.
-        args.batch_size = 32 if hardware.device.type == "cpu" else 64
-        print(f"batch: {args.batch_size} images, the default on {hardware.device.type}")
-    check_numbers(args)
     for model in DEPTHS if args.model == "all" else [args.model]:
         train(model, args, data, lists, hardware)
 
@@ -135,11 +133,13 @@ def check_numbers(args: argparse.Namespace) -> None:
             f"--size {args.size} is too small: a ResNet halves its input five times and needs 32 px or more."
         )
     for name in ("epochs", "batch_size", "accumulate"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(args, name)}.")
-    if args.batch_size % args.accumulate or args.batch_size // args.accumulate < 2:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {value}.")
+    batch = args.batch_size or 32
+    if batch % args.accumulate or batch // args.accumulate < 2:
         raise UserError(
-            f"--accumulate {args.accumulate} must divide --batch-size {args.batch_size} into equal parts of 2 or more."
+            f"--accumulate {args.accumulate} must divide the batch of {batch} into equal parts of 2 or more."
         )
     for name in ("window", "lr"):
         value = getattr(args, name)
@@ -159,13 +159,22 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
     best, last = folder / "best.safetensors", folder / "last.safetensors"
     history = args.report / data.name / f"history_{model}.csv"
     saved = read_about(last, model) if last.is_file() and not args.fresh else None
+    if saved is None and not args.fresh and best.is_file() and read_about(best, model).epoch > 1:
+        raise UserError(
+            f"{best} is there without {last.name}; put that back to go on, or --fresh to train anew over it."
+        )
+    digest = list_digest(data)
 
     # ---- images
     if saved is not None:
-        final = replace(saved.preprocessing, size=saved.settings["size"])
+        final = saved.preprocessing
         settings = Settings(**saved.settings)
-        check_same(settings, chosen_settings(model, args, hardware, final), last)
+        check_same(settings, chosen_settings(model, args, hardware, final, settings), last)
         check_classes(last, saved, data.classes)
+        if saved.lists not in ("", digest):
+            raise UserError(
+                f"{last}: {data.folder} has changed since this run began; --fresh starts over on the new lists."
+            )
         if not best.is_file():
             raise UserError(f"{best}: missing beside {last.name}; put it back to go on, or --fresh to start over.")
         if saved.finished and "valid_accuracy_d4" in read_about(best, model).metrics:
@@ -173,7 +182,7 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
             return
     else:
         final = choose_preprocessing(args, lists["train"], hardware)
-        settings = chosen_settings(model, args, hardware, final)
+        settings = chosen_settings(model, args, hardware, final, None)
     stores = open_stores(lists, final, STORES / data.name)
     if saved is None:
         warn_of_shared_images(stores)
@@ -181,7 +190,7 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
         final = replace(final, mean=mean, std=std)
     micro = settings.batch_size // settings.accumulate
     batches = Batches(stores["train"], lists["train"].labels, final, micro, hardware.device, settings.seed)
-    valid = Batches(stores["valid"], lists["valid"].labels, final, 256, hardware.device)
+    valid = Batches(stores["valid"], lists["valid"].labels, final, EVALUATION_BATCH, hardware.device)
     accumulate = min(settings.accumulate, len(batches))
     steps = len(batches) // accumulate
 
@@ -189,26 +198,30 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
     torch.manual_seed(settings.seed)
     network = resnet.build(model, len(data.classes), zero_init_residual=settings.zero_init)
     hardware.place(network)
-    optimizer = make_optimizer(network, settings)
+    optimizer = make_optimizer(network, settings, hardware.precision)
     scaler = torch.amp.GradScaler(hardware.device.type, enabled=hardware.precision == "fp16")
     ema = EMA(network, settings.ema)
     weight = class_weights(settings.class_weights, lists["train"].labels, len(data.classes), hardware.device)
-    about = saved or About(model, data.classes, final, data.name, settings=asdict(settings))
-    about.train_share = (np.bincount(lists["train"].labels, minlength=len(data.classes)) / len(lists["train"])).tolist()
+    about = saved or About(model, data.classes, final, data.name, settings=asdict(settings), lists=digest)
+    if saved is None:
+        about.train_share = (
+            np.bincount(lists["train"].labels, minlength=len(data.classes)) / len(lists["train"])
+        ).tolist()
     if saved is not None:
         tensors = read_tensors(last)
         load_strictly(network, part(tensors, "train."), last)
         load_strictly(ema.network, part(tensors, "model."), last)
         load_optimizer(optimizer, tensors)
-        scaler.load_state_dict(saved.scaler)
+        if saved.scaler:
+            scaler.load_state_dict(saved.scaler)
         write_history(history, saved.history)  # in case the run was killed between its checkpoint and its history
         print(f"{model}: going on after epoch {saved.epoch} of {settings.epochs}, {describe_best(saved)}.")
     else:
         draw_data_figures(args.report / data.name, lists["train"], data.classes, final, settings.seed)
         count = sum(parameter.numel() for parameter in network.parameters())
-        print(
-            f"{model}: {count:,} parameters, {settings.epochs} epochs of {steps} steps of {settings.batch_size} images"
-        )
+        why = "as asked" if args.batch_size else f"the default on {hardware.device.type}"
+        print(f"batch: {accumulate * batches.batch_size} images per step, {why}; peak learning rate {settings.lr:g}")
+        print(f"{model}: {count:,} parameters, {settings.epochs} epochs of {steps} steps")
 
     # ---- the epochs
     for epoch in range(about.epoch, about.epoch if about.finished else settings.epochs):
@@ -218,7 +231,13 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
         network.train()
         loss_sum = torch.zeros((), device=hardware.device)
         correct = torch.zeros((), device=hardware.device)
-        bar = tqdm(batches, f"{model} epoch {epoch + 1}/{settings.epochs}", unit=" batches", leave=False)
+        bar = tqdm(
+            batches,
+            f"{model} epoch {epoch + 1}/{settings.epochs}",
+            unit=" images",
+            unit_scale=batches.batch_size,
+            leave=False,
+        )
         for number, (images, labels, _) in enumerate(bar):
             step = epoch * steps + number // accumulate
             if step >= (epoch + 1) * steps:
@@ -300,16 +319,25 @@ def choose_preprocessing(args: argparse.Namespace, train: ImageList, hardware: H
     return Preprocessing(window, 2 * size, size, locate)
 
 
-def chosen_settings(model: str, args: argparse.Namespace, hardware: Hardware, final: Preprocessing) -> Settings:
-    """The run's settings with every default filled in."""
-    deep = model not in ("resnet18", "resnet34")
+def chosen_settings(
+    model: str, args: argparse.Namespace, hardware: Hardware, final: Preprocessing, began: Settings | None
+) -> Settings:
+    """The run's settings with every option not given filled in: as the run ``began``, or by default."""
     sgd = args.optimizer == "sgd"
-    chosen = {name: getattr(args, name) for name in Settings.__dataclass_fields__ if hasattr(args, name)}
-    chosen |= {"model": model, "size": args.size or final.size, "window": args.window or final.window}
-    chosen["progressive"] = deep if args.progressive is None else args.progressive
-    chosen["lr"] = args.lr or (0.05 if sgd else 0.001)
-    chosen["weight_decay"] = (5e-4 if sgd else 0.05) if args.weight_decay is None else args.weight_decay
-    return Settings(**chosen)
+    # A CPU is as fast with few images as with many, and more steps learn more; a GPU wants more to do at once.
+    defaults = {
+        "size": final.size,
+        "window": final.window,
+        "progressive": model not in ("resnet18", "resnet34"),
+        "batch_size": 32 if hardware.device.type == "cpu" else 64,
+        "lr": 0.05 if sgd else 0.001,
+        "weight_decay": 5e-4 if sgd else 0.05,
+    }
+    if began is not None:
+        defaults = {name: getattr(began, name) for name in defaults}
+    given: dict[str, Any] = {name: getattr(args, name) for name in Settings.__dataclass_fields__ if hasattr(args, name)}
+    given |= {name: value for name, value in defaults.items() if given[name] is None}
+    return Settings(**(given | {"model": model}))
 
 
 def warn_of_shared_images(stores: dict[str, Store]) -> None:

@@ -27,21 +27,26 @@ import resnet
 from benchmarks.machine import describe, keep
 from lab.ema import EMA
 from lab.hardware import Hardware, choose_hardware
+from lab.preprocessing import Preprocessing
+from lab.recipe import make_optimizer
+from train import arguments, chosen_settings
 
 BATCH = 32
 
 
 def ours(model: str, hardware: Hardware) -> Callable[[torch.Tensor, torch.Tensor], None]:
-    """A step as train.py takes it."""
+    """A step as train.py takes it, with its default settings."""
+    settings = chosen_settings(model, arguments().parse_args([]), hardware, Preprocessing(64, 128, 64, "cell"), None)
     network = hardware.place(resnet.build(model, 2, zero_init_residual=True)).train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=True)
-    ema = EMA(network, 0.99)
+    optimizer = make_optimizer(network, settings, hardware.precision)
+    ema = EMA(network, settings.ema)
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> None:
         with hardware.autocast():
-            loss = functional.cross_entropy(network(images.contiguous(memory_format=torch.channels_last)), labels)
+            images = images.contiguous(memory_format=torch.channels_last)
+            loss = functional.cross_entropy(network(images), labels, label_smoothing=settings.smoothing)
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         ema.update(0)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lab.errors import UserError
 from lab.files import replacing
+from lab.options import MODELS
 from lab.preprocessing import Preprocessing
 
 FORMAT = "leukemia-resnet checkpoint 1"
@@ -27,13 +28,18 @@ FORMAT = "leukemia-resnet checkpoint 1"
 
 @dataclass
 class About:
-    """What a checkpoint says of itself. ``metrics`` are those it was saved for, ``settings`` the run's, ``history`` its epochs,
-    ``train_share`` the share of each class in the training list, ``scaler`` the state of fp16's loss scaler."""
+    """What a checkpoint says of itself.
+
+    ``lists`` is a hash of the lists it was trained on, ``train_share`` the share of each class in the training list;
+    ``metrics`` are those it was saved for, ``settings`` the run's, ``history`` its epochs, ``scaler`` the state of fp16's
+    loss scaler.
+    """
 
     model: str
     classes: list[str]
     preprocessing: Preprocessing
     data: str = ""
+    lists: str = ""
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -123,10 +129,10 @@ def check_classes(path: Path, about: About, classes: list[str]) -> None:
 
 def trained_models(folder: Path) -> list[str]:
     """The models that have a best checkpoint below ``weights/<data>``, the shallowest first."""
-    found = [path.parent.name for path in folder.glob("resnet*/best.safetensors")]
+    found = [path.parent.name for path in folder.glob("*/best.safetensors") if path.parent.name in MODELS]
     if not found:
         raise UserError(f"{folder}: no trained model there; `python train.py --model all` trains the three depths.")
-    return sorted(found, key=lambda name: (len(name), name))
+    return sorted(found, key=MODELS.index)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

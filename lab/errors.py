@@ -17,6 +17,13 @@ def run(main: Callable[[], int | None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"error: {where}{error.strerror or error}; make room or give access, then run the command again.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except KeyboardInterrupt:
         print("stopped by Ctrl-C; start the same command again to go on.", file=sys.stderr)
         sys.exit(130)

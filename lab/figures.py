@@ -1,7 +1,7 @@
 """Figures of a run and of an evaluation, as PNG files: labelled axes, colour-blind-safe, readable in grey and small.
 
 Each ``draw_X(..., path)`` writes the figure that ``X_figure(...)`` returns. Figures are made by matplotlib's object
-interface, not pyplot: no window, no global state, nothing kept in memory, safe in threads.
+interface, not through pyplot: no window, nothing kept in memory.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -195,26 +196,32 @@ def _confusion_panel(
     """Draw one matrix: ``colours`` (K, K) from 0 to its ``vmax``, a text in each cell, names on both axes."""
     k = len(class_names)
     peak = max(float(np.nan_to_num(colours).max()), 1e-9)
-    axes.imshow(np.nan_to_num(colours), cmap="Blues", vmin=0, vmax=peak * 1.15)
-    size = 13 if k <= 3 else 11 if k <= 6 else 9.5
-    for i in range(k):
-        for j in range(k):
-            dark = colours[i, j] > 0.6 * peak
-            idle = k > 4 and texts[i][j] in ("0", "0.0", "–")  # let the errors stand out in a large matrix
-            colour = "white" if dark else "#A0A0A0" if idle else "black"
-            # Not part of the layout, which would measure every one of the K × K texts again and again.
-            axes.text(j, i, texts[i][j], ha="center", va="center", fontsize=size, color=colour, in_layout=False)
     names = _short_names(class_names)
-    axes.set_xticks(range(k), names, fontsize=TICK if k <= 8 else SMALL)
-    if k > 4:
-        for text in axes.get_xticklabels():
-            text.set(rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(k), names if first else [""] * k, fontsize=TICK if k <= 8 else SMALL)
-    axes.set_xticks(np.arange(k + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(k + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", lw=1.5)
-    axes.tick_params(which="both", length=0)
-    axes.spines[:].set_visible(False)
+    size = 13 if k <= 3 else 11 if k <= 6 else 9.5
+    seaborn.heatmap(
+        np.nan_to_num(colours),
+        ax=axes,
+        vmin=0,
+        vmax=peak * 1.15,
+        cmap="Blues",
+        cbar=False,
+        square=True,
+        linewidths=1.5,
+        annot=np.array(texts),
+        fmt="",
+        # Not part of the layout, which would measure every one of the K × K texts again and again.
+        annot_kws={"fontsize": size, "in_layout": False},
+        xticklabels=names,
+        yticklabels=names if first else False,
+    )
+    for text in axes.texts:
+        if k > 4 and text.get_text() in ("0", "0.0", "–"):
+            text.set_color("#A0A0A0")  # let the errors stand out in a large matrix
+    axes.tick_params(length=0, labelsize=TICK if k <= 8 else SMALL)
+    for label in axes.get_yticklabels():
+        label.set_rotation(0)
+    for label in axes.get_xticklabels():
+        label.set(**({"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if k > 4 else {"rotation": 0}))
     axes.set_xlabel("Predicted class", fontsize=LABEL)
     if first:
         axes.set_ylabel("True class", fontsize=LABEL)

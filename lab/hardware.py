@@ -55,10 +55,10 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
         reason = "as asked"
     print(f"precision: {precision}, {reason}")
     if where.type == "cuda":
-        # The convolutions' shapes never change within a size, so cuDNN's search for the fastest pays; TF32 for what
-        # autocast leaves in float32.
+        # The convolutions' shapes never change within a size, so cuDNN's search for the fastest pays. TF32 serves what
+        # autocast leaves in float32; fp32 means float32.
         torch.backends.cudnn.benchmark = True
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
     return Hardware(where, precision)
 
 
@@ -68,14 +68,15 @@ def best_precision(device: torch.device) -> tuple[str, str]:
         if torch.cuda.get_device_capability(device) >= (8, 0):
             return "bf16", "the GPU has bf16 matrix units"
         return "fp16", "the GPU has no bf16 matrix units; a loss scaler keeps fp16 gradients from vanishing"
+    if device.type != "cpu":
+        return "fp32", f"nothing else was tried on {device.type}"
     try:
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
         flags = []
     if "avx512_bf16" in flags or "amx_bf16" in flags:
         return "bf16", "the processor multiplies bf16 in hardware"
-    # Emulated bf16 was measured ten times slower than fp32 on a processor with AVX2 only.
-    return "fp32", "the processor has no bf16 arithmetic"
+    return "fp32", "the processor has no bf16 arithmetic, and emulating it is slower"
 
 
 def decoding_threads() -> int:

@@ -15,6 +15,7 @@ from lab.files import write_whole
 from lab.galleries import draw_augmented, draw_preprocessing
 from lab.images import read_image
 from lab.lists import ImageList
+from lab.options import MODELS
 from lab.preprocessing import Preprocessing, window_corner
 
 
@@ -25,16 +26,18 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 
 def read_histories(folder: Path) -> dict[str, pd.DataFrame]:
     """The histories of a data set's runs by model, the shallowest first."""
-    paths = sorted(folder.glob("history_resnet*.csv"), key=lambda path: int(path.stem.removeprefix("history_resnet")))
     histories = {}
-    for path in paths:
+    for model in MODELS:
+        path = folder / f"history_{model}.csv"
+        if not path.is_file():
+            continue
         try:
             table = pd.read_csv(path)
         except pd.errors.EmptyDataError:
             table = pd.DataFrame()
         if "epoch" not in table or "test_accuracy" not in table or table.empty:
             raise UserError(f"{path}: not a history; expected columns such as epoch and test_accuracy.")
-        histories[path.stem.removeprefix("history_")] = table
+        histories[model] = table
     return histories
 
 

@@ -42,10 +42,9 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
-    if image.mode in ("I", "F"):  # 16-bit greys of some TIFF and PNG files open as 32-bit
-        values = np.asarray(image).astype(np.float64)
-        values = values / 257 if values.max(initial=0) > 255 else values
-        return np.repeat(values.clip(0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):  # 32-bit: whole numbers are taken as 16-bit greys, which some files hold so
+        values = np.asarray(image).astype(np.float64) / (256 if image.mode == "I" else 1)
+        return np.repeat(np.nan_to_num(values).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)

@@ -6,16 +6,22 @@ depth (``Path`` only) and, if there is one, ``classes.csv`` (``label,name``).
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from lab.errors import UserError
+from lab.images import decode
 
 SHOWN = 10  # how many problems an error lists by row before it only counts
 
@@ -71,16 +77,22 @@ def find_folder(data: str | Path) -> Path:
     )
 
 
+def data_name(data: str | Path) -> str:
+    """A data set's short name: that of its folder of lists; ``lab3`` for lists dropped straight into ``csv``."""
+    name = Path(data).resolve().name
+    return "lab3" if name == "csv" else name
+
+
 def read_data_set(data: str | Path, root: str | Path | None = None) -> DataSet:
     """Find a data set's lists and class names; K is the number of classes named, or of labels seen in ``train.csv``."""
     folder = find_folder(data)
-    name = "lab3" if folder.resolve().name == "csv" else folder.resolve().name
+    name = data_name(folder)
     if root is not None and not Path(root).is_dir():
         raise UserError(f"--root {root} is no folder; name the folder that the paths of the lists start from.")
-    return DataSet(name, folder, Path(root) if root is not None else None, read_classes(folder))
+    return DataSet(name, folder, Path(root) if root is not None else None, read_classes(folder, name))
 
 
-def read_classes(folder: Path) -> list[str]:
+def read_classes(folder: Path, name: str) -> list[str]:
     """Class names in label order, from ``classes.csv`` or, without one, from the labels of ``train.csv``."""
     path = folder / "classes.csv"
     if path.is_file():
@@ -96,18 +108,24 @@ def read_classes(folder: Path) -> list[str]:
     path = folder / "train.csv"
     if not path.is_file():
         return []  # test lists alone, beside weights made elsewhere: their checkpoint names the classes
-    found = map(parse_label, read_csv(path, ["Path", "label"])["label"])
-    seen = {label for label in found if label is not None and label >= 0}  # read_list reports the others by row
-    if not seen:
-        raise UserError(f"{path}: no usable labels; the column 'label' must hold whole numbers from 0 on.")
+    table = read_csv(path, ["Path", "label"])
+    lines = {parse_label(text): line for line, text in table["label"].items()}
+    seen = {label for label in lines if label is not None and label >= 0}  # read_list reports the others by row
+    if len(seen) < 2:
+        raise UserError(
+            f"{path}: found {len(seen)} classes; the column 'label' must hold whole numbers from 0 on, of two classes or more."
+        )
     count = max(seen) + 1
     if len(seen) != count:
-        missing = sorted(set(range(count)) - seen)[:SHOWN]
+        absent = ", ".join(map(str, islice((label for label in range(count) if label not in seen), SHOWN)))
         raise UserError(
-            f"{path}: labels go up to {count - 1} but {missing} never occur; list all classes in classes.csv."
+            f"{path} line {lines[count - 1]}: label {count - 1} is the largest, but {absent} never occur; mend it, or name all "
+            f"classes in classes.csv."
         )
-    # In the lab's own two-class case the names are known; elsewhere the label is the name.
-    return ["normal", "leukemia blast"] if count == 2 else [f"class {label}" for label in range(count)]
+    # The lab's two classes have names; elsewhere the label is the name.
+    return (
+        ["normal", "leukemia blast"] if name == "lab3" and count == 2 else [f"class {label}" for label in range(count)]
+    )
 
 
 def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
@@ -164,36 +182,88 @@ def is_file(path: Path) -> bool:
 
 def read_list(data: DataSet, name: str, labelled: bool, check_files: bool = True) -> ImageList:
     """Read and check one list of a data set: ``train``, ``valid`` or ``resnet_18_test``; ``check_files``: must the
-    images be there?
+    images be there? Raises one :class:`UserError` for all its problems."""
+    images, problems = inspect(data, name, labelled, check_files)
+    if problems:
+        raise problems_error(f"{images.csv}: {count_of(problems)}{places_tried(data)}:", list(problems.values()))
+    return images
 
-    All wrong labels, duplicate rows and missing files are reported together in one :class:`UserError`.
+
+def read_lists(data: DataSet, names: Sequence[str]) -> dict[str, ImageList]:
+    """Read and check several labelled lists; all their problems are one :class:`UserError`.
+
+    Images are decoded here only where there are problems already, so that damaged ones are reported with the rest;
+    otherwise the store finds those when it decodes every image once.
     """
+    inspected = {name: inspect(data, name, labelled=True) for name in names}
+    if any(problems for _, problems in inspected.values()):
+        everything = []
+        for images, problems in inspected.values():
+            everything += [text for _, text in sorted((damaged(images, set(problems)) | problems).items())]
+        raise problems_error(f"{data.folder}: {count_of(everything)}{places_tried(data)}:", everything)
+    return {name: images for name, (images, _) in inspected.items()}
+
+
+def inspect(data: DataSet, name: str, labelled: bool, check_files: bool = True) -> tuple[ImageList, dict[int, str]]:
+    """A list and its problems in words by line: wrong labels, duplicate rows, missing files."""
     path = data.folder / f"{name}.csv"
     table = read_csv(path, ["Path", "label"] if labelled else ["Path"])
     if table.empty:
         raise UserError(f"{path}: the list has a header but no rows.")
     ids = list(table["Path"])
     paths = [resolve(text, data.folder, data.root) for text in ids]
-    problems: list[str] = []
     lines = list(table.index)
+    parsed = [parse_label(text) for text in table["label"]] if labelled else [-1] * len(ids)
+    problems: dict[int, str] = {}
     first: dict[Path, int] = {}
-    parsed = [parse_label(text) for text in table["label"]] if labelled else []
-    for index, (text, where) in enumerate(zip(ids, paths, strict=True)):
-        row = f"{path.name} line {lines[index]}"
+    for line, text, where, label in zip(lines, ids, paths, parsed, strict=True):
+        found = []
         if not text.strip():
-            problems.append(f"{row}: the path is empty")
+            found.append("the path is empty")
         elif where in first:  # by place, so that ./0.bmp and 0.bmp are one
-            problems.append(f"{row}: {text.strip()} stands already on line {first[where]}")
+            found.append(f"{text.strip()} stands already on line {first[where]}")
         elif check_files and not is_file(where):
-            problems.append(f"{row}: {text.strip()} does not exist")
-        first.setdefault(where, lines[index])
-        if labelled and (parsed[index] is None or not 0 <= (parsed[index] or 0) < len(data.classes)):
-            problems.append(
-                f"{row}: label '{table['label'].iloc[index]}' is not a whole number from 0 to {len(data.classes) - 1}"
-            )
-    if problems:
-        tried = f"{data.root}" if data.root is not None else f"{data.folder} and {Path.cwd()}"
-        count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}"
-        raise problems_error(f"{path}: {count}; paths were tried against {tried}:", problems)
-    labels = np.array(parsed if labelled else [-1] * len(ids), dtype=np.int64)
-    return ImageList(path, ids, paths, labels, lines)
+            found.append(f"{text.strip()} does not exist")
+        first.setdefault(where, line)
+        if labelled and (label is None or not 0 <= label < len(data.classes)):
+            found.append(f"label '{table['label'][line]}' is not a whole number from 0 to {len(data.classes) - 1}")
+        if found:
+            problems[line] = f"{path.name} line {line}: {'; '.join(found)}"
+    labels = np.array([-1 if label is None else label for label in parsed], dtype=np.int64)
+    return ImageList(path, ids, paths, labels, lines), problems
+
+
+def damaged(images: ImageList, known: set[int]) -> dict[int, str]:
+    """The images that cannot be decoded, in words by line, leaving out the lines in ``known``."""
+
+    def reason(index: int) -> str | None:
+        try:
+            decode(images.paths[index].read_bytes())
+        except (OSError, ValueError) as error:
+            return f"{images.csv.name} line {images.row(index)}: {images.ids[index].strip()}: {error}"
+        return None
+
+    rest = [index for index in range(len(images)) if images.row(index) not in known]
+    with ThreadPoolExecutor() as pool:
+        reasons = list(
+            tqdm(pool.map(reason, rest), f"checking {images.csv.name}", len(rest), unit=" images", leave=False, delay=1)
+        )
+    return {images.row(index): text for index, text in zip(rest, reasons, strict=True) if text}
+
+
+def list_digest(data: DataSet) -> str:
+    """A hash of the training and valid lists and the class names: what a run was trained on."""
+    digest = hashlib.sha256(json.dumps(data.classes).encode())
+    for name in ("train", "valid"):
+        digest.update((data.folder / f"{name}.csv").read_bytes())
+    return digest.hexdigest()
+
+
+def count_of(problems: Sized) -> str:
+    """``1 problem``, ``12 problems``."""
+    return f"{len(problems):,} problem{'s' if len(problems) != 1 else ''}"
+
+
+def places_tried(data: DataSet) -> str:
+    """Where the paths of a list were looked for, in words."""
+    return f"; paths were tried against {data.root if data.root is not None else f'{data.folder} and {Path.cwd()}'}"

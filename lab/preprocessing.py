@@ -8,7 +8,7 @@ fill the frame would throw that away.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -52,13 +52,9 @@ class Preprocessing:
         # Pillow's bicubic widens its kernel when it shrinks, so nothing aliases.
         return np.array(Image.fromarray(square).resize((self.source, self.source), Image.Resampling.BICUBIC))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for a checkpoint."""
-        return asdict(self)
-
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Preprocessing:
-        """The inverse of :meth:`to_dict`; raises ``KeyError``, ``TypeError`` or ``ValueError`` on anything else."""
+        """From plain data, as ``dataclasses.asdict`` gives it; ``KeyError``, ``TypeError`` or ``ValueError`` else."""
         if values["locate"] not in ("cell", "centre") or min(values[key] for key in SIDES) < 1:
             raise ValueError(f"not a preprocessing: {values}")
         mean, std = ((float(r), float(g), float(b)) for r, g, b in (values["mean"], values["std"]))

@@ -48,7 +48,7 @@ def check_same(began: Settings, asked: Settings, last: Path) -> None:
         )
 
 
-def make_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, settings: Settings, precision: str) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW; no decay on norms and biases, which have one dimension (He et al. 2019,
     Bag of Tricks, arXiv 1812.01187, §3.1)."""
     matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
@@ -56,7 +56,8 @@ def make_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimi
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True)
+    # Fused SGD leaves its momentum uninitialised when fp16's loss scaler skips the first step.
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=precision != "fp16")
 
 
 def learning_rate(step: int, steps: int, settings: Settings) -> float:

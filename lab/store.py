@@ -72,7 +72,7 @@ def open_stores(lists: dict[str, ImageList], preprocessing: Preprocessing, folde
         if store is not None:
             stores[name] = store
     if problems:
-        raise problems_error(f"{len(problems):,} images cannot be used:", problems)
+        raise problems_error(f"{len(problems):,} image{'s' if len(problems) != 1 else ''} cannot be used:", problems)
     return stores
 
 

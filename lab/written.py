@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lab.lists import data_name
+
 WHAT = [
     ("csv/{data}/train.csv", "the lab's lists, with valid.csv and three test lists beside it"),
     ("weights/{data}/*/best.safetensors", "the network to hand in, best by valid accuracy"),
@@ -25,6 +27,8 @@ WHAT = [
 def table(data: str) -> str:
     """One line per file that is there: path, size in KiB, what it is."""
     found = [(path, what) for pattern, what in WHAT for path in sorted(Path().glob(pattern.format(data=data)))]
+    if data == "lab3":  # its lists may lie straight in csv/
+        found += [(path, "submission or list") for path in sorted(Path("csv").glob("*.csv"))]
     width = max((len(str(path)) for path, _ in found), default=0)
     lines = [f"{path!s:<{width}}  {path.stat().st_size / 1024:>9,.0f} KiB  {what}" for path, what in found]
     return "\n".join(lines) if lines else f"nothing written for {data} yet"
@@ -33,4 +37,4 @@ def table(data: str) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="List what was written for a data set.")
     parser.add_argument("data", help="folder of lists, or its name below csv/")
-    print(table(Path(parser.parse_args().data).name))
+    print(table(data_name(parser.parse_args().data)))

@@ -70,6 +70,8 @@ def make_data(folder: Path, classes: int = 2, seed: int = 0) -> Path:
     """Write a data set in the lab's form: cells, ``train.csv``, ``valid.csv``, and the same test list in three orders."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
+    if classes == 2:
+        (folder / "classes.csv").write_text("label,name\n0,normal\n1,leukemia blast\n")
     for name, count in (("train", TRAIN), ("valid", VALID), ("test", TEST)):
         (folder / name).mkdir()
         labels = np.arange(count) % classes

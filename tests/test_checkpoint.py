@@ -111,7 +111,7 @@ def test_an_optimizer_goes_on_as_if_never_stopped(tmp_path: Path, kind: str) -> 
     def made() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
         network = thin("resnet18").to(memory_format=torch.channels_last)
-        return network, make_optimizer(network, settings(optimizer=kind))
+        return network, make_optimizer(network, settings(optimizer=kind), "fp32")
 
     def steps(network: nn.Module, optimizer: torch.optim.Optimizer, numbers: range) -> None:
         for number in numbers:

@@ -30,7 +30,8 @@ def test_the_whole_way(tmp_path: Path) -> None:
 
     # Train the real thing.
     said = done("train.py", *TRAINING, *CPU)
-    assert "resnet18: 11,177,538 parameters, 2 epochs of 3 steps of 8 images" in said
+    assert "resnet18: 11,177,538 parameters, 2 epochs of 3 steps\n" in said
+    assert "batch: 8 images per step, as asked" in said
     weights = tmp_path / "weights" / "sample" / "resnet18"
     assert {path.name for path in weights.iterdir()} == {"best.safetensors", "last.safetensors"}
     report = tmp_path / "report" / "sample"

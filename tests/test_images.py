@@ -110,12 +110,15 @@ def test_sixteen_bit_grey_keeps_its_upper_half(file_format: str, kind: str) -> N
     np.testing.assert_array_equal(decode(encode(image, file_format))[0, :, 0], [0, 0x12, 0x80, 0xFF])
 
 
-@pytest.mark.parametrize("kind", [np.int32, np.float32])
-def test_wide_grey_holding_sixteen_or_eight_bits(kind: type) -> None:
-    sixteen = Image.fromarray((blocks(GREYS, np.int32) * 257).astype(kind))
-    np.testing.assert_array_equal(decode(encode(sixteen, "TIFF")), triples(GREYS))
-    eight = Image.fromarray(blocks(GREYS, np.int32).astype(kind))
-    np.testing.assert_array_equal(decode(encode(eight, "TIFF")), triples(GREYS))
+@pytest.mark.parametrize(("kind", "scale"), [(np.int32, 257), (np.float32, 1)])
+def test_wide_whole_numbers_are_sixteen_bit_greys_and_fractions_eight_bit_ones(kind: type, scale: int) -> None:
+    wide = Image.fromarray((blocks(GREYS, np.int32) * scale).astype(kind))
+    np.testing.assert_array_equal(decode(encode(wide, "TIFF")), triples(GREYS))
+
+
+def test_greys_beyond_the_range_are_clipped() -> None:
+    image = Image.fromarray(np.array([[-300.0, 0, 99, 300, np.nan]], np.float32))
+    np.testing.assert_array_equal(decode(encode(image, "TIFF"))[0, :, 0], [0, 0, 99, 255, 0])
 
 
 def png_sixteen_bit_rgb(pixels: np.ndarray) -> bytes:

@@ -109,12 +109,11 @@ def test_order_and_rows_survive_any_shuffle(
         ("a.bmp,0\nb.bmp,1\n", "line 1 has the columns 'a.bmp,0'; expected Path,label"),
         (b"Path,label\n\xff\xfe.bmp,0\n", "cannot be read as a UTF-8 CSV file"),
         ('Path,label\n"a.bmp,0\n', "cannot be read as a UTF-8 CSV file"),
-        ("Path,label\n", "no usable labels"),
-        ("Path,label\na.bmp,cat\nb.bmp,1.0\n", "no usable labels"),
-        (
-            "Path,label\na.bmp,0\nb.bmp,3\n",
-            r"labels go up to 3 but \[1, 2\] never occur; list all classes in classes.csv",
-        ),
+        ("Path,label\n", "found 0 classes"),
+        ("Path,label\na.bmp,cat\nb.bmp,1.0\n", "found 0 classes; the column 'label' must hold whole numbers"),
+        ("Path,label\na.bmp,0\nb.bmp,0\n", "found 1 classes"),
+        ("Path,label\na.bmp,0\nb.bmp,3\n", "line 3: label 3 is the largest, but 1, 2 never occur; .* in classes.csv"),
+        ("Path,label\na.bmp,0\nb.bmp,999999999\n", "line 3: label 999999999 is the largest, but 1, 2, .* never occur"),
     ],
 )
 def test_a_file_that_is_no_list(content: str | bytes, words: str, tmp_path: Path) -> None:
@@ -197,11 +196,17 @@ def test_classes_with_a_gap_are_refused(labels: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "names"), [(2, ["normal", "leukemia blast"]), (3, ["class 0", "class 1", "class 2"])]
+    ("folder", "count", "names"),
+    [
+        ("lab3", 2, ["normal", "leukemia blast"]),
+        ("cats", 2, ["class 0", "class 1"]),
+        ("lab3", 3, ["class 0", "class 1", "class 2"]),
+    ],
 )
-def test_classes_are_counted_in_train_csv_otherwise(count: int, names: list[str], tmp_path: Path) -> None:
+def test_classes_are_counted_in_train_csv_otherwise(folder: str, count: int, names: list[str], tmp_path: Path) -> None:
     rows = "".join(f"{i}.bmp,{i % count}\n" for i in range(7))
-    assert read_data_set(write(tmp_path, "Path,label\n" + rows)).classes == names
+    (tmp_path / folder).mkdir()
+    assert read_data_set(write(tmp_path / folder, "Path,label\n" + rows)).classes == names
 
 
 # ---- places ----------------------------------------------------------------------------------------------------------

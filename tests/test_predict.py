@@ -117,8 +117,26 @@ def test_without_a_list_or_a_checkpoint_nothing_is_written(work: Path, trained: 
     with pytest.raises(UserError, match="there is no such checkpoint"):
         command(predict, "--model", "resnet18", "--data", trained / "csv" / "tiny", *CPU)
     data = make_data(work / "csv" / "tiny")
-    (data / "resnet_152_test.csv").unlink()  # the last of the three: the others wait until all lists are checked
+    (data / "resnet_152_test.csv").unlink()
     with pytest.raises(UserError, match=r"resnet_152_test.csv: there is no such list"):
+        command(predict, "--model", "resnet152", "--data", "tiny", "--weights", trained / "weights", *CPU)
+    assert not list(work.rglob("submission*"))
+
+
+def test_a_depth_without_a_list_is_left_out_of_all_and_said(
+    work: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_data(work / "csv" / "tiny")
+    (data / "resnet_152_test.csv").unlink()
+    command(predict, "--data", "tiny", "--weights", trained / "weights", *CPU)
+    assert "resnet152: left out, there is no resnet_152_test.csv in csv/tiny" in capsys.readouterr().out
+    assert {path.name for path in work.rglob("submission*")} == {"submission_resnet18.csv", "submission_resnet50.csv"}
+
+
+def test_all_lists_are_checked_before_the_first_submission(work: Path, trained: Path) -> None:
+    data = make_data(work / "csv" / "tiny")
+    (data / "resnet_152_test.csv").write_text("Path\n./test/0.png\n./test/0.png\n")
+    with pytest.raises(UserError, match=r"resnet_152_test.csv.*\n.*line 3: ./test/0.png stands already on line 2"):
         command(predict, "--data", "tiny", "--weights", trained / "weights", *CPU)
     assert not list(work.rglob("submission*"))
 

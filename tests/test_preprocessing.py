@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +249,7 @@ shares = st.floats(1e-3, 1)
 )
 def test_through_json_and_back(window: int, source: int, size: int, locate: Any, numbers: tuple[float, ...]) -> None:
     before = Preprocessing(window, source, size, locate, numbers[:3], numbers[3:])  # type: ignore[arg-type]
-    assert Preprocessing.from_dict(json.loads(json.dumps(before.to_dict()))) == before
+    assert Preprocessing.from_dict(json.loads(json.dumps(asdict(before)))) == before
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_through_json_and_back(window: int, source: int, size: int, locate: Any,
     ids=str,
 )
 def test_what_is_no_preprocessing_is_refused(change: dict[str, Any]) -> None:
-    good = ON_CELL.to_dict()
+    good = asdict(ON_CELL)
     assert Preprocessing.from_dict(good) == ON_CELL
     with pytest.raises((KeyError, TypeError, ValueError)):
         Preprocessing.from_dict(good | change)

@@ -66,7 +66,7 @@ def test_learning_rate_ends_near_zero_and_without_warm_up_begins_at_the_peak() -
 )
 def test_norms_and_biases_do_not_decay(name: str, kind: type[torch.optim.Optimizer], decay: float) -> None:
     network = resnet.build("resnet18", 2)
-    optimizer = make_optimizer(network, settings(optimizer=name, weight_decay=decay))
+    optimizer = make_optimizer(network, settings(optimizer=name, weight_decay=decay), "fp32")
     assert isinstance(optimizer, kind)
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     # By name, independently of the shapes: convolutions and the classifier's matrix decay.
@@ -82,7 +82,7 @@ def test_sgd_has_nesterov_momentum() -> None:
     """One weight of 1 and a gradient of 1, by hand: v = 1, then 1.9; each step moves by lr · (g + 0.9 v)."""
     layer = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.ones_(layer.weight)
-    optimizer = make_optimizer(layer, settings(lr=0.1, weight_decay=0.0))
+    optimizer = make_optimizer(layer, settings(lr=0.1, weight_decay=0.0), "fp32")
     for expected in (1 - 0.1 * 1.9, 1 - 0.1 * 1.9 - 0.1 * (1 + 0.9 * 1.9)):
         layer.weight.grad = torch.ones_like(layer.weight)
         optimizer.step()

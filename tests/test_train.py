@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -34,6 +35,7 @@ import train
 from lab.checkpoint import About, part, read_about, read_tensors
 from lab.ema import EMA
 from lab.errors import UserError
+from lab.hardware import Hardware
 
 COLUMNS = ["epoch", "train_accuracy", "test_accuracy", "train_loss", "test_loss", "learning_rate", "size", "seconds"]
 COLUMNS += ["images_per_second"]
@@ -234,6 +236,24 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     run(*whole[1])
     assert f"resnet18: going on after epoch {epoch} of 3, best test accuracy" in capsys.readouterr().out
     assert_same_run(whole[0], tmp_path)
+
+
+def test_fp16_with_its_loss_scaler_goes_on_as_well(
+    tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
+) -> None:
+    """As on a GPU without bf16. The scaler skips the first steps, whose scaled gradients overflow."""
+    work.setattr(train, "choose_hardware", lambda *_: Hardware(torch.device("cpu"), "fp16"))
+    work.setattr(torch.amp, "GradScaler", functools.partial(torch.amp.GradScaler, init_scale=2.0**24))
+    run("--weights", "a", "--report", "a")
+    scaler = read_about(tmp_path / "a" / "tiny" / "resnet18" / "last.safetensors").scaler
+    assert scaler["scale"] != 2.0**24  # it has been at work
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, 1, True)
+        run("--weights", "b", "--report", "b")
+    run("--weights", "b", "--report", "b")
+    whole, resumed = (read_tensors(tmp_path / name / "tiny" / "resnet18" / "last.safetensors") for name in "ab")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole) and whole.keys() == resumed.keys()
+    assert all(torch.isfinite(tensor).all() for tensor in whole.values() if tensor.is_floating_point())
 
 
 def test_another_seed_gives_another_run(
