@@ -22,6 +22,9 @@ def main() -> None:
     print("| data set | depth | px | epochs | training | best of the epochs | as submitted (95 % interval) |")
     print("|---|---|---|---|---|---|---|")
     for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        if not (folder / "metrics.csv").is_file():
+            print(f"{folder}: no metrics.csv, left out; evaluate.py writes it", file=sys.stderr)
+            continue
         metrics = pd.read_csv(folder / "metrics.csv")
         rows = metrics[(metrics["class"] == "overall") & (metrics["metric"] == "accuracy")].set_index("model")
         for model, history in read_histories(folder).items():

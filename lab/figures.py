@@ -84,6 +84,7 @@ def _accuracy_columns(model: str, history: pd.DataFrame) -> pd.DataFrame:
             "epoch": history["epoch"].astype(int),
             "train": shares["train_accuracy"] * 100,
             "test": shares["test_accuracy"] * 100,
+            "loss": history.get("test_loss", 0.0),
         }
     )
 
@@ -131,8 +132,9 @@ def accuracy_figure(histories: Mapping[str, pd.DataFrame], title: str = "") -> F
         axes.plot(curve["epoch"], curve["test"], "-", lw=2.0, ms=5, zorder=3, **common)
         text = f"{display_name(model)}: no testing accuracy"
         if curve["test"].notna().any():
-            at = int(np.nanargmax(curve["test"].to_numpy()))  # the first, if several are as good
-            epoch, share = int(curve["epoch"].iloc[at]), float(curve["test"].iloc[at])
+            ranked = curve.sort_values(["test", "loss"], ascending=[False, True], kind="stable")  # as train.py does
+            best = ranked.iloc[0]
+            epoch, share = int(best["epoch"]), float(best["test"])
             text = f"{display_name(model)}: best {share:.2f} % (epoch {epoch})"
             if last > 1:  # a single epoch is its own best: a star would only hide the others
                 axes.plot(epoch, share, "*", ms=15, mfc=colour, mec="white", mew=1, zorder=5, clip_on=False)

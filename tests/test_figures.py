@@ -99,6 +99,11 @@ def test_accuracy_lines_are_the_histories_in_percent() -> None:
     assert clipped(figure) == []
 
 
+def test_of_equally_accurate_epochs_the_one_with_the_lower_loss_is_best_as_in_training() -> None:
+    given = history([0.9, 0.95, 0.95, 0.95]).assign(test_loss=[0.1, 0.4, 0.2, 0.3])
+    assert "ResNet18: best 95.00 % (epoch 3)" in legends(figures.accuracy_figure({"resnet18": given}))
+
+
 def test_a_bad_first_epoch_does_not_squash_the_axis_and_is_reported() -> None:
     rest = [0.95, 0.96, 0.97, 0.97, 0.98, 0.98, 0.98]
     axes = figures.accuracy_figure({"resnet50": history([0.5, *rest], [0.93, *rest])}).axes[0]
