@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
 from lab.checkpoint import About
@@ -18,6 +21,19 @@ def dihedral(images: Tensor) -> list[Tensor]:
     return [torch.rot90(view, turns, (2, 3)) for view in (images, images.flip(3)) for turns in range(4)]
 
 
+@torch.no_grad()
+def folded(network: nn.Module) -> nn.Module:
+    """A copy whose convolutions hold the scale and shift of the norm that follows them: the same function in fewer passes over
+    memory. A norm is taken to follow the convolution that was registered just before it, as in every ResNet."""
+    copied = copy.deepcopy(network).eval()
+    for module in list(copied.modules()):
+        for (first, convolution), (second, norm) in pairwise(list(module.named_children())):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, first, fuse_conv_bn_eval(convolution, norm))
+                setattr(module, second, nn.Identity())
+    return copied.to(memory_format=torch.channels_last)
+
+
 @torch.inference_mode()
 def predict(
     network: nn.Module,
@@ -27,7 +43,7 @@ def predict(
     title: str = "",
 ) -> np.ndarray:
     """Class probabilities, float32 [N, K], in the order of the batches; with ``d4`` the mean over the eight views."""
-    network.eval()
+    network = folded(network)
     parts = []
     for images, _, _ in tqdm(batches, title or "predicting", unit=" batches", leave=False):
         views = dihedral(images) if d4 else [images]

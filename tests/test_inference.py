@@ -10,8 +10,9 @@ import torch
 from made import about, thin
 from torch import Tensor, nn
 
+import resnet
 from lab.hardware import Hardware
-from lab.inference import decide_d4, dihedral, predict
+from lab.inference import decide_d4, dihedral, folded, predict
 
 HARDWARE = Hardware(torch.device("cpu"), "fp32")
 
@@ -49,6 +50,27 @@ def test_the_views_close_under_composition() -> None:
     group = {tuple(view.flatten().tolist()) for view in dihedral(image)}
     for view in dihedral(image):
         assert {tuple(again.flatten().tolist()) for again in dihedral(view)} == group
+
+
+# ---- norms folded into convolutions
+
+
+@pytest.mark.parametrize("model", ["resnet18", "resnet50"])
+def test_a_folded_network_is_the_same_function_without_norms(model: str) -> None:
+    torch.manual_seed(0)
+    made = resnet.build(model, 3, zero_init_residual=False).double().eval()
+    for name, buffer in made.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.uniform_(0.5, 2)
+    state = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    fused = folded(made)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    with torch.no_grad():
+        expected, found = made(images), fused(images)
+    assert expected.std() > 1e-6
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+    assert all(torch.equal(state[name], tensor) for name, tensor in made.state_dict().items())  # a copy was folded
 
 
 # ---- probabilities
