@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lab.options import DEPTHS, MODELS, add_machine, add_places, add_report
+from lab.options import DEPTHS, MODELS, add_machine, add_places, add_report, check_numbers
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -99,6 +99,7 @@ from lab.checkpoint import (
 )
 from lab.ema import EMA
 from lab.errors import UserError, run
+from lab.forecast import duration, forecast, measure
 from lab.hardware import Hardware, choose_hardware
 from lab.history import draw_data_figures, redraw_accuracy, write_history
 from lab.inference import predict
@@ -124,33 +125,6 @@ def main() -> None:
     hardware = choose_hardware(args.device, args.precision)
     for model in DEPTHS if args.model == "all" else [args.model]:
         train(model, args, data, lists, hardware)
-
-
-def check_numbers(args: argparse.Namespace) -> None:
-    """Refuse numbers that no run can use."""
-    if args.size is not None and args.size < 32:
-        raise UserError(
-            f"--size {args.size} is too small: a ResNet halves its input five times and needs 32 px or more."
-        )
-    for name in ("epochs", "batch_size", "accumulate"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {value}.")
-    batch = args.batch_size or 32
-    if batch % args.accumulate or batch // args.accumulate < 2:
-        raise UserError(
-            f"--accumulate {args.accumulate} must divide the batch of {batch} into equal parts of 2 or more."
-        )
-    for name in ("window", "lr"):
-        value = getattr(args, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"--{name} must be above 0, not {value}.")
-    for name in ("weight_decay", "warmup", "clip", "patience", "seed"):
-        value = getattr(args, name)
-        if value is not None and not 0 <= value < math.inf:
-            raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {value}.")
-    if not 0 <= args.smoothing < 1 or not 0 <= args.ema < 1:
-        raise UserError("--smoothing and --ema must be at least 0 and below 1.")
 
 
 def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, ImageList], hardware: Hardware) -> None:
@@ -222,6 +196,9 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
         why = "as asked" if args.batch_size else f"the default on {hardware.device.type}"
         print(f"batch: {accumulate * batches.batch_size} images per step, {why}; peak learning rate {settings.lr:g}")
         print(f"{model}: {count:,} parameters, {settings.epochs} epochs of {steps} steps")
+    if not about.finished:
+        pace = measure(network, settings, hardware, batches, valid)
+        print(forecast(pace, settings, about.epoch), flush=True)
 
     # ---- the epochs
     for epoch in range(about.epoch, about.epoch if about.finished else settings.epochs):
@@ -300,7 +277,8 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
         save_checkpoint(last, about, averaged | raw | optimizer_tensors(optimizer))
         write_history(history, about.history)
         redraw_accuracy(args.report / data.name)
-        print(epoch_line(model, row, about, settings.epochs), flush=True)
+        left = pace.run(settings, epoch + 1) * row["seconds"] / pace.epoch(size)
+        print(f"{epoch_line(model, row, about, settings.epochs)}, {duration(left)} left", flush=True)
         if stopping:
             print(f"{model}: stopped early, no new best for {stale} epochs (--patience {settings.patience}).")
             break
@@ -366,11 +344,10 @@ def describe_best(about: About) -> str:
 
 def epoch_line(model: str, row: dict[str, float], about: About, epochs: int) -> str:
     """One line of results for an epoch."""
-    left = (epochs - row["epoch"]) * row["seconds"] / 60
     return (
         f"{model} epoch {row['epoch']}/{epochs}: train {100 * row['train_accuracy']:.2f} %, test "
         f"{100 * row['test_accuracy']:.2f} %, {describe_best(about)}; loss {row['train_loss']:.3f} / {row['test_loss']:.3f}, "
-        f"{row['size']} px, {row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s, {left:.0f} min left"
+        f"{row['size']} px, {row['images_per_second']:.0f} images/s, {duration(row['seconds'])}"
     )
 
 

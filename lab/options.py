@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
+
+from lab.errors import UserError
 
 MODELS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 DEPTHS = ["resnet18", "resnet50", "resnet152"]  # the lab's three
@@ -34,3 +37,30 @@ def add_machine(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", default="auto", help="cuda, cpu, … (default: cuda where there is one)")
     help_precision = "of the matrix products (default: auto, bf16 where the hardware has it)"
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"], help=help_precision)
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Refuse numbers that no run can use."""
+    if args.size is not None and args.size < 32:
+        raise UserError(
+            f"--size {args.size} is too small: a ResNet halves its input five times and needs 32 px or more."
+        )
+    for name in ("epochs", "batch_size", "accumulate"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {value}.")
+    batch = args.batch_size or 32
+    if batch % args.accumulate or batch // args.accumulate < 2:
+        raise UserError(
+            f"--accumulate {args.accumulate} must divide the batch of {batch} into equal parts of 2 or more."
+        )
+    for name in ("window", "lr"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name} must be above 0, not {value}.")
+    for name in ("weight_decay", "warmup", "clip", "patience", "seed"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {value}.")
+    if not 0 <= args.smoothing < 1 or not 0 <= args.ema < 1:
+        raise UserError("--smoothing and --ema must be at least 0 and below 1.")

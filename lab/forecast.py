@@ -1,0 +1,122 @@
+"""How long a run will take, from steps measured before it begins, and what a smaller size or fewer epochs would cost."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lab.hardware import Hardware
+from lab.inference import folded
+from lab.recipe import Settings, make_optimizer, size_at
+
+
+class Batches(Protocol):
+    """As in dataloader.py: images [B, 3, size, size], labels [B] and indices [B], at a ``size`` that may be set."""
+
+    size: int
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]: ...
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a pass over the training list and of one over valid, each at a ``small`` and at a ``full`` side in px."""
+
+    small: int
+    full: int
+    train: tuple[float, float]
+    valid: tuple[float, float]
+
+    def epoch(self, size: int) -> float:
+        """Seconds of an epoch at ``size`` px: between the two measured sides time grows with the area."""
+        span = self.full**2 - self.small**2
+        share = (size**2 - self.small**2) / span if span else 0.0
+        return sum(low + share * (high - low) for low, high in (self.train, self.valid))
+
+    def run(self, settings: Settings, done: int = 0) -> float:
+        """Seconds of a whole run, or of what is left after ``done`` epochs."""
+        return sum(self.epoch(size_at(epoch, settings)) for epoch in range(done, settings.epochs))
+
+
+def measure(network: nn.Module, settings: Settings, hardware: Hardware, train: Batches, valid: Batches) -> Pace:
+    """Time one training step and one evaluated batch, data included, at the smallest side and at the run's; on a copy of the
+    network, so that the run is untouched by it."""
+    tried = copy.deepcopy(network).train()
+    optimizer = make_optimizer(tried, settings, hardware.precision)
+
+    def step() -> None:
+        images, labels, _ = next(iter(train))
+        with hardware.autocast():
+            loss = functional.cross_entropy(tried(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    evaluated = folded(network)
+
+    @torch.inference_mode()
+    def evaluate() -> None:
+        images, _, _ = next(iter(valid))
+        with hardware.autocast():
+            evaluated(images)
+
+    sides = sorted({max(32, settings.size // 2), settings.size})
+    sizes = train.size, valid.size
+    seconds: list[tuple[float, float]] = []
+    for side in sides:
+        train.size = valid.size = side
+        seconds.append((len(train) * timed(step, hardware), len(valid) * timed(evaluate, hardware)))
+    train.size, valid.size = sizes
+    (train_small, valid_small), (train_full, valid_full) = seconds[0], seconds[-1]
+    return Pace(sides[0], sides[-1], (train_small, train_full), (valid_small, valid_full))
+
+
+def timed(work: Callable[[], None], hardware: Hardware) -> float:
+    """Seconds of ``work`` done once more: the first time libraries choose their kernels."""
+    work()
+    synchronise(hardware)
+    began = time.perf_counter()
+    work()
+    synchronise(hardware)
+    return time.perf_counter() - began
+
+
+def synchronise(hardware: Hardware) -> None:
+    """Wait for the device, whose work is queued."""
+    if hardware.device.type == "cuda":
+        torch.cuda.synchronize(hardware.device)
+
+
+def forecast(pace: Pace, settings: Settings, done: int = 0) -> str:
+    """One line: how long the run takes, and what less would cost. A run that goes on is not offered what it cannot have."""
+    whole = pace.run(settings, done)
+    if done:
+        return f"time: about {duration(whole)} left, from a measured step"
+    less = []
+    smaller = max(32, round(0.75 * settings.size / 16) * 16)
+    if smaller < settings.size:
+        less.append(f"--size {smaller} about {duration(pace.run(replace(settings, size=smaller)))}")
+    if settings.epochs > 1:
+        fewer = replace(settings, epochs=(settings.epochs + 1) // 2)
+        less.append(f"--epochs {fewer.epochs} about {duration(pace.run(fewer))}")
+    epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
+    line = f"time: about {duration(whole)} for {epochs}, from a measured step"
+    return f"{line}; {' and '.join(less)}" if less else line
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, two digits at most."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
