@@ -27,6 +27,7 @@ from lab.errors import UserError
 from lab.images import read_image
 from lab.lists import ImageList, read_data_set, read_list
 from lab.preprocessing import Preprocessing, channel_statistics, choose_window
+from lab.ranks import ALONE, Ranks
 from lab.store import Store, open_stores
 
 LABELLED = ("train", "valid")
@@ -117,7 +118,8 @@ class Batches:
     """Batches of a store on the device: images float32 [B, 3, size, size], channels last; labels int64 [B]; indices [B].
 
     With ``augment_seed`` the images come shuffled and augmented as a function of (seed, epoch, index), and a last batch that is
-    not full is left out, so that every step has the same shape; without it, in order, all of them, unchanged.
+    not full is left out, so that every step has the same shape; without it, in order, all of them, unchanged. Of several
+    ``ranks`` each gets every Nth batch of the same order to train on, and to evaluate the Nth part of the list.
     """
 
     def __init__(
@@ -128,7 +130,9 @@ class Batches:
         batch_size: int,
         device: torch.device,
         augment_seed: int | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.store, self.preprocessing, self.device, self.seed = store, preprocessing, device, augment_seed
         self.count = len(store.rows)
         self.labels = torch.from_numpy(labels)
@@ -136,15 +140,25 @@ class Batches:
         self.epoch = 0
         self.size = preprocessing.size
 
+    def numbers(self) -> range:
+        """Which of an epoch's batches are this rank's."""
+        rank, ranks = self.ranks.rank, self.ranks.count
+        if self.seed is not None:
+            whole = self.count // self.batch_size
+            return range(rank, whole - whole % ranks, ranks)
+        whole = -(-self.count // self.batch_size)
+        each = -(-whole // ranks)
+        return range(min(rank * each, whole), min((rank + 1) * each, whole))
+
     def __len__(self) -> int:
-        """Batches per epoch."""
-        return self.count // self.batch_size if self.seed is not None else -(-self.count // self.batch_size)
+        """Batches per epoch, of this rank."""
+        return len(self.numbers())
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
         order = np.arange(self.count) if self.seed is None else permutation(self.seed, self.epoch, self.count)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            indices = order[start : start + self.batch_size]
+        for number in self.numbers():
+            indices = order[number * self.batch_size : (number + 1) * self.batch_size]
             images = torch.from_numpy(self.store.images[self.store.rows[indices]]).to(self.device, non_blocking=True)
             if self.seed is None:
                 images = network_input(images, replace(self.preprocessing, size=self.size))

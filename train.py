@@ -3,6 +3,7 @@
     python train.py --model resnet18                        # the lists in csv/lab3
     python train.py --model all --data csv/sample           # the three depths in turn
     python train.py --model resnet50 --data csv/cnmc --root ~/C-NMC_Leukemia --epochs 60
+    torchrun --nproc-per-node=4 train.py --model resnet152  # a process for each of four GPUs
 
 Started again, an unfinished run goes on where it stopped, and a finished one says so; --fresh starts over. A run writes
 weights/<data>/<model>/best.safetensors (by valid accuracy), last.safetensors (to go on from), report/<data>/history_<model>.csv
@@ -105,7 +106,8 @@ from lab.history import draw_data_figures, redraw_accuracy, write_history
 from lab.inference import predict
 from lab.lists import DataSet, ImageList, list_digest, read_data_set, read_lists
 from lab.preprocessing import Preprocessing, channel_statistics, choose_window
-from lab.recipe import Settings, check_same, class_weights, learning_rate, make_optimizer, size_at
+from lab.ranks import Ranks, join
+from lab.recipe import Settings, check_same, class_weights, learning_rate, make_optimizer, part_of_batch, size_at
 from lab.store import Store, open_stores
 
 
@@ -113,8 +115,10 @@ def main() -> None:
     """Check everything, then train each model asked for."""
     args = arguments().parse_args()
     check_numbers(args)
-    data = read_data_set(args.data, args.root)
-    lists = read_lists(data, ("train", "valid"))
+    ranks = join()
+    with ranks.first_before_others():
+        data = read_data_set(args.data, args.root)
+        lists = read_lists(data, ("train", "valid"))
     for name, images in lists.items():
         counts = np.bincount(images.labels, minlength=len(data.classes))
         shares = ", ".join(f"{count:,} {name}" for count, name in zip(counts, data.classes, strict=True))
@@ -124,10 +128,17 @@ def main() -> None:
     class_weights(args.class_weights, lists["train"].labels, len(data.classes), torch.device("cpu"))
     hardware = choose_hardware(args.device, args.precision)
     for model in DEPTHS if args.model == "all" else [args.model]:
-        train(model, args, data, lists, hardware)
+        train(model, args, data, lists, hardware, ranks)
 
 
-def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, ImageList], hardware: Hardware) -> None:
+def train(
+    model: str,
+    args: argparse.Namespace,
+    data: DataSet,
+    lists: dict[str, ImageList],
+    hardware: Hardware,
+    ranks: Ranks,
+) -> None:
     """One run: one model on one data set, from its start or from its last checkpoint."""
     folder = args.weights / data.name / model
     best, last = folder / "best.safetensors", folder / "last.safetensors"
@@ -157,14 +168,15 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
     else:
         final = choose_preprocessing(args, lists["train"], hardware)
         settings = chosen_settings(model, args, hardware, final, None)
-    stores = open_stores(lists, final, STORES / data.name)
+    micro = part_of_batch(settings, ranks, len(lists["train"]))
+    with ranks.first_before_others():
+        stores = open_stores(lists, final, STORES / data.name)
     if saved is None:
         warn_of_shared_images(stores)
         mean, std = channel_statistics(stores["train"].images)
         final = replace(final, mean=mean, std=std)
-    micro = settings.batch_size // settings.accumulate
-    batches = Batches(stores["train"], lists["train"].labels, final, micro, hardware.device, settings.seed)
-    valid = Batches(stores["valid"], lists["valid"].labels, final, EVALUATION_BATCH, hardware.device)
+    batches = Batches(stores["train"], lists["train"].labels, final, micro, hardware.device, settings.seed, ranks)
+    valid = Batches(stores["valid"], lists["valid"].labels, final, EVALUATION_BATCH, hardware.device, None, ranks)
     accumulate = min(settings.accumulate, len(batches))
     steps = len(batches) // accumulate
 
@@ -188,17 +200,22 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
         load_optimizer(optimizer, tensors)
         if saved.scaler:
             scaler.load_state_dict(saved.scaler)
-        write_history(history, saved.history)  # in case the run was killed between its checkpoint and its history
+        if ranks.first:
+            write_history(history, saved.history)  # in case the run was killed between its checkpoint and its history
         print(f"{model}: going on after epoch {saved.epoch} of {settings.epochs}, {describe_best(saved)}.")
     else:
-        draw_data_figures(args.report / data.name, lists["train"], data.classes, final, settings.seed)
+        if ranks.first:
+            draw_data_figures(args.report / data.name, lists["train"], data.classes, final, settings.seed)
         count = sum(parameter.numel() for parameter in network.parameters())
         why = "as asked" if args.batch_size else f"the default on {hardware.device.type}"
-        print(f"batch: {accumulate * batches.batch_size} images per step, {why}; peak learning rate {settings.lr:g}")
+        print(
+            f"batch: {accumulate * ranks.count * batches.batch_size} images per step, {why}; peak learning rate {settings.lr:g}"
+        )
         print(f"{model}: {count:,} parameters, {settings.epochs} epochs of {steps} steps")
     if not about.finished:
         pace = measure(network, settings, hardware, batches, valid)
         print(forecast(pace, settings, about.epoch), flush=True)
+    parallel = ranks.parallel(network, hardware.device)
 
     # ---- the epochs
     for epoch in range(about.epoch, about.epoch if about.finished else settings.epochs):
@@ -212,20 +229,22 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
             batches,
             f"{model} epoch {epoch + 1}/{settings.epochs}",
             unit=" images",
-            unit_scale=batches.batch_size,
+            unit_scale=ranks.count * batches.batch_size,
             leave=False,
         )
         for number, (images, labels, _) in enumerate(bar):
             step = epoch * steps + number // accumulate
             if step >= (epoch + 1) * steps:
                 break  # the parts left over do not fill a batch
-            with hardware.autocast():
-                logits = network(images)
-                loss = functional.cross_entropy(logits, labels, weight, label_smoothing=settings.smoothing)
-            scaler.scale(loss / accumulate).backward()
+            last_part = (number + 1) % accumulate == 0
+            with ranks.local(parallel, not last_part):
+                with hardware.autocast():
+                    logits = parallel(images)
+                    loss = functional.cross_entropy(logits, labels, weight, label_smoothing=settings.smoothing)
+                scaler.scale(loss / accumulate).backward()
             loss_sum += loss.detach()  # stays on the device: reading it here would make the GPU wait for Python
             correct += (logits.detach().argmax(dim=1) == labels).sum()
-            if (number + 1) % accumulate:
+            if not last_part:
                 continue
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, settings)
@@ -236,7 +255,8 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
             ema.update(step)
-        seen = steps * accumulate  # batches
+        seen = ranks.count * steps * accumulate  # parts of batches
+        ranks.sum(loss_sum), ranks.sum(correct)
         trained = time.perf_counter() - began
         if not math.isfinite(loss_sum.item()):
             raise UserError(
@@ -245,7 +265,8 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
             )
 
         # ---- how good it is now, on the labelled list that the lab calls testing
-        probabilities = predict(ema.network, valid, hardware, title="testing")
+        ranks.share_buffers(ema.network)
+        probabilities = predict(ema.network, valid, hardware, title="testing", ranks=ranks)
         accuracy, test_loss = score(probabilities, lists["valid"].labels)
         row = {
             "epoch": epoch + 1,
@@ -269,20 +290,22 @@ def train(model: str, args: argparse.Namespace, data: DataSet, lists: dict[str, 
 
         # ---- keep it: best first, then last, so that a run killed between the two writes its best again
         averaged = {f"model.{name}": tensor for name, tensor in ema.network.state_dict().items()}
-        if better:
-            if epoch == 0:
-                last.unlink(missing_ok=True)  # --fresh: an earlier run's would not belong to this best
-            save_checkpoint(best, replace(about, preprocessing=replace(final, size=size)), averaged)
         raw = {f"train.{name}": tensor for name, tensor in network.state_dict().items()}
-        save_checkpoint(last, about, averaged | raw | optimizer_tensors(optimizer))
-        write_history(history, about.history)
-        redraw_accuracy(args.report / data.name)
+        with ranks.first_before_others():
+            if ranks.first and better:
+                if epoch == 0:
+                    last.unlink(missing_ok=True)  # --fresh: an earlier run's would not belong to this best
+                save_checkpoint(best, replace(about, preprocessing=replace(final, size=size)), averaged)
+            if ranks.first:
+                save_checkpoint(last, about, averaged | raw | optimizer_tensors(optimizer))
+                write_history(history, about.history)
+                redraw_accuracy(args.report / data.name)
         left = pace.run(settings, epoch + 1) * row["seconds"] / pace.epoch(size)
         print(f"{epoch_line(model, row, about, settings.epochs)}, {duration(left)} left", flush=True)
         if stopping:
             print(f"{model}: stopped early, no new best for {stale} epochs (--patience {settings.patience}).")
             break
-    note_d4(best, valid, lists["valid"].labels, hardware)
+    note_d4(best, valid, lists["valid"].labels, hardware, ranks)
 
 
 def choose_preprocessing(args: argparse.Namespace, train: ImageList, hardware: Hardware) -> Preprocessing:
@@ -351,14 +374,15 @@ def epoch_line(model: str, row: dict[str, float], about: About, epochs: int) -> 
     )
 
 
-def note_d4(path: Path, valid: Batches, labels: np.ndarray, hardware: Hardware) -> None:
+def note_d4(path: Path, valid: Batches, labels: np.ndarray, hardware: Hardware, ranks: Ranks) -> None:
     """Measure the best checkpoint with D4 test-time augmentation on valid, and note it there for predict.py to decide by."""
     network, about = load_network(path, None, resnet.build)
     hardware.place(network)
     valid.size = about.preprocessing.size
-    accuracy, loss = score(predict(network, valid, hardware, d4=True, title="testing with D4"), labels)
+    accuracy, loss = score(predict(network, valid, hardware, d4=True, title="testing with D4", ranks=ranks), labels)
     about.metrics |= {"valid_accuracy_d4": accuracy, "valid_loss_d4": loss}
-    save_checkpoint(path, about, {f"model.{name}": tensor for name, tensor in network.state_dict().items()})
+    if ranks.first:
+        save_checkpoint(path, about, {f"model.{name}": tensor for name, tensor in network.state_dict().items()})
     print(f"{about.model}: {describe_best(about)}, {100 * accuracy:.2f} % averaged over D4; saved in {path}.")
 
 

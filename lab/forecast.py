@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -65,9 +66,9 @@ def measure(network: nn.Module, settings: Settings, hardware: Hardware, train: B
 
     @torch.inference_mode()
     def evaluate() -> None:
-        images, _, _ = next(iter(valid))
-        with hardware.autocast():
-            evaluated(images)
+        for images, _, _ in islice(valid, 1):  # of several processes one may have none
+            with hardware.autocast():
+                evaluated(images)
 
     sides = sorted({max(32, settings.size // 2), settings.size})
     sizes = train.size, valid.size

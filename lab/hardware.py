@@ -38,6 +38,8 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
         reason = "torch sees a CUDA device" if chosen == "cuda" else "torch sees no CUDA device"
     else:
         chosen, reason = device, "as asked"
+    if chosen == "cuda" and "LOCAL_RANK" in os.environ:
+        chosen = f"cuda:{os.environ['LOCAL_RANK']}"  # torchrun: a GPU for each process
     try:
         where = torch.device(chosen)
         torch.empty(1, device=where)
@@ -55,6 +57,7 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
         reason = "as asked"
     print(f"precision: {precision}, {reason}")
     if where.type == "cuda":
+        torch.cuda.set_device(where)
         # The convolutions' shapes never change within a size, so cuDNN's search for the fastest pays. TF32 serves what
         # autocast leaves in float32; fp32 means float32.
         torch.backends.cudnn.benchmark = True

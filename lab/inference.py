@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from lab.checkpoint import About
 from lab.hardware import Hardware
+from lab.ranks import ALONE, Ranks
 
 
 def dihedral(images: Tensor) -> list[Tensor]:
@@ -41,8 +42,10 @@ def predict(
     hardware: Hardware,
     d4: bool = False,
     title: str = "",
+    ranks: Ranks = ALONE,
 ) -> np.ndarray:
-    """Class probabilities, float32 [N, K], in the order of the batches; with ``d4`` the mean over the eight views."""
+    """Class probabilities, float32 [N, K], in the order of the batches, those of all ``ranks``; with ``d4`` the mean over the
+    eight views."""
     network = folded(network)
     parts = []
     for images, _, _ in tqdm(batches, title or "predicting", unit=" batches", leave=False):
@@ -53,7 +56,7 @@ def predict(
                 logits = network(view.contiguous(memory_format=torch.channels_last))
             total = total + logits.float().softmax(dim=1)
         parts.append(total / len(views))
-    return torch.cat(parts).cpu().numpy()
+    return ranks.join_rows(torch.cat(parts).cpu().numpy() if parts else np.zeros((0, 0), np.float32))
 
 
 def decide_d4(about: About, asked: str, quiet: bool = False) -> bool:

@@ -49,11 +49,6 @@ def check_numbers(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {value}.")
-    batch = args.batch_size or 32
-    if batch % args.accumulate or batch // args.accumulate < 2:
-        raise UserError(
-            f"--accumulate {args.accumulate} must divide the batch of {batch} into equal parts of 2 or more."
-        )
     for name in ("window", "lr"):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:

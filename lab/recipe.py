@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lab.errors import UserError
+from lab.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,20 @@ class Settings:
     patience: int
     zero_init: bool
     seed: int
+
+
+def part_of_batch(settings: Settings, ranks: Ranks, images: int) -> int:
+    """Images that one forward pass of one process takes: the batch divided among ``ranks`` and accumulated parts. Raises
+    :class:`UserError` where that does not come out even, or where there are fewer ``images`` than that takes."""
+    parts = settings.accumulate * ranks.count
+    if settings.batch_size % parts or settings.batch_size // parts < 2:
+        raise UserError(
+            f"--batch-size {settings.batch_size} cannot be divided into {parts} equal parts of 2 or more ({ranks.count} process"
+            f"{'es' if ranks.count > 1 else ''}, --accumulate {settings.accumulate}); choose another."
+        )
+    if images < 2 * ranks.count:
+        raise UserError(f"{images} training images are too few for {ranks.count} processes; start fewer.")
+    return min(settings.batch_size // parts, images // ranks.count)
 
 
 def check_same(began: Settings, asked: Settings, last: Path) -> None:

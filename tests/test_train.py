@@ -491,7 +491,7 @@ def test_a_loss_that_explodes_is_said_and_not_saved(
         (["--size", "31"], "32 px or more"),
         (["--epochs", "0"], "--epochs must be 1 or more"),
         (["--batch-size", "0"], "--batch-size must be 1 or more"),
-        (["--batch-size", "8", "--accumulate", "3"], "must divide"),
+        (["--batch-size", "8", "--accumulate", "3"], "cannot be divided"),
         (["--batch-size", "8", "--accumulate", "8"], "parts of 2 or more"),
         (["--smoothing", "1"], "below 1"),
         (["--ema", "-0.1"], "at least 0"),
