@@ -39,7 +39,7 @@ import resnet
 from dataloader import network_input, stored_batches
 from lab.checkpoint import About, check_classes, load_network, trained_models
 from lab.errors import UserError, run
-from lab.figures import draw_confusions
+from lab.figures import draw_accuracy, draw_confusions
 from lab.galleries import draw_predictions
 from lab.hardware import Hardware, choose_hardware
 from lab.images import read_image
@@ -70,24 +70,31 @@ def main() -> None:
         print(
             f"no results on the valid list, since {str(error).splitlines()[0]}\nWhat the checkpoints were saved with:"
         )
-        show_saved(networks)
+        show_saved(networks, report / "demo.png", name)
     else:
         show_valid(networks, data, valid, hardware, args.weights / name, report / "demo.png")
     if images:
         show_images(networks, args.images, images, hardware, report / "demo_images.png")
 
 
-def show_saved(networks: Networks) -> None:
-    """What each checkpoint says of itself."""
+def show_saved(networks: Networks, path: Path, name: str) -> None:
+    """What each checkpoint says of itself as a table, and the accuracy of its run per epoch as a figure."""
     rows = []
     for model, (network, about) in networks.items():
-        accuracy = f"{100 * about.metrics['valid_accuracy']:.2f} %"
-        rows.append(
-            [model, f"{parameters(network):,}", accuracy, f"{about.metrics['epoch']:.0f}", about.preprocessing.size]
-        )
-    print(
-        pd.DataFrame(rows, columns=["model", "parameters", "test accuracy", "epoch", "size, px"]).to_string(index=False)
-    )
+        kind = "valid_accuracy_d4" if decide_d4(about, "auto", quiet=True) else "valid_accuracy"
+        accuracy, images = about.metrics[kind], about.metrics.get("valid_images")
+        interval = ""
+        if images:
+            low, high = wilson(round(accuracy * images), int(images))
+            interval = f"{100 * low:.2f}–{100 * high:.2f} %"
+        row = [model, f"{parameters(network):,}", f"{100 * accuracy:.2f} %", interval, f"{about.metrics['epoch']:.0f}"]
+        rows.append([*row, str(about.preprocessing.size)])
+    columns = ["model", "parameters", "test accuracy", "95 % interval", "epoch", "size, px"]
+    print(pd.DataFrame(rows, columns=columns).to_string(index=False))
+    histories = {model: pd.DataFrame(about.history) for model, (_, about) in networks.items() if about.history}
+    if histories:
+        draw_accuracy(histories, path, f"Accuracy per epoch on {name}, as saved with the weights")
+        print(f"\nfigure: {path}")
 
 
 def show_valid(
@@ -98,16 +105,17 @@ def show_valid(
     for model, (network, about) in networks.items():
         check_classes(weights / model / "best.safetensors", about, data.classes)
         batches = stored_batches(data.name, "valid", valid, about.preprocessing, hardware.device)
+        d4 = decide_d4(about, "auto")
         began = time.perf_counter()
-        probabilities = predict(network, batches, hardware, decide_d4(about, "auto"), f"testing {model}")
-        speed = len(valid) / (time.perf_counter() - began)
+        probabilities = predict(network, batches, hardware, d4, f"testing {model}")
+        speed = (8 if d4 else 1) * len(valid) / (time.perf_counter() - began)  # D4 shows each image eight times
         matrices[model] = confusion_matrix(valid.labels, probabilities.argmax(axis=1), labels=range(len(data.classes)))
         hits = int(np.trace(matrices[model]))
         low, high = wilson(hits, len(valid))
         percent = f"{100 * hits / len(valid):.2f} %"
         interval = f"{100 * low:.2f}–{100 * high:.2f} %"
         rows.append([model, f"{parameters(network):,}", percent, interval, f"{speed:.0f}"])
-    columns = ["model", "parameters", "test accuracy", "95 % interval", "images/s"]
+    columns = ["model", "parameters", "test accuracy", "95 % interval", "views/s"]
     print(f"\n{data.name}, {len(valid):,} images of valid.csv")
     print(pd.DataFrame(rows, columns=columns).to_string(index=False))
     draw_confusions(matrices, data.classes, path, f"{data.name}: predictions on valid.csv")

@@ -94,6 +94,7 @@ from lab import splits
 from lab.errors import UserError, run
 from lab.files import replacing, write_whole
 from lab.images import SUFFIXES
+from lab.words import counted
 
 CLASSES = ("normal", "leukemia blast")
 MEDMNIST_PARTS = {"train": "train", "valid": "val", "test": "test"}
@@ -138,8 +139,10 @@ def cnmc(args: argparse.Namespace) -> int:
     out = target(args, "cnmc")
     table, ignored = splits.cnmc_table(find_images(args.src))
     if ignored:
-        print(f"{ignored:,} images outside the class folders all/ and hem/ ignored (the unlabelled parts of C-NMC).")
-    table = kept(table.assign(sha256=fingerprints(args.src, table["path"])))
+        print(
+            f"{counted(ignored, 'image')} outside the class folders all/ and hem/ ignored (the unlabelled parts of C-NMC)."
+        )
+    table = kept(table.assign(sha256=fingerprints(args.src, table["path"])), CLASSES)
     table = splits.split_by_patient(table, args.shares, args.seed)
     copies = int(table["sha256"].duplicated().sum())
     groups = len(np.unique(splits.joined(table["patient"], table["sha256"])))
@@ -157,14 +160,14 @@ def folders(args: argparse.Namespace) -> int:
     paths = find_images(args.src)
     inside = [path for path in paths if "/" in path]
     if len(inside) < len(paths):
-        print(f"{len(paths) - len(inside):,} images outside any class folder ignored.")
+        print(f"{counted(len(paths) - len(inside), 'image')} outside any class folder ignored.")
     names = sorted({path.split("/")[0] for path in inside}, key=splits.natural)
     if len(names) < 2:
         raise UserError(
             f"{args.src} holds {len(names)} class folders with images; at least 2 are needed, one per class."
         )
     table = pd.DataFrame({"path": inside, "label": [names.index(path.split("/")[0]) for path in inside]})
-    table = kept(table.assign(sha256=fingerprints(args.src, table["path"])))
+    table = kept(table.assign(sha256=fingerprints(args.src, table["path"])), names)
     finish(out, splits.split_by_image(table, args.shares, args.seed), names, args.seed)
     return say_next(out, args.src)
 
@@ -241,12 +244,17 @@ def fingerprints(src: Path, paths: Iterable[str]) -> list[str]:
         return list(tqdm(pool.map(fingerprint, wanted), total=len(wanted), desc="comparing contents", unit="image"))
 
 
-def kept(table: pd.DataFrame) -> pd.DataFrame:
-    """Leave out, and say so, images whose bytes also stand under another label."""
+def kept(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Leave out, and say so, images whose bytes also stand under another label; refuse where that empties a class."""
     table, conflicts = splits.without_conflicts(table)
     if len(conflicts):
         print(
-            f"{len(conflicts):,} images left out: byte-identical under different labels ({', '.join(conflicts['path'][:4])}, …)."
+            f"{counted(len(conflicts), 'image')} left out: byte-identical under different labels "
+            f"({', '.join(conflicts['path'][:4])}, …)."
+        )
+    for label in sorted(set(range(len(names))) - set(table["label"])):
+        raise UserError(
+            f"no image of class {names[label]} is left: add images that stand under this class alone, or remove the class."
         )
     return table
 
@@ -263,6 +271,8 @@ def medmnist_part(file: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
             f"{file}: {part}_images is {images.dtype} {images.shape}; only uint8 images can be used, "
             "grey (N, H, W) or RGB (N, H, W, 3)."
         )
+    if not len(images):
+        raise UserError(f"{file}: {part}_images holds no image.")
     if (
         labels.shape not in ((len(images), 1), (len(images),))
         or labels.dtype.kind not in "iu"

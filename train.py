@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lab.options import DEPTHS, MODELS, add_machine, add_places, add_report, check_numbers
+from lab.options import DEPTHS, MODELS, add_machine, add_places, add_report, check_numbers, given_options
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -48,7 +48,12 @@ def arguments() -> argparse.ArgumentParser:
     recipe.add_argument("--epochs", type=int, default=30, help="passes over the training list (default: 30)")
     recipe.add_argument("--batch-size", type=int, help="images per optimizer step (default: 32 on the CPU, else 64)")
     recipe.add_argument("--accumulate", type=int, default=1, help="split each batch into this many parts (default: 1)")
-    recipe.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd", help="(default: sgd, Nesterov 0.9)")
+    recipe.add_argument(
+        "--optimizer",
+        choices=["sgd", "adamw"],
+        default="sgd",
+        help="sgd with Nesterov momentum 0.9, or adamw (default: sgd)",
+    )
     recipe.add_argument("--lr", type=float, help="peak learning rate (default: 0.05 for sgd, 0.001 for adamw)")
     recipe.add_argument("--weight-decay", type=float, help="on weights only (default: 0.0005 for sgd, 0.05 for adamw)")
     recipe.add_argument("--warmup", type=float, default=1.0, help="epochs of linear warm-up (default: 1)")
@@ -64,7 +69,10 @@ def arguments() -> argparse.ArgumentParser:
         "--patience", type=int, default=0, help="stop after this many epochs without a new best (0: never)"
     )
     recipe.add_argument(
-        "--zero-init", action=argparse.BooleanOptionalAction, default=True, help="blocks start as the identity"
+        "--zero-init",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="blocks start as the identity (default: yes)",
     )
     recipe.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
 
@@ -100,21 +108,34 @@ from lab.checkpoint import (
 )
 from lab.ema import EMA
 from lab.errors import UserError, run
-from lab.forecast import duration, forecast, measure
+from lab.files import check_writable
+from lab.forecast import forecast, measure
 from lab.hardware import Hardware, choose_hardware
-from lab.history import draw_data_figures, redraw_accuracy, write_history
+from lab.history import best_of, describe_best, draw_data_figures, epoch_line, redraw_accuracy, write_history
 from lab.inference import predict
 from lab.lists import DataSet, ImageList, list_digest, read_data_set, read_lists
 from lab.preprocessing import Preprocessing, channel_statistics, choose_window
 from lab.ranks import Ranks, join
-from lab.recipe import Settings, check_same, class_weights, learning_rate, make_optimizer, part_of_batch, size_at
+from lab.recipe import (
+    Settings,
+    begun,
+    check_same,
+    chosen_settings,
+    class_weights,
+    learning_rate,
+    make_optimizer,
+    part_of_batch,
+    size_at,
+)
 from lab.store import Store, open_stores
+from lab.words import counted, duration
 
 
 def main() -> None:
     """Check everything, then train each model asked for."""
     args = arguments().parse_args()
     check_numbers(args)
+    given = given_options(arguments())
     ranks = join()
     with ranks.first_before_others():
         data = read_data_set(args.data, args.root)
@@ -128,7 +149,7 @@ def main() -> None:
     class_weights(args.class_weights, lists["train"].labels, len(data.classes), torch.device("cpu"))
     hardware = choose_hardware(args.device, args.precision)
     for model in DEPTHS if args.model == "all" else [args.model]:
-        train(model, args, data, lists, hardware, ranks)
+        train(model, args, data, lists, hardware, ranks, given)
 
 
 def train(
@@ -138,23 +159,20 @@ def train(
     lists: dict[str, ImageList],
     hardware: Hardware,
     ranks: Ranks,
+    given: dict[str, Any],
 ) -> None:
     """One run: one model on one data set, from its start or from its last checkpoint."""
     folder = args.weights / data.name / model
     best, last = folder / "best.safetensors", folder / "last.safetensors"
     history = args.report / data.name / f"history_{model}.csv"
     saved = read_about(last, model) if last.is_file() and not args.fresh else None
-    if saved is None and not args.fresh and best.is_file() and read_about(best, model).epoch > 1:
-        raise UserError(
-            f"{best} is there without {last.name}; put that back to go on, or --fresh to train anew over it."
-        )
     digest = list_digest(data)
 
     # ---- images
     if saved is not None:
         final = saved.preprocessing
         settings = Settings(**saved.settings)
-        check_same(settings, chosen_settings(model, args, hardware, final, settings), last)
+        check_same(settings, given, last, saved.finished)
         check_classes(last, saved, data.classes)
         if saved.lists not in ("", digest):
             raise UserError(
@@ -167,18 +185,26 @@ def train(
             return
     else:
         final = choose_preprocessing(args, lists["train"], hardware)
-        settings = chosen_settings(model, args, hardware, final, None)
+        settings = chosen_settings(model, args, hardware, final)
+        if best.is_file() and not args.fresh and not begun(read_about(best, model), settings, digest):
+            raise UserError(
+                f"{best} is there without {last.name}; put that back to go on, or --fresh to train anew over it."
+            )
     micro = part_of_batch(settings, ranks, len(lists["train"]))
     with ranks.first_before_others():
         stores = open_stores(lists, final, STORES / data.name)
+    warn_of_shared_images(stores)
     if saved is None:
-        warn_of_shared_images(stores)
         mean, std = channel_statistics(stores["train"].images)
         final = replace(final, mean=mean, std=std)
     batches = Batches(stores["train"], lists["train"].labels, final, micro, hardware.device, settings.seed, ranks)
     valid = Batches(stores["valid"], lists["valid"].labels, final, EVALUATION_BATCH, hardware.device, None, ranks)
     accumulate = min(settings.accumulate, len(batches))
     steps = len(batches) // accumulate
+
+    if ranks.first:
+        for folder in (best.parent, history.parent):
+            check_writable(folder)
 
     # ---- network, optimizer, averaged weights
     torch.manual_seed(settings.seed)
@@ -284,6 +310,7 @@ def train(
         better = (accuracy, -test_loss) > best_of(about.metrics)
         if better:
             about.metrics = {"epoch": epoch + 1, "valid_accuracy": accuracy, "valid_loss": test_loss}
+            about.metrics["valid_images"] = len(lists["valid"])
         stale = epoch + 1 - int(about.metrics["epoch"])
         stopping = bool(settings.patience) and stale >= settings.patience
         about.finished = stopping or epoch + 1 == settings.epochs
@@ -305,7 +332,7 @@ def train(
         if stopping:
             print(f"{model}: stopped early, no new best for {stale} epochs (--patience {settings.patience}).")
             break
-    note_d4(best, valid, lists["valid"].labels, hardware, ranks)
+    note_d4(best, about.history, valid, lists["valid"].labels, hardware, ranks)
 
 
 def choose_preprocessing(args: argparse.Namespace, train: ImageList, hardware: Hardware) -> Preprocessing:
@@ -320,33 +347,13 @@ def choose_preprocessing(args: argparse.Namespace, train: ImageList, hardware: H
     return Preprocessing(window, 2 * size, size, locate)
 
 
-def chosen_settings(
-    model: str, args: argparse.Namespace, hardware: Hardware, final: Preprocessing, began: Settings | None
-) -> Settings:
-    """The run's settings with every option not given filled in: as the run ``began``, or by default."""
-    sgd = args.optimizer == "sgd"
-    # A CPU is as fast with few images as with many, and more steps learn more; a GPU wants more to do at once.
-    defaults = {
-        "size": final.size,
-        "window": final.window,
-        "progressive": model not in ("resnet18", "resnet34"),
-        "batch_size": 32 if hardware.device.type == "cpu" else 64,
-        "lr": 0.05 if sgd else 0.001,
-        "weight_decay": 5e-4 if sgd else 0.05,
-    }
-    if began is not None:
-        defaults = {name: getattr(began, name) for name in defaults}
-    given: dict[str, Any] = {name: getattr(args, name) for name in Settings.__dataclass_fields__ if hasattr(args, name)}
-    given |= {name: value for name, value in defaults.items() if given[name] is None}
-    return Settings(**(given | {"model": model}))
-
-
 def warn_of_shared_images(stores: dict[str, Store]) -> None:
     """Warn where train and valid hold the same image, by path or by content: valid accuracy would flatter."""
     shared = set(stores["train"].digests) & set(stores["valid"].digests)
     if shared:
         count = sum(digest in shared for digest in stores["valid"].list_digests())
-        print(f"warning: {count:,} images of valid.csv are in train.csv too, byte for byte; its accuracy will flatter.")
+        held = counted(count, "image")
+        print(f"warning: train.csv holds {held} of valid.csv too, byte for byte; its accuracy will flatter.")
 
 
 def score(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -355,32 +362,17 @@ def score(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     return float((probabilities.argmax(axis=1) == labels).mean()), float(-np.log(picked.clip(1e-12)).mean())
 
 
-def best_of(metrics: dict[str, float]) -> tuple[float, float]:
-    """What a new best must exceed: accuracy first, the lower loss among equals."""
-    return (metrics["valid_accuracy"], -metrics["valid_loss"]) if metrics else (-1.0, 0.0)
-
-
-def describe_best(about: About) -> str:
-    """The best epoch so far in words."""
-    return f"best test accuracy {100 * about.metrics['valid_accuracy']:.2f} % in epoch {about.metrics['epoch']:.0f}"
-
-
-def epoch_line(model: str, row: dict[str, float], about: About, epochs: int) -> str:
-    """One line of results for an epoch."""
-    return (
-        f"{model} epoch {row['epoch']}/{epochs}: train {100 * row['train_accuracy']:.2f} %, test "
-        f"{100 * row['test_accuracy']:.2f} %, {describe_best(about)}; loss {row['train_loss']:.3f} / {row['test_loss']:.3f}, "
-        f"{row['size']} px, {row['images_per_second']:.0f} images/s, {duration(row['seconds'])}"
-    )
-
-
-def note_d4(path: Path, valid: Batches, labels: np.ndarray, hardware: Hardware, ranks: Ranks) -> None:
-    """Measure the best checkpoint with D4 test-time augmentation on valid, and note it there for predict.py to decide by."""
+def note_d4(
+    path: Path, history: list[dict[str, float]], valid: Batches, labels: np.ndarray, hardware: Hardware, ranks: Ranks
+) -> None:
+    """Measure the best checkpoint with D4 test-time augmentation on valid, and note it there for predict.py to decide by; with
+    the whole history, since the best checkpoint may be all that is handed on."""
     network, about = load_network(path, None, resnet.build)
     hardware.place(network)
     valid.size = about.preprocessing.size
     accuracy, loss = score(predict(network, valid, hardware, d4=True, title="testing with D4", ranks=ranks), labels)
     about.metrics |= {"valid_accuracy_d4": accuracy, "valid_loss_d4": loss}
+    about.history = history
     if ranks.first:
         save_checkpoint(path, about, {f"model.{name}": tensor for name, tensor in network.state_dict().items()})
     print(f"{about.model}: {describe_best(about)}, {100 * accuracy:.2f} % averaged over D4; saved in {path}.")

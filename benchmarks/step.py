@@ -28,15 +28,15 @@ from benchmarks.machine import describe, keep
 from lab.ema import EMA
 from lab.hardware import Hardware, choose_hardware
 from lab.preprocessing import Preprocessing
-from lab.recipe import make_optimizer
-from train import arguments, chosen_settings
+from lab.recipe import chosen_settings, make_optimizer
+from train import arguments
 
 BATCH = 32
 
 
 def ours(model: str, hardware: Hardware) -> Callable[[torch.Tensor, torch.Tensor], None]:
     """A step as train.py takes it, with its default settings."""
-    settings = chosen_settings(model, arguments().parse_args([]), hardware, Preprocessing(64, 128, 64, "cell"), None)
+    settings = chosen_settings(model, arguments().parse_args([]), hardware, Preprocessing(64, 128, 64, "cell"))
     network = hardware.place(resnet.build(model, 2, zero_init_residual=True)).train()
     optimizer = make_optimizer(network, settings, hardware.precision)
     ema = EMA(network, settings.ema)

@@ -63,7 +63,8 @@ def read_about(path: Path, model: str | None = None) -> About:
     """What a checkpoint says of itself, without its tensors; refuses a wrong file or another depth in one sentence."""
     if not path.is_file():
         raise UserError(
-            f"{path}: there is no such checkpoint; `python train.py --model {model or 'resnet18'}` makes it."
+            f"{path}: there is no such checkpoint; `python train.py --model {model or 'resnet18'} --data "
+            f"{path.parent.parent.name}` makes it."
         )
     try:
         with safetensors.safe_open(path, "pt") as file:
@@ -131,7 +132,9 @@ def trained_models(folder: Path) -> list[str]:
     """The models that have a best checkpoint below ``weights/<data>``, the shallowest first."""
     found = [path.parent.name for path in folder.glob("*/best.safetensors") if path.parent.name in MODELS]
     if not found:
-        raise UserError(f"{folder}: no trained model there; `python train.py --model all` trains the three depths.")
+        raise UserError(
+            f"{folder}: no trained model there; `python train.py --model all --data {folder.name}` trains three."
+        )
     return sorted(found, key=MODELS.index)
 
 

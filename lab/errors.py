@@ -19,10 +19,9 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(2)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"error: {where}{error.strerror or error}; make room or give access, then run the command again.",
-            file=sys.stderr,
-        )
+        placed = isinstance(error, (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError))
+        mend = "name another place" if placed else "make room or give access"
+        print(f"error: {where}{error.strerror or error}; {mend}, then run the command again.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped by Ctrl-C; start the same command again to go on.", file=sys.stderr)

@@ -25,6 +25,13 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder, and try it with a file that is taken away again; ``OSError`` where that fails: sooner than after hours."""
+    with replacing(folder / ".writable") as temporary:
+        temporary.touch()
+    (folder / ".writable").unlink()
+
+
 def write_whole(path: Path, data: bytes | str) -> None:
     """Write ``data`` (text as UTF-8, line ends untouched) to ``path``, whole or not at all."""
     with replacing(path) as temporary:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from lab.hardware import Hardware
 from lab.inference import folded
 from lab.recipe import Settings, make_optimizer, size_at
+from lab.words import counted, duration
 
 
 class Batches(Protocol):
@@ -109,15 +110,5 @@ def forecast(pace: Pace, settings: Settings, done: int = 0) -> str:
     if settings.epochs > 1:
         fewer = replace(settings, epochs=(settings.epochs + 1) // 2)
         less.append(f"--epochs {fewer.epochs} about {duration(pace.run(fewer))}")
-    epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
-    line = f"time: about {duration(whole)} for {epochs}, from a measured step"
+    line = f"time: about {duration(whole)} for {counted(settings.epochs, 'epoch')}, from a measured step"
     return f"{line}; {' and '.join(less)}" if less else line
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words, two digits at most."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lab.errors import UserError
+from lab.words import counted
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
         chosen = f"cuda:{os.environ['LOCAL_RANK']}"  # torchrun: a GPU for each process
     try:
         where = torch.device(chosen)
-        torch.empty(1, device=where)
+        torch.ones(1, device=where).item()  # a device that computes: "meta" does not
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"--device {chosen} cannot be used here ({str(error).splitlines()[0]}); try --device cpu."
         ) from None
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else counted(torch.get_num_threads(), "thread")
     print(f"device: {where} ({name}), {reason}")
     if precision == "auto":
         precision, reason = best_precision(where)

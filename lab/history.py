@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from lab.augmentation import augment, resample
+from lab.checkpoint import About
 from lab.errors import UserError
 from lab.figures import draw_accuracy
 from lab.files import write_whole
@@ -17,6 +18,7 @@ from lab.images import read_image
 from lab.lists import ImageList
 from lab.options import MODELS
 from lab.preprocessing import Preprocessing, window_corner
+from lab.words import duration
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
@@ -35,9 +37,10 @@ def read_histories(folder: Path) -> dict[str, pd.DataFrame]:
             table = pd.read_csv(path)
         except pd.errors.EmptyDataError:
             table = pd.DataFrame()
-        if "epoch" not in table or "test_accuracy" not in table or table.empty:
+        numbers = table.apply(pd.to_numeric, errors="coerce")
+        if "epoch" not in table or "test_accuracy" not in table or table.empty or numbers["epoch"].isna().any():
             raise UserError(f"{path}: not a history; expected columns such as epoch and test_accuracy.")
-        histories[model] = table
+        histories[model] = numbers
     return histories
 
 
@@ -85,3 +88,22 @@ def draw_data_figures(
 def to_uint8(images: torch.Tensor) -> np.ndarray:
     """Images [N, 3, S, S] in 0…1 → uint8 [N, S, S, 3]."""
     return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+def best_of(metrics: dict[str, float]) -> tuple[float, float]:
+    """What a new best must exceed: accuracy first, the lower loss among equals."""
+    return (metrics["valid_accuracy"], -metrics["valid_loss"]) if metrics else (-1.0, 0.0)
+
+
+def describe_best(about: About) -> str:
+    """The best epoch so far in words."""
+    return f"best test accuracy {100 * about.metrics['valid_accuracy']:.2f} % in epoch {about.metrics['epoch']:.0f}"
+
+
+def epoch_line(model: str, row: dict[str, float], about: About, epochs: int) -> str:
+    """One line of results for an epoch."""
+    return (
+        f"{model} epoch {row['epoch']}/{epochs}: train {100 * row['train_accuracy']:.2f} %, test "
+        f"{100 * row['test_accuracy']:.2f} %, {describe_best(about)}; loss {row['train_loss']:.3f} / {row['test_loss']:.3f}, "
+        f"{row['size']} px, {row['images_per_second']:.0f} images/s, {duration(row['seconds'])}"
+    )

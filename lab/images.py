@@ -42,9 +42,11 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
-    if image.mode in ("I", "F"):  # 32-bit: whole numbers are taken as 16-bit greys, which some files hold so
-        values = np.asarray(image).astype(np.float64) / (256 if image.mode == "I" else 1)
-        return np.repeat(np.nan_to_num(values).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        # 32-bit: whole numbers are taken as 16-bit greys, which some files hold so; fractions as 0…1 where none is above 1.
+        values = np.nan_to_num(np.asarray(image).astype(np.float64))
+        values = values / 256 if image.mode == "I" else values * (255 if values.max() <= 1 else 1)
+        return np.repeat(values.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)

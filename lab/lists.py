@@ -7,13 +7,15 @@ depth (``Path`` only) and, if there is one, ``classes.csv`` (``label,name``).
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 import re
 import sys
-from collections.abc import Sequence, Sized
+import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from tqdm import tqdm
 
 from lab.errors import UserError
 from lab.images import decode
+from lab.words import counted
 
 SHOWN = 10  # how many problems an error lists by row before it only counts
 
@@ -98,29 +101,29 @@ def read_classes(folder: Path, name: str) -> list[str]:
     if path.is_file():
         table = read_csv(path, ["label", "name"])
         labels = [parse_label(text) for text in table["label"]]
-        if sorted(label for label in labels if label is not None) != list(range(len(labels))) or not labels:
+        if sorted(label for label in labels if label is not None) != list(range(len(labels))) or len(labels) < 2:
             raise UserError(
-                f"{path}: the labels must be 0, 1, … without a gap, each once; found {list(table['label'])}."
+                f"{path}: the labels must be 0, 1, … without a gap, each once, two or more; found {list(table['label'])}."
             )
-        return [
+        names = [
             name.strip() for _, name in sorted(zip(labels, table["name"], strict=True), key=lambda pair: pair[0] or 0)
         ]
+        if len(set(names)) < len(names) or not all(names):
+            raise UserError(f"{path}: every class needs a name of its own; found {names}.")
+        return names
     path = folder / "train.csv"
     if not path.is_file():
         return []  # test lists alone, beside weights made elsewhere: their checkpoint names the classes
     table = read_csv(path, ["Path", "label"])
-    lines = {parse_label(text): line for line, text in table["label"].items()}
-    seen = {label for label in lines if label is not None and label >= 0}  # read_list reports the others by row
-    if len(seen) < 2:
+    if table.empty:
+        raise UserError(f"{path}: the list has a header but no rows.")
+    seen = {label for label in map(parse_label, table["label"]) if label is not None and label >= 0}
+    # Labels count up to the first that never occurs; those beyond it, and what is no number, are reported by row.
+    count = next(label for label in itertools.count() if label not in seen) if seen else 2
+    if count < 2:
         raise UserError(
-            f"{path}: found {len(seen)} classes; the column 'label' must hold whole numbers from 0 on, of two classes or more."
-        )
-    count = max(seen) + 1
-    if len(seen) != count:
-        absent = ", ".join(map(str, islice((label for label in range(count) if label not in seen), SHOWN)))
-        raise UserError(
-            f"{path} line {lines[count - 1]}: label {count - 1} is the largest, but {absent} never occur; mend it, or name all "
-            f"classes in classes.csv."
+            f"{path}: label {count} never occurs, only {', '.join(map(str, sorted(seen)[:SHOWN]))}; the column 'label' must hold "
+            f"0, 1, … of two classes or more. Mend it, or name all classes in classes.csv."
         )
     # The lab's two classes have names; elsewhere the label is the name.
     return (
@@ -133,12 +136,22 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     spaces around headers, extra columns, blank lines and a missing final newline are all fine. Raises :class:`UserError`
     otherwise."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", pd.errors.ParserWarning
+            )  # rows longer than the header: cut off, as extra columns are
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such list.") from None
     except pd.errors.EmptyDataError:
         raise UserError(f"{path}: the file is empty; expected the columns {','.join(columns)}.") from None
     except (pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
+        uneven = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
+        if uneven:
+            raise UserError(
+                f"{path} line {uneven[2]}: {uneven[3]} fields where the lines before have {uneven[1]}; a comma within a path "
+                f'needs double quotes around the path: "a,b.bmp",1.'
+            ) from None
         raise UserError(f"{path}: cannot be read as a UTF-8 CSV file ({str(error).strip()}).") from None
     found = {str(column).strip().lower(): column for column in reversed(table.columns)}
     absent = [column for column in columns if column.lower() not in found]
@@ -185,7 +198,9 @@ def read_list(data: DataSet, name: str, labelled: bool, check_files: bool = True
     images be there? Raises one :class:`UserError` for all its problems."""
     images, problems = inspect(data, name, labelled, check_files)
     if problems:
-        raise problems_error(f"{images.csv}: {count_of(problems)}{places_tried(data)}:", list(problems.values()))
+        raise problems_error(
+            f"{images.csv}: {counted(len(problems), 'problem')}{places_tried(data)}:", list(problems.values())
+        )
     return images
 
 
@@ -200,7 +215,7 @@ def read_lists(data: DataSet, names: Sequence[str]) -> dict[str, ImageList]:
         everything = []
         for images, problems in inspected.values():
             everything += [text for _, text in sorted((damaged(images, set(problems)) | problems).items())]
-        raise problems_error(f"{data.folder}: {count_of(everything)}{places_tried(data)}:", everything)
+        raise problems_error(f"{data.folder}: {counted(len(everything), 'problem')}{places_tried(data)}:", everything)
     return {name: images for name, (images, _) in inspected.items()}
 
 
@@ -214,19 +229,23 @@ def inspect(data: DataSet, name: str, labelled: bool, check_files: bool = True) 
     paths = [resolve(text, data.folder, data.root) for text in ids]
     lines = list(table.index)
     parsed = [parse_label(text) for text in table["label"]] if labelled else [-1] * len(ids)
+    # Without classes.csv the labels of train.csv say how many classes there are.
+    hint = "" if (data.folder / "classes.csv").is_file() else f" ({len(data.classes)} never occurs in train.csv)"
     problems: dict[int, str] = {}
-    first: dict[Path, int] = {}
+    first: dict[str, int] = {}
     for line, text, where, label in zip(lines, ids, paths, parsed, strict=True):
         found = []
         if not text.strip():
             found.append("the path is empty")
-        elif where in first:  # by place, so that ./0.bmp and 0.bmp are one
-            found.append(f"{text.strip()} stands already on line {first[where]}")
+        elif (place := os.path.normpath(where)) in first:  # ./0.bmp and 0.bmp are one
+            found.append(f"{text.strip()} stands already on line {first[place]}")
         elif check_files and not is_file(where):
             found.append(f"{text.strip()} does not exist")
-        first.setdefault(where, line)
+        first.setdefault(os.path.normpath(where), line)
         if labelled and (label is None or not 0 <= label < len(data.classes)):
-            found.append(f"label '{table['label'][line]}' is not a whole number from 0 to {len(data.classes) - 1}")
+            found.append(
+                f"label '{table['label'][line]}' is not a whole number from 0 to {len(data.classes) - 1}{hint}"
+            )
         if found:
             problems[line] = f"{path.name} line {line}: {'; '.join(found)}"
     labels = np.array([-1 if label is None else label for label in parsed], dtype=np.int64)
@@ -259,11 +278,7 @@ def list_digest(data: DataSet) -> str:
     return digest.hexdigest()
 
 
-def count_of(problems: Sized) -> str:
-    """``1 problem``, ``12 problems``."""
-    return f"{len(problems):,} problem{'s' if len(problems) != 1 else ''}"
-
-
 def places_tried(data: DataSet) -> str:
     """Where the paths of a list were looked for, in words."""
-    return f"; paths were tried against {data.root if data.root is not None else f'{data.folder} and {Path.cwd()}'}"
+    places = [data.root] if data.root is not None else [data.folder, Path.cwd()]
+    return f"; paths were tried against {' and '.join(dict.fromkeys(str(place.resolve()) for place in places))}"

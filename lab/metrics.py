@@ -136,6 +136,7 @@ def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_
         (tn, fp), (fn, tp) = counts[k].tolist()
         specificity = recall_score(labels != k, predictions != k, zero_division=np.nan)
         absent = "" if tp + fn else "undefined: the labels hold no image of this class"
+        absent = absent if tn + fp else "undefined: the labels hold images of this class alone"
         rows += [
             _row(name, "precision", each[0][k], (tp, tp + fp)),
             _row(name, "recall", each[1][k], (tp, tp + fn)),

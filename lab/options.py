@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 from lab.errors import UserError
 
@@ -39,16 +40,27 @@ def add_machine(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"], help=help_precision)
 
 
+def given_options(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """The options that stand on the command line, without those that have their default."""
+    unset = object()
+    parser.set_defaults(**dict.fromkeys(vars(parser.parse_args()), unset))
+    return {name: value for name, value in vars(parser.parse_args()).items() if value is not unset}
+
+
 def check_numbers(args: argparse.Namespace) -> None:
     """Refuse numbers that no run can use."""
     if args.size is not None and args.size < 32:
         raise UserError(
             f"--size {args.size} is too small: a ResNet halves its input five times and needs 32 px or more."
         )
-    for name in ("epochs", "batch_size", "accumulate"):
+    for name, least in (("epochs", 1), ("batch_size", 2), ("accumulate", 1)):
         value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {value}.")
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} must be {least} or more, not {value}.")
+    for name, limit in (("size", 4096), ("window", 16384), ("seed", 2**63 - 1)):
+        value = getattr(args, name)
+        if value is not None and value > limit:
+            raise UserError(f"--{name} must be {limit:,} at most, not {value:,}.")
     for name in ("window", "lr"):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:

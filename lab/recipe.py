@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lab.checkpoint import About
 from lab.errors import UserError
+from lab.hardware import Hardware
+from lab.preprocessing import Preprocessing
 from lab.ranks import Ranks
 
 
@@ -44,23 +49,24 @@ def part_of_batch(settings: Settings, ranks: Ranks, images: int) -> int:
     parts = settings.accumulate * ranks.count
     if settings.batch_size % parts or settings.batch_size // parts < 2:
         raise UserError(
-            f"--batch-size {settings.batch_size} cannot be divided into {parts} equal parts of 2 or more ({ranks.count} process"
-            f"{'es' if ranks.count > 1 else ''}, --accumulate {settings.accumulate}); choose another."
+            f"--batch-size {settings.batch_size} cannot be divided into {parts} equal parts of 2 or more (processes: "
+            f"{ranks.count}, --accumulate {settings.accumulate}); choose another."
         )
     if images < 2 * ranks.count:
         raise UserError(f"{images} training images are too few for {ranks.count} processes; start fewer.")
     return min(settings.batch_size // parts, images // ranks.count)
 
 
-def check_same(began: Settings, asked: Settings, last: Path) -> None:
-    """Refuse to go on with a run under other settings than it began with, naming those that differ."""
-    before, now = asdict(began), asdict(asked)
-    differ = [f"{name} {before[name]} → {now[name]}" for name in before if before[name] != now[name]]
+def check_same(began: Settings, given: dict[str, Any], last: Path, finished: bool) -> None:
+    """Refuse to go on with a run where an option is ``given`` another value than it began with, naming those that differ;
+    options not given are the run's own."""
+    before = asdict(began)
+    options = [name for name in before if name in given and name != "model"]
+    differ = [f"{name} {before[name]} → {given[name]}" for name in options if before[name] != given[name]]
     if differ:
-        raise UserError(
-            f"{last}: this run began with other settings ({'; '.join(differ)}); give the same options to go on, or --fresh "
-            f"to start over."
-        )
+        said = "finished already, with other settings" if finished else "this run began with other settings"
+        mend = "--fresh trains it anew" if finished else "leave them out to go on, or --fresh to start over"
+        raise UserError(f"{last}: {said} ({'; '.join(differ)}); {mend}.")
 
 
 def make_optimizer(network: nn.Module, settings: Settings, precision: str) -> torch.optim.Optimizer:
@@ -107,3 +113,26 @@ def class_weights(text: str, labels: np.ndarray, count: int, device: torch.devic
     if len(values) != count or not all(0 < value < math.inf for value in values):
         raise UserError(f"--class-weights {text}: expected none, balanced, or {count} numbers above 0 such as 1.2,1.")
     return torch.tensor(values, device=device)
+
+
+def chosen_settings(model: str, args: argparse.Namespace, hardware: Hardware, final: Preprocessing) -> Settings:
+    """The settings of a new run, every option not given filled in by default."""
+    sgd = args.optimizer == "sgd"
+    # A CPU is as fast with few images as with many, and more steps learn more; a GPU wants more to do at once.
+    defaults = {
+        "size": final.size,
+        "window": final.window,
+        "progressive": model not in ("resnet18", "resnet34"),
+        "batch_size": 32 if hardware.device.type == "cpu" else 64,
+        "lr": 0.05 if sgd else 0.001,
+        "weight_decay": 5e-4 if sgd else 0.05,
+    }
+    asked: dict[str, Any] = {name: getattr(args, name) for name in Settings.__dataclass_fields__ if hasattr(args, name)}
+    asked |= {name: value for name, value in defaults.items() if asked[name] is None}
+    return Settings(**(asked | {"model": model}))
+
+
+def begun(about: About, settings: Settings, digest: str) -> bool:
+    """Whether a best checkpoint without a last one is this same run's, killed as it wrote the two in its first epoch."""
+    first = about.epoch == 1 and "valid_accuracy_d4" not in about.metrics
+    return first and about.settings == asdict(settings) and about.lists == digest

@@ -21,6 +21,7 @@ from lab.hardware import decoding_threads
 from lab.images import decode
 from lab.lists import ImageList, problems_error
 from lab.preprocessing import Preprocessing
+from lab.words import counted
 
 VERSION = 2  # raised whenever decoding or cropping changes what a store holds
 
@@ -72,7 +73,7 @@ def open_stores(lists: dict[str, ImageList], preprocessing: Preprocessing, folde
         if store is not None:
             stores[name] = store
     if problems:
-        raise problems_error(f"{len(problems):,} image{'s' if len(problems) != 1 else ''} cannot be used:", problems)
+        raise problems_error(f"{counted(len(problems), 'image')} cannot be used:", problems)
     return stores
 
 

@@ -18,6 +18,7 @@ import demo
 from lab.checkpoint import read_about
 from lab.errors import UserError
 from lab.inference import decide_d4
+from lab.metrics import wilson
 
 CPU = ["--device", "cpu", "--precision", "fp32"]
 
@@ -59,10 +60,13 @@ def test_with_code_and_weights_only(work: Path, trained: Path, capsys: pytest.Ca
     said = capsys.readouterr().out
     assert "no results on the valid list, since no lists found for --data csv/tiny" in said
     for model in DEPTHS:
-        metrics = read_about(work / "weights" / "tiny" / model / "best.safetensors").metrics
+        saved = read_about(work / "weights" / "tiny" / model / "best.safetensors")
+        assert [row["epoch"] for row in saved.history] == [1, 2, 3]  # the whole run, not up to its best epoch
+        kind = "valid_accuracy_d4" if decide_d4(saved, "auto", quiet=True) else "valid_accuracy"
+        low, high = wilson(round(saved.metrics[kind] * VALID), VALID)
         row = next(line for line in said.splitlines() if line.strip().startswith(f"{model} "))
-        assert f"{100 * metrics['valid_accuracy']:.2f} %" in row
-    assert not (work / "report").exists()
+        assert f" {100 * saved.metrics[kind]:.2f} % " in row and f"{100 * low:.2f}–{100 * high:.2f} %" in row
+    assert (work / "report" / "tiny" / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])

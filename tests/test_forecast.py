@@ -12,8 +12,9 @@ from made import settings, thin
 from torch import Tensor
 
 from lab import forecast
-from lab.forecast import Pace, duration, measure
+from lab.forecast import Pace, measure
 from lab.hardware import Hardware
+from lab.words import duration
 
 PACE = Pace(32, 64, train=(10.0, 40.0), valid=(1.0, 4.0))
 

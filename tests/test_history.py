@@ -26,7 +26,7 @@ def test_histories_come_back_from_the_shallowest(tmp_path: Path) -> None:
     assert list(table["test_accuracy"]) == pytest.approx([2 / 3, 0.9375], rel=1e-5)
 
 
-@pytest.mark.parametrize("text", ["a,b\n1,2\n", "epoch,test_accuracy\n"])
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "epoch,test_accuracy\n", "epoch,test_accuracy\nx,y\n"])
 def test_what_is_no_history_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "history_resnet18.csv").write_text(text)
     with pytest.raises(UserError, match=r"history_resnet18.csv: not a history"):

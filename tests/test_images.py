@@ -116,6 +116,11 @@ def test_wide_whole_numbers_are_sixteen_bit_greys_and_fractions_eight_bit_ones(k
     np.testing.assert_array_equal(decode(encode(wide, "TIFF")), triples(GREYS))
 
 
+def test_fractions_up_to_one_are_shares_of_white() -> None:
+    image = Image.fromarray(np.array([[0.0, 0.2, 0.5, 1.0]], np.float32))
+    np.testing.assert_array_equal(decode(encode(image, "TIFF"))[0, :, 0], [0, 51, 127, 255])
+
+
 def test_greys_beyond_the_range_are_clipped() -> None:
     image = Image.fromarray(np.array([[-300.0, 0, 99, 300, np.nan]], np.float32))
     np.testing.assert_array_equal(decode(encode(image, "TIFF"))[0, :, 0], [0, 0, 99, 255, 0])

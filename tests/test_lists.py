@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from dataloader import getData
 from lab.errors import UserError
-from lab.lists import ImageList, find_folder, parse_label, read_csv, read_data_set, read_list
+from lab.lists import ImageList, find_folder, parse_label, read_csv, read_data_set, read_list, read_lists
 
 
 def write(folder: Path, content: str | bytes, name: str = "train") -> Path:
@@ -109,17 +110,62 @@ def test_order_and_rows_survive_any_shuffle(
         ("a.bmp,0\nb.bmp,1\n", "line 1 has the columns 'a.bmp,0'; expected Path,label"),
         (b"Path,label\n\xff\xfe.bmp,0\n", "cannot be read as a UTF-8 CSV file"),
         ('Path,label\n"a.bmp,0\n', "cannot be read as a UTF-8 CSV file"),
-        ("Path,label\n", "found 0 classes"),
-        ("Path,label\na.bmp,cat\nb.bmp,1.0\n", "found 0 classes; the column 'label' must hold whole numbers"),
-        ("Path,label\na.bmp,0\nb.bmp,0\n", "found 1 classes"),
-        ("Path,label\na.bmp,0\nb.bmp,3\n", "line 3: label 3 is the largest, but 1, 2 never occur; .* in classes.csv"),
-        ("Path,label\na.bmp,0\nb.bmp,999999999\n", "line 3: label 999999999 is the largest, but 1, 2, .* never occur"),
+        ("Path,label\n", "a header but no rows"),
+        ("Path,label\na.bmp,0\nb.bmp,0\n", "label 1 never occurs, only 0; the column 'label' must hold"),
+        ("Path,label\na.bmp,1\nb.bmp,2\n", "label 0 never occurs, only 1, 2; .* in classes.csv"),
+        ("Path,label\na.bmp,0\nb.bmp,1\nc,d.bmp,1\n", "line 4: 3 fields where the lines before have 2; a comma within"),
     ],
 )
 def test_a_file_that_is_no_list(content: str | bytes, words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words) as caught:
         load(write(tmp_path, content))
     assert str(tmp_path / "train.csv") in str(caught.value)
+
+
+def test_labels_that_are_no_numbers_are_all_named_by_row(tmp_path: Path) -> None:
+    said = refusal(write(tmp_path, "Path,label\na.bmp,cat\nb.bmp,1.0\n"))
+    assert "2 problems" in said
+    assert "line 2: label 'cat' is not a whole number from 0 to 1" in said and "line 3: label '1.0'" in said
+
+
+def test_a_label_far_beyond_the_others_is_named_by_row_with_the_rest(tmp_path: Path) -> None:
+    """One slip of the keyboard is no class, and hides no other problem."""
+    write(tmp_path, "Path,label\na.bmp,0\nb.bmp,1\nc.bmp,999999999\nd.bmp,1\n")
+    write(tmp_path, "Path,label\ne.bmp,7\n", "valid")
+    images(tmp_path, "a.bmp", "b.bmp", "c.bmp", "e.bmp")
+    with pytest.raises(UserError) as caught:
+        read_lists(read_data_set(tmp_path), ("train", "valid"))
+    said = str(caught.value)
+    assert "train.csv line 4: label '999999999' is not a whole number from 0 to 1 (2 never occurs in train.csv)" in said
+    assert "train.csv line 5: d.bmp does not exist" in said and "valid.csv line 2: label '7'" in said
+
+
+def test_rows_with_a_surplus_field_are_read_without_a_word(tmp_path: Path) -> None:
+    write(tmp_path, "Path,label\na.bmp,0,\nb.bmp,1,\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(tmp_path).labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("label,name\n0,all\n", "two or more"),
+        ("label,name\n0,a\n2,b\n", "without a gap"),
+        ("label,name\n0,a\n1,a\n", "a name of its own"),
+        ("label,name\n0,a\n1,\n", "a name of its own"),
+    ],
+)
+def test_class_names_that_cannot_be_told_apart(tmp_path: Path, content: str, words: str) -> None:
+    write(write(tmp_path, "Path,label\na.bmp,0\nb.bmp,1\n"), content, "classes")
+    with pytest.raises(UserError, match=rf"classes.csv: .*{words}"):
+        read_data_set(tmp_path)
+
+
+def test_two_ways_to_the_same_file_are_one_image(tmp_path: Path) -> None:
+    write(tmp_path, "Path,label\n./x/../a.bmp,0\na.bmp,1\n")
+    images(tmp_path, "a.bmp", "x/b.bmp")
+    assert "line 3: a.bmp stands already on line 2" in refusal(tmp_path)
 
 
 def test_a_header_alone_and_a_list_that_is_not_there(tmp_path: Path) -> None:

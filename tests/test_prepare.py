@@ -110,7 +110,7 @@ def test_cnmc_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "lists"
     assert prepare.main(["cnmc", str(tmp_path / "src"), "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "1 images outside" in said
+    assert "1 image outside" in said
     assert "12 patients; 1 byte-identical copies join them into 11 groups" in said
     assert f"--data {out} --root {tmp_path / 'src'}" in said
     table = everything(out)
@@ -164,7 +164,7 @@ def test_folders_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     out = tmp_path / "lists"
     assert prepare.main(["folders", str(source), "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "1 images outside any class folder" in said
+    assert "1 image outside any class folder" in said
     assert "2 images left out" in said
     assert f"--root '{source}'" in said
     table = everything(out)
@@ -188,6 +188,12 @@ def test_folders_errors_say_what_to_do(tmp_path: Path) -> None:
     picture(tmp_path / "one" / "b" / "1.png", 2)
     with pytest.raises(UserError, match="too few"):
         prepare.main(["folders", str(tmp_path / "one"), "--out", str(tmp_path / "o")])
+    for index in range(9):
+        for folder in "ab":
+            picture(tmp_path / "copied" / folder / f"{index}.png", index)
+        picture(tmp_path / "copied" / "c" / f"{index}.png", 100 + index)
+    with pytest.raises(UserError, match="no image of class a is left"):  # every one of its images stands in b too
+        prepare.main(["folders", str(tmp_path / "copied"), "--out", str(tmp_path / "o")])
     with pytest.raises(UserError, match="not a plain name"):
         prepare.main(["folders", str(tmp_path / "one"), "--name", "a/b"])
     assert not (tmp_path / "o").exists()
@@ -237,6 +243,11 @@ def test_medmnist_refuses_what_it_cannot_use(tmp_path: Path) -> None:
         np.savez(file, **(good | {key: value}))
         with pytest.raises(UserError, match=message):
             prepare.main(command)
+    np.savez(
+        file, **(good | {"val_images": np.zeros((0, 8, 8, 3), np.uint8), "val_labels": np.zeros((0, 1), np.uint8)})
+    )
+    with pytest.raises(UserError, match="val_images holds no image"):
+        prepare.main(command)
     np.savez(file, **{**good, "train_images": np.array([{}] * 7, object)})
     with pytest.raises(UserError, match="not a MedMNIST"):  # a pickle is never opened
         prepare.main(command)

@@ -125,7 +125,7 @@ def test_batches_that_cannot_be_shared_out() -> None:
     assert part_of_batch(settings, ALONE, 100) == 4
     assert part_of_batch(settings, Ranks(0, 2), 100) == 2
     assert part_of_batch(settings, Ranks(0, 2), 5) == 2
-    with pytest.raises(UserError, match=r"--batch-size 8 cannot be divided into 8 .*\(4 processes, --accumulate 2\)"):
+    with pytest.raises(UserError, match=r"--batch-size 8 cannot be divided into 8 .*\(processes: 4, --accumulate 2\)"):
         part_of_batch(settings, Ranks(0, 4), 100)
     with pytest.raises(UserError, match="3 training images are too few for 2 processes"):
         part_of_batch(settings, Ranks(0, 2), 3)

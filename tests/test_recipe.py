@@ -140,9 +140,21 @@ def test_nonsense_class_weights_are_refused(text: str) -> None:
 
 def test_the_same_settings_pass_and_others_are_named(tmp_path: Path) -> None:
     last = tmp_path / "last.safetensors"
-    check_same(settings(), settings(), last)
+    began = settings(lr=0.1, seed=0)
+    check_same(began, {"lr": 0.1, "data": "csv/elsewhere", "model": "all", "fresh": False}, last, finished=False)
     with pytest.raises(UserError) as error:
-        check_same(settings(lr=0.1, seed=0), settings(lr=0.2, seed=3), last)
-    for words in (str(last), "lr 0.1 → 0.2", "seed 0 → 3", "--fresh"):
+        check_same(began, {"lr": 0.2, "seed": 3, "size": 64}, last, finished=False)
+    for words in (
+        str(last),
+        "began with other settings",
+        "lr 0.1 → 0.2",
+        "seed 0 → 3",
+        "leave them out to go on",
+        "--fresh",
+    ):
         assert words in str(error.value)
-    assert "epochs" not in str(error.value)
+    assert "size" not in str(error.value)
+    with pytest.raises(
+        UserError, match=r"finished already, with other settings \(epochs 3 → 9\); --fresh trains it anew"
+    ):
+        check_same(began, {"epochs": 9}, last, finished=True)

@@ -148,7 +148,8 @@ def test_a_checkpoint_carries_all_that_is_needed_elsewhere(trained: Path) -> Non
     assert about.preprocessing.size == 32 and about.preprocessing.source == 64
     # The statistics are those of the training images: mostly black, so far from the neutral ones.
     assert all(0 < mean < 0.4 for mean in about.preprocessing.mean)
-    assert {"epoch", "valid_accuracy", "valid_loss", "valid_accuracy_d4", "valid_loss_d4"} == about.metrics.keys()
+    measured = {"valid_images", "valid_accuracy", "valid_loss", "valid_accuracy_d4", "valid_loss_d4"}
+    assert measured | {"epoch"} == about.metrics.keys() and about.metrics["valid_images"] == VALID
     assert about.versions["torch"] == torch.__version__
 
 
@@ -186,7 +187,7 @@ def test_shared_images_are_warned_of(
     for index in (0, 1, 5):
         (data / "valid" / f"{index}.png").write_bytes((data / "train" / f"{index}.png").read_bytes())
     command(train, "--data", "leaky", *FAST, "--epochs", "1")
-    assert "warning: 3 images of valid.csv are in train.csv too" in capsys.readouterr().out
+    assert "warning: train.csv holds 3 images of valid.csv too" in capsys.readouterr().out
 
 
 # ---- the same again, and going on
@@ -232,9 +233,11 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
         run(*whole[1])
     epoch = at if written else at - 1
     assert read_about(tmp_path / "weights" / "tiny" / "resnet18" / "last.safetensors").epoch == epoch
-    capsys.readouterr()
+    assert "\ntime: about " in capsys.readouterr().out
     run(*whole[1])
-    assert f"resnet18: going on after epoch {epoch} of 3, best test accuracy" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"resnet18: going on after epoch {epoch} of 3, best test accuracy" in said
+    assert epoch == 3 or " left, from a measured step" in said
     assert_same_run(whole[0], tmp_path)
 
 
@@ -308,9 +311,54 @@ def test_other_settings_are_refused_and_change_nothing(
 ) -> None:
     run()
     before = outputs(tmp_path)
-    with pytest.raises(UserError, match=r"began with other settings \(epochs 3 → 5; lr 0.1 → 0.2\).*--fresh"):
+    with pytest.raises(
+        UserError, match=r"finished already, with other settings \(epochs 3 → 5; lr 0.1 → 0.2\); --fresh"
+    ):
         run("--epochs", "5", "--lr", "0.2")
     assert outputs(tmp_path) == before
+
+
+def test_options_left_out_are_those_that_the_run_began_with(
+    whole: tuple[Path, list[str]],
+    trained: Path,
+    tmp_path: Path,
+    work: pytest.MonkeyPatch,
+    run: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """``train.py --model … --data …`` is enough to go on, and to hear that a run has finished."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, 1, True)
+        run(*whole[1])
+    short: list[str | Path] = ["--data", trained / "csv" / "tiny", "--device", "cpu", "--precision", "fp32"]
+    command(train, *short)
+    assert_same_run(whole[0], tmp_path)
+    capsys.readouterr()
+    command(train, *short)
+    assert "resnet18: finished already" in capsys.readouterr().out
+
+
+def test_a_best_checkpoint_alone_is_not_written_over(
+    tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
+) -> None:
+    """As when somebody copies only the best one, even where the first epoch was the best."""
+    run("--epochs", "1")
+    (tmp_path / "weights" / "tiny" / "resnet18" / "last.safetensors").unlink()
+    before = outputs(tmp_path)
+    for epochs in ("1", "3"):
+        with pytest.raises(UserError, match=r"best.safetensors is there without last.safetensors.*--fresh"):
+            run("--epochs", epochs)
+    assert outputs(tmp_path) == before
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_first_step(
+    tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
+) -> None:
+    (tmp_path / "taken").write_text("a file, not a folder")
+    work.setattr(EMA, "update", lambda *_: pytest.fail("a step was taken"))
+    for option in ("--weights", "--report"):
+        with pytest.raises(OSError, match="taken"):
+            run(option, "taken")
 
 
 def test_other_classes_are_refused(tmp_path: Path, work: pytest.MonkeyPatch) -> None:
@@ -359,9 +407,9 @@ def test_best_is_chosen_by_valid_accuracy_then_loss_and_not_the_last(
     about = read_about(folder / "best.safetensors")
     assert about.metrics == {
         **{"epoch": 3, "valid_accuracy": 0.75, "valid_loss": 0.4},
-        **{"valid_accuracy_d4": 0.7, "valid_loss_d4": 0.3},
+        **{"valid_accuracy_d4": 0.7, "valid_loss_d4": 0.3, "valid_images": VALID},
     }
-    assert about.epoch == 3 and [row["epoch"] for row in about.history] == [1, 2, 3]
+    assert about.epoch == 3 and [row["epoch"] for row in about.history] == [1, 2, 3, 4, 5]
     steps = len(averages) // 5
     for name, after in (("best", 3), ("last", 5)):
         found = part(read_tensors(folder / f"{name}.safetensors"), "model.")
@@ -479,7 +527,7 @@ def test_a_loss_that_explodes_is_said_and_not_saved(
 ) -> None:
     with pytest.raises(UserError, match=r"no longer a finite number.*lower --lr"):
         run("--lr", "1e38", "--clip", "0", "--warmup", "0")
-    assert not (tmp_path / "weights").exists()
+    assert not list((tmp_path / "weights").rglob("*.safetensors"))
 
 
 # ---- refusals
@@ -490,7 +538,10 @@ def test_a_loss_that_explodes_is_said_and_not_saved(
     [
         (["--size", "31"], "32 px or more"),
         (["--epochs", "0"], "--epochs must be 1 or more"),
-        (["--batch-size", "0"], "--batch-size must be 1 or more"),
+        (["--batch-size", "1"], "--batch-size must be 2 or more"),
+        (["--window", "5000000"], "--window must be 16,384 at most"),
+        (["--seed", "99999999999999999999999"], "--seed must be"),
+        (["--device", "meta"], "--device meta cannot be used"),
         (["--batch-size", "8", "--accumulate", "3"], "cannot be divided"),
         (["--batch-size", "8", "--accumulate", "8"], "parts of 2 or more"),
         (["--smoothing", "1"], "below 1"),
