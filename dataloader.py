@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lab.augmentation import augment, normalise, resample
+from lab.augmentation import affine, normalise, resample, transform
 from lab.draws import permutation
 from lab.errors import UserError
 from lab.images import read_image
@@ -132,13 +132,28 @@ class Batches:
         augment_seed: int | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.ranks = ranks
-        self.store, self.preprocessing, self.device, self.seed = store, preprocessing, device, augment_seed
+        self.store, self.preprocessing, self.device, self.seed, self.ranks = (
+            store,
+            preprocessing,
+            device,
+            augment_seed,
+            ranks,
+        )
         self.count = len(store.rows)
-        self.labels = torch.from_numpy(labels)
         self.batch_size = min(batch_size, self.count)
         self.epoch = 0
         self.size = preprocessing.size
+        # Whatever a step needs lies on the device before the first one: a copy within the step would make a GPU wait.
+        self.labels = torch.from_numpy(labels).to(device)
+        self.mean, self.std = (
+            torch.tensor(values, device=device) for values in (preprocessing.mean, preprocessing.std)
+        )
+        self.resident = None
+        if fits_on(device, store.images.nbytes):
+            self.resident = torch.from_numpy(np.array(store.images)).to(device)
+            print(
+                f"images: {self.count:,} kept on the {device.type}, {store.images.nbytes / 2**30:.2f} GiB of its memory"
+            )
 
     def numbers(self) -> range:
         """Which of an epoch's batches are this rank's."""
@@ -154,18 +169,36 @@ class Batches:
         """Batches per epoch, of this rank."""
         return len(self.numbers())
 
+    def windows(self, rows: Tensor) -> Tensor:
+        """These rows of the store, uint8 [B, S, S, 3], on the device; ``rows`` lie there too where the store does."""
+        if self.resident is not None:
+            return self.resident[rows]
+        images = torch.from_numpy(self.store.images[rows.numpy()])
+        if self.device.type == "cuda":  # from pinned memory a copy overlaps with the GPU's work
+            return images.pin_memory().to(self.device, non_blocking=True)
+        return images.to(self.device)
+
     @torch.no_grad()
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
         order = np.arange(self.count) if self.seed is None else permutation(self.seed, self.epoch, self.count)
+        drawn = [] if self.seed is None else [draw.to(self.device) for draw in affine(self.seed, self.epoch, order)]
+        labels = self.labels[torch.from_numpy(order).to(self.device)]
+        rows = torch.from_numpy(self.store.rows[order]).to(self.device if self.resident is not None else "cpu")
         for number in self.numbers():
-            indices = order[number * self.batch_size : (number + 1) * self.batch_size]
-            images = torch.from_numpy(self.store.images[self.store.rows[indices]]).to(self.device, non_blocking=True)
+            batch = slice(number * self.batch_size, (number + 1) * self.batch_size)
+            images = self.windows(rows[batch])
             if self.seed is None:
-                images = network_input(images, replace(self.preprocessing, size=self.size))
+                images = resample(images, self.size, padding=self.preprocessing.padding)
             else:
-                images = augment(images, self.size, self.seed, self.epoch, indices, self.preprocessing.padding)
-                images = normalise(images, self.preprocessing.mean, self.preprocessing.std)
-            yield images, self.labels[indices].to(self.device, non_blocking=True), indices
+                geometry, shift, colour = (draw[batch] for draw in drawn)
+                images = transform(images, self.size, geometry, shift, colour, self.preprocessing.padding)
+            yield normalise(images, self.mean, self.std), labels[batch], order[batch]
+
+
+def fits_on(device: torch.device, size: int) -> bool:
+    """Whether a store of ``size`` bytes is to lie in the GPU's memory: where it takes a quarter at most of what is free.
+    In the computer's own memory the system keeps what it has room for."""
+    return device.type == "cuda" and 4 * size <= torch.cuda.mem_get_info(device)[0]
 
 
 def stored_batches(

@@ -83,10 +83,9 @@ def sampling_grid(geometry: Tensor, shift: Tensor, side: int) -> Tensor:
     return across[:, None] + down[:, :, None]
 
 
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalise(images: Tensor, mean: Tensor | tuple[float, ...], std: Tensor | tuple[float, ...]) -> Tensor:
     """Images in 0…1 → zero mean and unit variance over the training images, channels last in memory."""
-    centre = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-    spread = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
+    centre, spread = (torch.as_tensor(values, device=images.device).view(1, 3, 1, 1) for values in (mean, std))
     return ((images - centre) / spread).contiguous(memory_format=torch.channels_last)
 
 
@@ -94,7 +93,13 @@ def augment(
     images: Tensor, size: int, seed: int, epoch: int, indices: np.ndarray, padding: str = "reflection"
 ) -> Tensor:
     """Random views, float32 [N, 3, size, size] in 0…1, of images uint8 [N, S, S, 3], drawn for (seed, epoch, index)."""
-    geometry, shift, colour = affine(seed, epoch, indices)
+    return transform(images, size, *affine(seed, epoch, indices), padding)
+
+
+def transform(
+    images: Tensor, size: int, geometry: Tensor, shift: Tensor, colour: Tensor, padding: str = "reflection"
+) -> Tensor:
+    """The views that :func:`affine` has drawn."""
     views = resample(images, size, geometry, shift, padding)
     colour = colour.to(images.device)[:, :, None, None]
     # By Beer and Lambert, x**a scales the optical density -log x by a. Black stays black, and a white smear white.

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+import dataloader
 from dataloader import (
     Batches,
     LeukemiaLoader,
@@ -224,6 +225,16 @@ def test_training_views_are_those_of_seed_epoch_and_index(locate: str) -> None:
         image = torch.from_numpy(store.images[store.rows[index]][None])
         alone = augment(image, 12, 3, 6, np.array([index]), preprocessing.padding)
         torch.testing.assert_close(view, normalise(alone, SMALL.mean, SMALL.std)[0], atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("seed", [None, 4])
+def test_a_store_kept_on_the_device_gives_the_same_views(monkeypatch: pytest.MonkeyPatch, seed: int | None) -> None:
+    streamed = batches(10, 4, seed)
+    monkeypatch.setattr(dataloader, "fits_on", lambda *_: True)
+    resident = batches(10, 4, seed)
+    assert resident.resident is not None and streamed.resident is None
+    for (one, labels, order), (other, other_labels, other_order) in zip(streamed, resident, strict=True):
+        assert torch.equal(one, other) and torch.equal(labels, other_labels) and np.array_equal(order, other_order)
 
 
 @settings(max_examples=15)

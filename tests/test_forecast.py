@@ -14,7 +14,6 @@ from torch import Tensor
 from lab import forecast
 from lab.forecast import Pace, measure
 from lab.hardware import Hardware
-from lab.words import duration
 
 PACE = Pace(32, 64, train=(10.0, 40.0), valid=(1.0, 4.0))
 
@@ -65,14 +64,6 @@ def test_the_line_says_what_less_would_cost() -> None:
 def test_nothing_smaller_is_offered_where_there_is_nothing() -> None:
     smallest = settings(size=32, progressive=False, epochs=1)
     assert forecast.forecast(PACE, smallest) == "time: about 11 s for 1 epoch, from a measured step"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.4, "0 s"), (89, "89 s"), (91, "2 min"), (5000, "83 min"), (5400, "1.5 h"), (90000, "25.0 h")],
-)
-def test_durations_in_words(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
 
 
 def test_measuring_leaves_network_and_batches_as_they_were() -> None:

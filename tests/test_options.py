@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -14,7 +15,7 @@ import evaluate
 import predict
 import prepare
 import train
-from lab.options import DEPTHS, MODELS
+from lab.options import DEPTHS, MODELS, given_options
 
 COMMANDS = [train, evaluate, predict, demo]
 
@@ -59,3 +60,11 @@ except SystemExit as done:
 
 def test_the_labs_depths_are_among_the_models() -> None:
     assert DEPTHS == ["resnet18", "resnet50", "resnet152"] and set(DEPTHS) <= set(MODELS)
+
+
+def test_given_options_are_those_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the value given is the default."""
+    monkeypatch.setattr("sys.argv", ["train.py", "--epochs", "30", "--no-zero-init", "--weights", "w"])
+    assert given_options(train.arguments()) == {"epochs": 30, "zero_init": False, "weights": Path("w")}
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    assert given_options(train.arguments()) == {}
