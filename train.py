@@ -109,7 +109,7 @@ from lab.checkpoint import (
 from lab.ema import EMA
 from lab.errors import UserError, run
 from lab.files import check_writable
-from lab.forecast import forecast, measure
+from lab.forecast import forecast, measure_what_fits
 from lab.hardware import Hardware, choose_hardware
 from lab.history import best_of, describe_best, draw_data_figures, epoch_line, redraw_accuracy, write_history
 from lab.inference import predict
@@ -192,6 +192,9 @@ def train(
             )
     micro = part_of_batch(settings, ranks, len(lists["train"]))
     with ranks.first_before_others():
+        if ranks.first:
+            check_writable(best.parent)
+            check_writable(history.parent)
         stores = open_stores(lists, final, STORES / data.name)
     warn_of_shared_images(stores)
     if saved is None:
@@ -199,12 +202,6 @@ def train(
         final = replace(final, mean=mean, std=std)
     batches = Batches(stores["train"], lists["train"].labels, final, micro, hardware.device, settings.seed, ranks)
     valid = Batches(stores["valid"], lists["valid"].labels, final, EVALUATION_BATCH, hardware.device, None, ranks)
-    accumulate = min(settings.accumulate, len(batches))
-    steps = len(batches) // accumulate
-
-    if ranks.first:
-        for folder in (best.parent, history.parent):
-            check_writable(folder)
 
     # ---- network, optimizer, averaged weights
     torch.manual_seed(settings.seed)
@@ -231,15 +228,18 @@ def train(
         print(f"{model}: going on after epoch {saved.epoch} of {settings.epochs}, {describe_best(saved)}.")
     else:
         if ranks.first:
-            draw_data_figures(args.report / data.name, lists["train"], data.classes, final, settings.seed)
-        count = sum(parameter.numel() for parameter in network.parameters())
+            draw_data_figures(history.parent, lists["train"], data.classes, final, settings.seed)
         why = "as asked" if args.batch_size else f"the default on {hardware.device.type}"
-        print(
-            f"batch: {accumulate * ranks.count * batches.batch_size} images per step, {why}; peak learning rate {settings.lr:g}"
-        )
-        print(f"{model}: {count:,} parameters, {settings.epochs} epochs of {steps} steps")
+        whole = min(settings.batch_size, batches.count)
+        print(f"batch: {whole} images per step, {why}; peak learning rate {settings.lr:g}")
     if not about.finished:
-        pace = measure(network, settings, hardware, batches, valid)
+        settings, pace = measure_what_fits(network, settings, hardware, batches, valid, ranks, batches.count)
+        about.settings = asdict(settings)
+    accumulate = min(settings.accumulate, len(batches))
+    steps = len(batches) // accumulate
+    if not about.finished:
+        count = sum(parameter.numel() for parameter in network.parameters())
+        print(f"{model}: {count:,} parameters, {counted(settings.epochs, 'epoch')} of {counted(steps, 'step')}")
         print(forecast(pace, settings, about.epoch), flush=True)
     parallel = ranks.parallel(network, hardware.device)
 

@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from lab.hardware import Hardware
 from lab.inference import folded
-from lab.recipe import Settings, make_optimizer, size_at
+from lab.ranks import Ranks
+from lab.recipe import Settings, make_optimizer, part_of_batch, size_at, with_more_parts
 from lab.words import counted, duration
 
 
@@ -24,6 +25,7 @@ class Batches(Protocol):
     """As in dataloader.py: images [B, 3, size, size], labels [B] and indices [B], at a ``size`` that may be set."""
 
     size: int
+    batch_size: int
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]: ...
@@ -80,6 +82,31 @@ def measure(network: nn.Module, settings: Settings, hardware: Hardware, train: B
     train.size, valid.size = sizes
     (train_small, valid_small), (train_full, valid_full) = seconds[0], seconds[-1]
     return Pace(sides[0], sides[-1], (train_small, train_full), (valid_small, valid_full))
+
+
+def measure_what_fits(
+    network: nn.Module,
+    settings: Settings,
+    hardware: Hardware,
+    train: Batches,
+    valid: Batches,
+    ranks: Ranks,
+    images: int,
+) -> tuple[Settings, Pace]:
+    """:func:`measure`; where a step needs more memory than the device has, with its batch split into as many parts as make it
+    fit, said and noted in the settings. Raises :class:`UserError` where two images at once are still too many."""
+    while True:
+        try:
+            pace = measure(network, settings, hardware, train, valid)
+        except torch.OutOfMemoryError:
+            pace = None
+        if not ranks.any(pace is None) and pace is not None:
+            return settings, pace
+        settings = with_more_parts(settings, ranks)
+        train.batch_size = part_of_batch(settings, ranks, images)
+        print(
+            f"batch: does not fit into the memory of {hardware.device}; split into {settings.accumulate} parts (--accumulate)"
+        )
 
 
 def timed(work: Callable[[], None], hardware: Hardware) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,18 @@ def part_of_batch(settings: Settings, ranks: Ranks, images: int) -> int:
     if images < 2 * ranks.count:
         raise UserError(f"{images} training images are too few for {ranks.count} processes; start fewer.")
     return min(settings.batch_size // parts, images // ranks.count)
+
+
+def with_more_parts(settings: Settings, ranks: Ranks) -> Settings:
+    """The settings with each batch split into the next larger number of equal parts that is possible."""
+    images = settings.batch_size // ranks.count
+    for parts in range(settings.accumulate + 1, images // 2 + 1):
+        if images % parts == 0:
+            return replace(settings, accumulate=parts)
+    raise UserError(
+        f"{settings.model} at {settings.size} px does not fit into the device's memory, even two images at once; choose a "
+        f"smaller --size or --device cpu."
+    )
 
 
 def check_same(began: Settings, given: dict[str, Any], last: Path, finished: bool) -> None:

@@ -23,6 +23,7 @@ class Noise:
     """Batches of noise that note the sizes asked of them."""
 
     size: int = 64
+    batch_size: int = 4
     asked: tuple[int, ...] = ()
 
     def __len__(self) -> int:

@@ -512,6 +512,51 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, trai
         torch.testing.assert_close(found[1][name], tensor, rtol=1e-4, atol=1e-5, msg=name)
 
 
+def greedy(most: int) -> Callable[..., torch.nn.Module]:
+    """Thin networks for which a device has no memory to train on more than ``most`` images at once."""
+
+    def build(name: str, classes: int, **more: Any) -> torch.nn.Module:
+        def check(module: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
+            if module.training and len(given[0]) > most:
+                raise torch.OutOfMemoryError
+
+        network = thin(name, classes, **more)
+        network.register_forward_pre_hook(check)
+        return network
+
+    return build
+
+
+def test_a_batch_too_large_for_the_memory_is_split(
+    tmp_path: Path,
+    trained: Path,
+    work: pytest.MonkeyPatch,
+    run: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The run is then the one that ``--accumulate 4`` would have been, and goes on as such where there is more memory."""
+    for name, most in (("small", 2), ("whole", 8)):
+        (tmp_path / name).mkdir()
+        with inside(tmp_path / name, network=greedy(most), figures=False):
+            if most == 8:
+                run("--accumulate", "4")
+                continue
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                interrupt(patch, 1, True)
+                run()
+            assert "does not fit into the memory of cpu; split into 4 parts" in capsys.readouterr().out
+    with inside(tmp_path / "small", figures=False):
+        run()
+    assert_same_run(tmp_path / "small", tmp_path / "whole")
+
+
+def test_a_network_too_large_for_the_memory_is_said(tmp_path: Path, run: Callable[..., None]) -> None:
+    with inside(tmp_path, network=greedy(1), figures=False):
+        with pytest.raises(UserError, match="even two images at once; choose a smaller --size"):
+            run()
+        assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_class_weights_reach_the_loss(
     tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
 ) -> None:
@@ -588,7 +633,7 @@ def test_unreadable_images_are_one_error_and_nothing_is_trained(tmp_path: Path, 
     with pytest.raises(UserError) as error:
         command(train, "--data", "bad", *FAST)
     assert "train/3.png" in str(error.value)
-    assert not (tmp_path / "weights").exists()
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_settings_can_be_read_as_plain_json(trained: Path) -> None:
