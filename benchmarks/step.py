@@ -1,49 +1,88 @@
-"""Images per second of a training step: our network and loop against torchvision's network in a peer's loop.
+"""Images per second of training, data included: ours against the loop that a peer writes, and the networks alone.
 
-    python benchmarks/step.py                # quick: 18, 50 and 152 at 64 px
-    python benchmarks/step.py --sizes 64 128 224 --steps 10
+    python benchmarks/step.py                                       # quick: 18, 50 and 152 at 64 px on the sample
+    python benchmarks/step.py --sizes 64 128 224 --steps 12 --data ../shared/data/pbc8
 
-Both sides take steps on one batch in memory, alternated in one run, so that a change in the machine's speed meets both.
-The peer's loop is what a student writes: default memory format, float32, SGD; ours is train.py's.
+Ours: Batches from the store, augmented on the device, and the step of train.py. The peer's: torchvision's network, float32,
+default memory format, Pillow transforms per image in a DataLoader with as many workers as cores, SGD, the loss read in every
+step. Both see the same images at the same size and batch with the same kinds of augmentation. "Network alone" is forward and
+backward on one batch in memory under equal settings (precision, channels last) for both networks. Sides are alternated within
+one run, so that a change in the machine's speed meets both.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import torchvision
+from PIL import Image
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
 import resnet
 from benchmarks.machine import describe, keep
+from dataloader import Batches, measured_preprocessing
 from lab.ema import EMA
-from lab.hardware import Hardware, choose_hardware
+from lab.hardware import Hardware, choose_hardware, decoding_threads
+from lab.lists import ImageList, read_data_set, read_list
 from lab.preprocessing import Preprocessing
 from lab.recipe import chosen_settings, make_optimizer
+from lab.store import open_stores
 from train import arguments
 
 BATCH = 32
+Step = Callable[[], None]
 
 
-def ours(model: str, hardware: Hardware) -> Callable[[torch.Tensor, torch.Tensor], None]:
-    """A step as train.py takes it, with its default settings."""
-    settings = chosen_settings(model, arguments().parse_args([]), hardware, Preprocessing(64, 128, 64, "cell"))
-    network = hardware.place(resnet.build(model, 2, zero_init_residual=True)).train()
+class Files(Dataset[tuple[torch.Tensor, int]]):
+    """What a peer writes: an image file a time, through Pillow."""
+
+    def __init__(self, images: ImageList, window: int, size: int) -> None:
+        self.images = images
+        self.transform = transforms.Compose(
+            [
+                transforms.CenterCrop(window),
+                transforms.Resize(size),
+                transforms.RandomHorizontalFlip(),
+                transforms.RandomAffine(180, (0.05, 0.05), (0.9, 1.1)),
+                transforms.ColorJitter(0.06, 0.06, 0.06),
+                transforms.ToTensor(),
+                transforms.Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        with Image.open(self.images.paths[index]) as opened:
+            return self.transform(opened.convert("RGB")), int(self.images.labels[index])
+
+
+def ours(model: str, batches: Batches, hardware: Hardware, classes: int) -> Iterator[Step]:
+    """Steps as train.py takes them with its default settings, over and over the training list."""
+    preprocessing = Preprocessing(64, 128, batches.size, "cell")
+    settings = chosen_settings(model, arguments().parse_args([]), hardware, preprocessing)
+    network = hardware.place(resnet.build(model, classes, zero_init_residual=True)).train()
     optimizer = make_optimizer(network, settings, hardware.precision)
     ema = EMA(network, settings.ema)
+    feed = itertools.chain.from_iterable(itertools.repeat(batches))
 
-    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+    def step() -> None:
+        images, labels, _ = next(feed)
         with hardware.autocast():
-            images = images.contiguous(memory_format=torch.channels_last)
             loss = functional.cross_entropy(network(images), labels, label_smoothing=settings.smoothing)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
@@ -51,48 +90,107 @@ def ours(model: str, hardware: Hardware) -> Callable[[torch.Tensor, torch.Tensor
         optimizer.zero_grad(set_to_none=True)
         ema.update(0)
 
-    return step
+    while True:
+        yield step
 
 
-def peers(model: str, hardware: Hardware) -> Callable[[torch.Tensor, torch.Tensor], None]:
-    """A step as a student takes it with torchvision's network."""
-    network = getattr(torchvision.models, model)(num_classes=2).to(hardware.device).train()
+def peers(model: str, images: ImageList, window: int, size: int, hardware: Hardware, classes: int) -> Iterator[Step]:
+    """Steps of a peer's loop; its workers are started anew for each round."""
+    network = getattr(torchvision.models, model)(num_classes=classes).to(hardware.device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    workers = decoding_threads()
+    loader = DataLoader(Files(images, window, size), BATCH, shuffle=True, num_workers=workers, drop_last=True)
+    while True:
+        feed = iter(loader)
 
-    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
-        optimizer.zero_grad()
-        loss = functional.cross_entropy(network(images), labels)
+        def step(feed: Iterator[tuple[torch.Tensor, torch.Tensor]] = feed) -> None:
+            inputs, labels = (part.to(hardware.device) for part in next(feed))
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(network(inputs), labels)
+            loss.backward()
+            optimizer.step()
+            loss.item()
+
+        yield step
+
+
+def alone(network: nn.Module, size: int, hardware: Hardware, classes: int) -> Iterator[Step]:
+    """Forward and backward on one batch in memory, as fast as the hardware allows."""
+    hardware.place(network).train()
+    images = torch.randn(BATCH, 3, size, size, device=hardware.device).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, classes, (BATCH,), device=hardware.device)
+
+    def step() -> None:
+        with hardware.autocast():
+            loss = functional.cross_entropy(network(images), labels)
         loss.backward()
-        optimizer.step()
-        loss.item()
+        network.zero_grad(set_to_none=True)
 
-    return step
+    while True:
+        yield step
+
+
+def rates(sides: list[Iterator[Step]], rounds: int, steps: int, hardware: Hardware) -> list[float]:
+    """Images per second of each side: the median over the rounds, in each of which every side in turn takes one step to warm up
+    and then ``steps`` timed ones."""
+    found: list[list[float]] = [[] for _ in sides]
+    for _ in range(rounds):
+        for side, seen in zip(sides, found, strict=True):
+            step = next(side)
+            step()
+            synchronise(hardware)
+            began = time.perf_counter()
+            for _ in range(steps):
+                step()
+            synchronise(hardware)
+            seen.append(BATCH * steps / (time.perf_counter() - began))
+            time.sleep(1)  # a peer's workers fill their queues, and rest
+    return [statistics.median(seen) for seen in found]
+
+
+def synchronise(hardware: Hardware) -> None:
+    """Wait for the device."""
+    if hardware.device.type == "cuda":
+        torch.cuda.synchronize(hardware.device)
 
 
 def main() -> None:
-    """Time both sides in turn and print one table."""
-    parser = argparse.ArgumentParser(description="Images per second of a training step, ours against a peer's.")
+    """Time all sides and keep one table."""
+    parser = argparse.ArgumentParser(description="Images per second of training, ours against a peer's.")
+    parser.add_argument("--data", default="csv/sample")
+    parser.add_argument("--root")
+    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "resnet152"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64])
-    parser.add_argument("--steps", type=int, default=3, help="timed pairs of steps, after one that warms up")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of each side in a round")
     args = parser.parse_args()
     hardware = choose_hardware()
-    lines = [describe(), "", "| model | px | ours, images/s | peer's, images/s | ratio |", "|---|---|---|---|---|"]
-    for model in ("resnet18", "resnet50", "resnet152"):
+    data = read_data_set(args.data, args.root)
+    images = read_list(data, "train", labelled=True)
+    classes = len(data.classes)
+    lines = [
+        describe(),
+        f"{data.name}, batches of {BATCH}, {hardware.precision}; images/s, medians of {args.rounds} rounds",
+        "",
+    ]
+    lines += [
+        "| model | px | ours | peer's loop | ratio | our network alone | torchvision's | ratio |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
         for size in args.sizes:
-            images = torch.randn(BATCH, 3, size, size, device=hardware.device)
-            labels = torch.randint(0, 2, (BATCH,), device=hardware.device)
-            sides = ours(model, hardware), peers(model, hardware)
-            seconds: tuple[list[float], list[float]] = ([], [])
-            for number in range(args.steps + 1):
-                for side, taken in zip(sides, seconds, strict=True):
-                    began = time.perf_counter()
-                    side(images, labels)
-                    if hardware.device.type == "cuda":
-                        torch.cuda.synchronize()
-                    if number:
-                        taken.append(time.perf_counter() - began)
-            mine, theirs = (BATCH / statistics.median(taken) for taken in seconds)
-            lines.append(f"| {model} | {size} | {mine:.1f} | {theirs:.1f} | {mine / theirs:.2f} |")
+            preprocessing = measured_preprocessing(images, size)
+            store = open_stores({"train": images}, preprocessing, Path(folder))["train"]
+            batches = Batches(store, images.labels, preprocessing, BATCH, hardware.device, 0)
+            for model in args.models:
+                sides = [ours(model, batches, hardware, classes)]
+                sides += [peers(model, images, preprocessing.window, size, hardware, classes)]
+                mine, theirs = rates(sides, args.rounds, args.steps, hardware)
+                networks = resnet.build(model, classes), getattr(torchvision.models, model)(num_classes=classes)
+                pair = rates([alone(n, size, hardware, classes) for n in networks], args.rounds, args.steps, hardware)
+                row = f"| {model} | {size} | {mine:.1f} | {theirs:.1f} | {mine / theirs:.2f} "
+                lines.append(row + f"| {pair[0]:.1f} | {pair[1]:.1f} | {pair[0] / pair[1]:.2f} |")
+                print(lines[-1], flush=True)
     keep("step", lines)
 
 

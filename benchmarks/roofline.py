@@ -1,0 +1,81 @@
+"""How much of the machine's arithmetic training uses: achieved GFLOP/s of each depth over those of a matrix product.
+
+    python benchmarks/roofline.py                       # 18, 50 and 152 at 64 px
+    python benchmarks/roofline.py --sizes 64 128 224
+
+A matrix product of large square matrices is what the same device does at its best, in the precision that training uses. The
+work of a step (forward and backward) is counted by torch's flop counter, two operations per multiplication and addition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+import resnet
+from benchmarks.machine import describe, keep
+from lab.hardware import Hardware, choose_hardware
+
+BATCH = 32
+
+
+def seconds(work: Callable[[], object], hardware: Hardware, times: int) -> float:
+    """The median of some repetitions, after one that warms up."""
+    taken = []
+    for number in range(times + 1):
+        began = time.perf_counter()
+        work()
+        if hardware.device.type == "cuda":
+            torch.cuda.synchronize()
+        if number:
+            taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def main() -> None:
+    """Measure the product, then each depth at each size."""
+    parser = argparse.ArgumentParser(description="Achieved GFLOP/s of training over those of a matrix product.")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64])
+    parser.add_argument("--times", type=int, default=3)
+    args = parser.parse_args()
+    hardware = choose_hardware()
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    side = 8192 if hardware.device.type == "cuda" else 2048
+    matrix = torch.randn(side, side, device=hardware.device, dtype=kinds[hardware.precision])
+    peak = 2 * side**3 / seconds(lambda: matrix @ matrix, hardware, 5) / 1e9
+    lines = [describe(), f"matrix product {side}×{side} in {hardware.precision}: {peak:,.0f} GFLOP/s", ""]
+    lines += ["| model | px | GFLOP per image | images/s | GFLOP/s | share of the product |", "|---" * 6 + "|"]
+    for model in ("resnet18", "resnet50", "resnet152"):
+        for size in args.sizes:
+            network = hardware.place(resnet.build(model, 2)).train()
+            images = torch.randn(BATCH, 3, size, size, device=hardware.device)
+            images = images.contiguous(memory_format=torch.channels_last)
+            labels = torch.zeros(BATCH, dtype=torch.long, device=hardware.device)
+
+            def step(net: torch.nn.Module = network, given: torch.Tensor = images, true: torch.Tensor = labels) -> None:
+                with hardware.autocast():
+                    loss = functional.cross_entropy(net(given), true)
+                loss.backward()
+                net.zero_grad(set_to_none=True)
+
+            with FlopCounterMode(display=False) as counter:
+                step()
+            work = counter.get_total_flops() / BATCH / 1e9
+            rate = BATCH / seconds(step, hardware, args.times)
+            share = f"{work * rate / peak:.0%}"
+            lines.append(f"| {model} | {size} | {work:.2f} | {rate:,.1f} | {work * rate:,.0f} | {share} |")
+    keep("roofline", lines)
+
+
+if __name__ == "__main__":
+    main()
