@@ -99,6 +99,16 @@ def sample_images(images: ImageList, count: int = 200) -> list[np.ndarray]:
     return sample
 
 
+def choose_preprocessing(train: ImageList, size: int, window: int | None = None) -> Preprocessing:
+    """For a network input of ``size`` px; the window is measured on the training images and printed with its reason, or is as
+    asked. Mean and standard deviation are still to be measured."""
+    side, locate, reason = choose_window(sample_images(train))
+    if window:
+        side, reason = window, "as asked"
+    print(f"window: {side} px of the raw image around the {locate}, {reason}")
+    return Preprocessing(side, 2 * size, size, locate)
+
+
 def measured_preprocessing(train: ImageList, size: int = 64) -> Preprocessing:
     """Window, mean and standard deviation measured on a sample of the training images; for a network input of ``size`` px."""
     images = sample_images(train)
@@ -142,6 +152,9 @@ class Batches:
         self.count = len(store.rows)
         self.batch_size = min(batch_size, self.count)
         self.epoch = 0
+        self.begin = (
+            0  # how many of this rank's batches of the epoch are passed over: where an interrupted epoch goes on
+        )
         self.size = preprocessing.size
         # Whatever a step needs lies on the device before the first one: a copy within the step would make a GPU wait.
         self.labels = torch.from_numpy(labels).to(device)
@@ -184,7 +197,7 @@ class Batches:
         drawn = [] if self.seed is None else [draw.to(self.device) for draw in affine(self.seed, self.epoch, order)]
         labels = self.labels[torch.from_numpy(order).to(self.device)]
         rows = torch.from_numpy(self.store.rows[order]).to(self.device if self.resident is not None else "cpu")
-        for number in self.numbers():
+        for number in self.numbers()[self.begin :]:
             batch = slice(number * self.batch_size, (number + 1) * self.batch_size)
             images = self.windows(rows[batch])
             if self.seed is None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,9 @@ def arguments() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     arguments().parse_args()  # --help and wrong options answer before torch is imported, which takes seconds
 
+import signal
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -93,7 +95,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 import resnet
-from dataloader import EVALUATION_BATCH, STORES, Batches, sample_images
+from dataloader import EVALUATION_BATCH, STORES, Batches, choose_preprocessing
 from lab.checkpoint import (
     About,
     check_classes,
@@ -108,17 +110,17 @@ from lab.checkpoint import (
 )
 from lab.ema import EMA
 from lab.errors import UserError, run
-from lab.files import check_writable
+from lab.files import alone, check_writable
 from lab.forecast import forecast, measure_what_fits
 from lab.hardware import Hardware, choose_hardware
 from lab.history import best_of, describe_best, draw_data_figures, epoch_line, redraw_accuracy, write_history
-from lab.inference import predict
+from lab.inference import predict, score
+from lab.interrupt import Stop, Stopped
 from lab.lists import DataSet, ImageList, list_digest, read_data_set, read_lists
-from lab.preprocessing import Preprocessing, channel_statistics, choose_window
+from lab.preprocessing import channel_statistics
 from lab.ranks import Ranks, join
 from lab.recipe import (
     Settings,
-    begun,
     check_same,
     chosen_settings,
     class_weights,
@@ -127,15 +129,16 @@ from lab.recipe import (
     part_of_batch,
     size_at,
 )
-from lab.store import Store, open_stores
+from lab.store import open_stores, warn_of_shared_images
 from lab.words import counted, duration
+
+SNAPSHOT = 600.0  # seconds between two last checkpoints within an epoch
 
 
 def main() -> None:
     """Check everything, then train each model asked for."""
     args = arguments().parse_args()
     check_numbers(args)
-    given = given_options(arguments())
     ranks = join()
     with ranks.first_before_others():
         data = read_data_set(args.data, args.root)
@@ -148,45 +151,68 @@ def main() -> None:
         raise UserError(f"{lists['train'].csv}: one image is not enough to train on; batch norm needs two or more.")
     class_weights(args.class_weights, lists["train"].labels, len(data.classes), torch.device("cpu"))
     hardware = choose_hardware(args.device, args.precision)
-    for model in DEPTHS if args.model == "all" else [args.model]:
-        train(model, args, data, lists, hardware, ranks, given)
+    task = Task(args, given_options(arguments()), data, lists, hardware, ranks, Stop())
+    with task.stop.listening():
+        for model in DEPTHS if args.model == "all" else [args.model]:
+            with alone(args.weights / data.name / model, "training") if ranks.first else nullcontext():
+                try:
+                    train(model, task, args.fresh)
+                except Diverged as problem:
+                    print(f"{problem}; going back to the last checkpoint, once, with half the learning rate.")
+                    try:
+                        train(model, task, fresh=False, lr_factor=0.5)
+                    except Diverged as again:
+                        kept = "its checkpoints are kept; train it anew with --fresh and a lower --lr"
+                        raise UserError(f"{again}, with half the learning rate too; {kept}.") from None
 
 
-def train(
-    model: str,
-    args: argparse.Namespace,
-    data: DataSet,
-    lists: dict[str, ImageList],
-    hardware: Hardware,
-    ranks: Ranks,
-    given: dict[str, Any],
-) -> None:
+@dataclass(frozen=True)
+class Task:
+    """What all runs of one command share."""
+
+    args: argparse.Namespace
+    given: dict[str, Any]
+    data: DataSet
+    lists: dict[str, ImageList]
+    hardware: Hardware
+    ranks: Ranks
+    stop: Stop
+
+
+class Diverged(Exception):
+    """The loss is no longer a finite number."""
+
+
+def train(model: str, task: Task, fresh: bool, lr_factor: float = 1.0) -> None:
     """One run: one model on one data set, from its start or from its last checkpoint."""
+    args, data, lists, hardware, ranks, stop = task.args, task.data, task.lists, task.hardware, task.ranks, task.stop
     folder = args.weights / data.name / model
     best, last = folder / "best.safetensors", folder / "last.safetensors"
     history = args.report / data.name / f"history_{model}.csv"
-    saved = read_about(last, model) if last.is_file() and not args.fresh else None
+    saved = read_about(last, model) if last.is_file() and not fresh else None
     digest = list_digest(data)
 
     # ---- images
     if saved is not None:
         final = saved.preprocessing
         settings = Settings(**saved.settings)
-        check_same(settings, given, last, saved.finished)
+        check_same(settings, task.given, last, saved.finished)
         check_classes(last, saved, data.classes)
         if saved.lists not in ("", digest):
             raise UserError(
                 f"{last}: {data.folder} has changed since this run began; --fresh starts over on the new lists."
             )
-        if not best.is_file():
+        if saved.epoch and not best.is_file():
             raise UserError(f"{best}: missing beside {last.name}; put it back to go on, or --fresh to start over.")
         if saved.finished and "valid_accuracy_d4" in read_about(best, model).metrics:
             print(f"{model}: finished already, {describe_best(saved)}; --fresh trains it anew.")
             return
     else:
-        final = choose_preprocessing(args, lists["train"], hardware)
+        size = args.size or (64 if hardware.device.type == "cpu" else 128)
+        print(f"size: {size} px, {'as asked' if args.size else f'the default on {hardware.device.type}'}")
+        final = choose_preprocessing(lists["train"], size, args.window)
         settings = chosen_settings(model, args, hardware, final)
-        if best.is_file() and not args.fresh and not begun(read_about(best, model), settings, digest):
+        if best.is_file() and not fresh:
             raise UserError(
                 f"{best} is there without {last.name}; put that back to go on, or --fresh to train anew over it."
             )
@@ -225,7 +251,9 @@ def train(
             scaler.load_state_dict(saved.scaler)
         if ranks.first:
             write_history(history, saved.history)  # in case the run was killed between its checkpoint and its history
-        print(f"{model}: going on after epoch {saved.epoch} of {settings.epochs}, {describe_best(saved)}.")
+        within = f" and {counted(saved.step, 'step')} of the next" if saved.step else ""
+        so_far = f", {describe_best(saved)}" if saved.metrics else ""
+        print(f"{model}: going on after epoch {saved.epoch} of {settings.epochs}{within}{so_far}.")
     else:
         if ranks.first:
             draw_data_figures(history.parent, lists["train"], data.classes, final, settings.seed)
@@ -243,22 +271,61 @@ def train(
         print(forecast(pace, settings, about.epoch), flush=True)
     parallel = ranks.parallel(network, hardware.device)
 
+    # ---- what a run goes on from
+    about.lr_factor = min(about.lr_factor, lr_factor)
+    totals = torch.zeros(2, device=hardware.device)  # loss and hits of the epoch under way, of this rank
+    began, due = time.perf_counter(), time.monotonic() + SNAPSHOT
+
+    def sums() -> list[float]:
+        """Loss and hits so far, of all ranks."""
+        found: list[float] = ranks.sum(totals.clone()).tolist()
+        if not math.isfinite(found[0]):
+            raise Diverged(f"{model} epoch {about.epoch + 1}: the loss is no longer a finite number")
+        return found
+
+    def keep_last() -> None:
+        """Write the last checkpoint."""
+        nonlocal due
+        averaged = {f"model.{name}": tensor for name, tensor in ema.network.state_dict().items()}
+        raw = {f"train.{name}": tensor for name, tensor in network.state_dict().items()}
+        about.scaler = scaler.state_dict()
+        with ranks.first_before_others():
+            if ranks.first:
+                save_checkpoint(last, about, averaged | raw | optimizer_tensors(optimizer))
+        due = time.monotonic() + SNAPSHOT
+
+    def snapshot(done: int) -> None:
+        """Keep the state within an epoch, after ``done`` of its steps."""
+        about.loss_sum, about.correct = sums()
+        about.step, about.seconds = done, time.perf_counter() - began
+        keep_last()
+
+    def leave_if_asked() -> None:
+        """Stop, on all ranks together."""
+        if ranks.any(bool(stop.asked)):
+            raise Stopped(stop.asked or signal.SIGTERM)
+
+    if saved is None:
+        keep_last()  # in place of an earlier run's, before anything of this one could be mistaken for it
+
     # ---- the epochs
     for epoch in range(about.epoch, about.epoch if about.finished else settings.epochs):
         size = size_at(epoch, settings)
         batches.epoch, batches.size, valid.size = epoch, size, size
-        began = time.perf_counter()
+        batches.begin = about.step * accumulate  # 0, but where this epoch was interrupted
+        totals[:] = torch.tensor([about.loss_sum, about.correct] if ranks.first else [0.0, 0.0])
+        began = time.perf_counter() - about.seconds
         network.train()
-        loss_sum = torch.zeros((), device=hardware.device)
-        correct = torch.zeros((), device=hardware.device)
+        stop.patient = True
         bar = tqdm(
             batches,
             f"{model} epoch {epoch + 1}/{settings.epochs}",
+            initial=batches.begin,
             unit=" images",
             unit_scale=ranks.count * batches.batch_size,
             leave=False,
         )
-        for number, (images, labels, _) in enumerate(bar):
+        for number, (images, labels, _) in enumerate(bar, batches.begin):
             step = epoch * steps + number // accumulate
             if step >= (epoch + 1) * steps:
                 break  # the parts left over do not fill a batch
@@ -268,12 +335,13 @@ def train(
                     logits = parallel(images)
                     loss = functional.cross_entropy(logits, labels, weight, label_smoothing=settings.smoothing)
                 scaler.scale(loss / accumulate).backward()
-            loss_sum += loss.detach()  # stays on the device: reading it here would make the GPU wait for Python
-            correct += (logits.detach().argmax(dim=1) == labels).sum()
+            hits = (logits.detach().argmax(dim=1) == labels).float().sum()
+            # Loss and hits stay on the device: reading them here would make a GPU wait for Python.
+            totals += torch.stack([loss.detach(), hits])
             if not last_part:
                 continue
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, settings)
+                group["lr"] = learning_rate(step, steps, settings) * about.lr_factor
             if settings.clip:
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
@@ -281,32 +349,38 @@ def train(
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
             ema.update(step)
+            if ranks.any(bool(stop.asked) or time.monotonic() > due):
+                snapshot(step + 1 - epoch * steps)
+                leave_if_asked()
+        loss_sum, correct = sums()
         seen = ranks.count * steps * accumulate  # parts of batches
-        ranks.sum(loss_sum), ranks.sum(correct)
         trained = time.perf_counter() - began
-        if not math.isfinite(loss_sum.item()):
-            raise UserError(
-                f"{model} epoch {epoch + 1}: the loss is no longer a finite number; the last whole epoch is kept in {last}. "
-                f"Train again with --fresh and a lower --lr than {settings.lr}."
-            )
 
         # ---- how good it is now, on the labelled list that the lab calls testing
         ranks.share_buffers(ema.network)
-        probabilities = predict(ema.network, valid, hardware, title="testing", ranks=ranks)
+        try:
+            stop.patient = ranks.count > 1  # several stop together, after the epoch
+            probabilities = predict(ema.network, valid, hardware, title="testing", ranks=ranks)
+        except Stopped:
+            snapshot(steps)
+            raise
+        stop.patient = True
         accuracy, test_loss = score(probabilities, lists["valid"].labels)
+        if not math.isfinite(test_loss):
+            raise Diverged(f"{model} epoch {epoch + 1}: the network's answers are no longer finite numbers")
         row = {
             "epoch": epoch + 1,
-            "train_accuracy": correct.item() / (seen * batches.batch_size),
+            "train_accuracy": correct / (seen * batches.batch_size),
             "test_accuracy": accuracy,
-            "train_loss": loss_sum.item() / seen,
+            "train_loss": loss_sum / seen,
             "test_loss": test_loss,
-            "learning_rate": learning_rate((epoch + 1) * steps - 1, steps, settings),
+            "learning_rate": learning_rate((epoch + 1) * steps - 1, steps, settings) * about.lr_factor,
             "size": size,
             "seconds": round(time.perf_counter() - began, 2),
             "images_per_second": round(seen * batches.batch_size / trained, 1),
         }
         about.history.append(row)
-        about.epoch, about.scaler = epoch + 1, scaler.state_dict()
+        about.epoch, about.step, about.loss_sum, about.correct, about.seconds = epoch + 1, 0, 0.0, 0.0, 0.0
         better = (accuracy, -test_loss) > best_of(about.metrics)
         if better:
             about.metrics = {"epoch": epoch + 1, "valid_accuracy": accuracy, "valid_loss": test_loss}
@@ -316,50 +390,21 @@ def train(
         about.finished = stopping or epoch + 1 == settings.epochs
 
         # ---- keep it: best first, then last, so that a run killed between the two writes its best again
-        averaged = {f"model.{name}": tensor for name, tensor in ema.network.state_dict().items()}
-        raw = {f"train.{name}": tensor for name, tensor in network.state_dict().items()}
-        with ranks.first_before_others():
-            if ranks.first and better:
-                if epoch == 0:
-                    last.unlink(missing_ok=True)  # --fresh: an earlier run's would not belong to this best
-                save_checkpoint(best, replace(about, preprocessing=replace(final, size=size)), averaged)
-            if ranks.first:
-                save_checkpoint(last, about, averaged | raw | optimizer_tensors(optimizer))
-                write_history(history, about.history)
-                redraw_accuracy(args.report / data.name)
+        if ranks.first and better:
+            averaged = {f"model.{name}": tensor for name, tensor in ema.network.state_dict().items()}
+            save_checkpoint(best, replace(about, preprocessing=replace(final, size=size)), averaged)
+        keep_last()
+        if ranks.first:
+            write_history(history, about.history)
+            redraw_accuracy(history.parent)
         left = pace.run(settings, epoch + 1) * row["seconds"] / pace.epoch(size)
         print(f"{epoch_line(model, row, about, settings.epochs)}, {duration(left)} left", flush=True)
+        leave_if_asked()
         if stopping:
             print(f"{model}: stopped early, no new best for {stale} epochs (--patience {settings.patience}).")
             break
+    stop.patient = False
     note_d4(best, about.history, valid, lists["valid"].labels, hardware, ranks)
-
-
-def choose_preprocessing(args: argparse.Namespace, train: ImageList, hardware: Hardware) -> Preprocessing:
-    """Window and size as asked, or measured and decided; the decision is printed with its reason."""
-    size = args.size or (64 if hardware.device.type == "cpu" else 128)
-    window, locate, reason = choose_window(sample_images(train))
-    if args.window:
-        window, reason = args.window, "as asked"
-    why = "as asked" if args.size else f"the default on {hardware.device.type}"
-    print(f"window: {window} px of the raw image around the {locate}, {reason}")
-    print(f"size: {size} px, {why}")
-    return Preprocessing(window, 2 * size, size, locate)
-
-
-def warn_of_shared_images(stores: dict[str, Store]) -> None:
-    """Warn where train and valid hold the same image, by path or by content: valid accuracy would flatter."""
-    shared = set(stores["train"].digests) & set(stores["valid"].digests)
-    if shared:
-        count = sum(digest in shared for digest in stores["valid"].list_digests())
-        held = counted(count, "image")
-        print(f"warning: train.csv holds {held} of valid.csv too, byte for byte; its accuracy will flatter.")
-
-
-def score(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy."""
-    picked = probabilities[np.arange(len(labels)), labels]
-    return float((probabilities.argmax(axis=1) == labels).mean()), float(-np.log(picked.clip(1e-12)).mean())
 
 
 def note_d4(

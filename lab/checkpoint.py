@@ -32,7 +32,8 @@ class About:
 
     ``lists`` is a hash of the lists it was trained on, ``train_share`` the share of each class in the training list;
     ``metrics`` are those it was saved for, ``settings`` the run's, ``history`` its epochs, ``scaler`` the state of fp16's
-    loss scaler.
+    loss scaler. Of the epoch under way: ``step``, the optimizer's steps so far, ``loss_sum`` and ``correct`` over their images
+    and the ``seconds`` they took. ``lr_factor`` is below 1 after a diverged run went back.
     """
 
     model: str
@@ -41,6 +42,11 @@ class About:
     data: str = ""
     lists: str = ""
     epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: float = 0.0
+    seconds: float = 0.0
+    lr_factor: float = 1.0
     metrics: dict[str, float] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -23,7 +24,9 @@ def run(main: Callable[[], int | None]) -> None:
         mend = "name another place" if placed else "make room or give access"
         print(f"error: {where}{error.strerror or error}; {mend}, then run the command again.", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C; start the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        number = getattr(error, "number", signal.SIGINT)
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        print(f"stopped by {name}; start the same command again to go on.", file=sys.stderr)
+        sys.exit(128 + number)
     sys.exit(status or 0)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lab.errors import UserError
 
 
 @contextmanager
@@ -15,6 +20,9 @@ def replacing(path: Path) -> Iterator[Path]:
     The temporary name keeps the suffix, which image and archive writers use to choose the format.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp{path.suffix}"):
+        if not is_running(left.name.removesuffix(f".tmp{path.suffix}").rpartition(".")[2]):
+            left.unlink(missing_ok=True)  # of a process that was killed as it wrote
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
@@ -30,6 +38,33 @@ def check_writable(folder: Path) -> None:
     with replacing(folder / ".writable") as temporary:
         temporary.touch()
     (folder / ".writable").unlink()
+
+
+def is_running(process: str) -> bool:
+    """Whether a process of this number runs; yes where that cannot be told."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError, OverflowError):
+        pass
+    return True
+
+
+@contextmanager
+def alone(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a folder for this process alone. The system gives it free when the process ends, however it ends. Raises
+    :class:`UserError` where another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{folder}: another process is {doing} there; wait until it has ended, or stop it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_whole(path: Path, data: bytes | str) -> None:

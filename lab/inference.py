@@ -72,3 +72,9 @@ def decide_d4(about: About, asked: str, quiet: bool = False) -> bool:
     if not quiet:
         print(f"{about.model}: D4 averaging {'on' if use else 'off'}, {reason}")
     return use
+
+
+def score(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy."""
+    picked = probabilities[np.arange(len(labels)), labels]
+    return float((probabilities.argmax(axis=1) == labels).mean()), float(-np.log(picked.clip(1e-12)).mean())

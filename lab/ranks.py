@@ -67,7 +67,7 @@ class Ranks:
 
     def any(self, here: bool) -> bool:
         """Whether it is so on any rank."""
-        return bool(self.sum(torch.tensor(float(here))))
+        return here if self.count == 1 else bool(self.sum(torch.tensor(float(here))))
 
     def share_buffers(self, network: nn.Module) -> None:
         """Give every rank the first one's buffers: the norms' running statistics, of which each rank sees its own part."""

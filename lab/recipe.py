@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lab.checkpoint import About
 from lab.errors import UserError
 from lab.hardware import Hardware
 from lab.preprocessing import Preprocessing
@@ -142,9 +141,3 @@ def chosen_settings(model: str, args: argparse.Namespace, hardware: Hardware, fi
     asked: dict[str, Any] = {name: getattr(args, name) for name in Settings.__dataclass_fields__ if hasattr(args, name)}
     asked |= {name: value for name, value in defaults.items() if asked[name] is None}
     return Settings(**(asked | {"model": model}))
-
-
-def begun(about: About, settings: Settings, digest: str) -> bool:
-    """Whether a best checkpoint without a last one is this same run's, killed as it wrote the two in its first epoch."""
-    first = about.epoch == 1 and "valid_accuracy_d4" not in about.metrics
-    return first and about.settings == asdict(settings) and about.lists == digest

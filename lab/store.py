@@ -119,3 +119,12 @@ def build(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing
     else:
         write_whole(stem.with_name(f"{stem.name}.json"), json.dumps(digests))
     return reasons
+
+
+def warn_of_shared_images(stores: dict[str, Store]) -> None:
+    """Warn where train and valid hold the same image, by path or by content: valid accuracy would flatter."""
+    shared = set(stores["train"].digests) & set(stores["valid"].digests)
+    if shared:
+        count = sum(digest in shared for digest in stores["valid"].list_digests())
+        held = counted(count, "image")
+        print(f"warning: train.csv holds {held} of valid.csv too, byte for byte; its accuracy will flatter.")

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,12 +26,13 @@ from torch import Tensor, nn
 import resnet
 import train
 from lab.augmentation import normalise, resample
-from lab.checkpoint import About, load_network, save_checkpoint
+from lab.checkpoint import About, load_network, read_about, read_tensors, save_checkpoint
 from lab.images import read_image
 from lab.preprocessing import Preprocessing
 from lab.recipe import Settings
 
 PROJECT = Path(__file__).resolve().parents[1]
+TIMES = ["seconds", "images_per_second"]  # the only numbers of a history that a second run may change
 DEPTHS = ["resnet18", "resnet50", "resnet152"]
 TRAIN, VALID, TEST = 24, 12, 10  # images of the made lists
 FAST = ["--size", "32", "--epochs", "3", "--batch-size", "8", "--lr", "0.1", "--ema", "0.5"]
@@ -135,7 +137,7 @@ def trained() -> Path:
 
 def contents(folder: Path) -> dict[str, int]:
     """Every file below a folder with the hash of its bytes (stable within this process)."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "before")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in ("before", ".lock"))
     return {str(path.relative_to(folder)): hash(path.read_bytes()) for path in files}
 
 
@@ -143,6 +145,27 @@ def outputs(folder: Path) -> dict[str, tuple[int, int]]:
     """Every file below a folder with the hash of its bytes and the time it was written."""
     times = {name: (folder / name).stat().st_mtime_ns for name in contents(folder)}
     return {name: (value, times[name]) for name, value in contents(folder).items()}
+
+
+def timeless(path: Path) -> dict[str, Any]:
+    """What a checkpoint says, without the times in its history."""
+    said = asdict(read_about(path))
+    said["history"] = [{key: value for key, value in row.items() if key not in TIMES} for row in said["history"]]
+    return said
+
+
+def assert_same_run(one: Path, two: Path, model: str = "resnet18") -> None:
+    """Two working directories hold the same run: weights, optimizer and all numbers bit for bit, apart from times."""
+    for name in ("best", "last"):
+        first, second = (folder / "weights" / "tiny" / model / f"{name}.safetensors" for folder in (one, two))
+        assert timeless(first) == timeless(second)
+        expected, found = read_tensors(first), read_tensors(second)
+        assert expected.keys() == found.keys()
+        for key, tensor in expected.items():
+            assert torch.equal(tensor, found[key]), f"{name}: {key}"
+    table = f"report/tiny/history_{model}.csv"
+    expected_rows, found_rows = (pd.read_csv(folder / table).drop(columns=TIMES) for folder in (one, two))
+    pd.testing.assert_frame_equal(found_rows, expected_rows, check_exact=True)
 
 
 def slow_probabilities(checkpoint: Path, paths: list[Path], network: Any = thin, d4: bool = False) -> np.ndarray:

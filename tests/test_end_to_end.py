@@ -33,7 +33,7 @@ def test_the_whole_way(tmp_path: Path) -> None:
     assert "resnet18: 11,177,538 parameters, 2 epochs of 3 steps\n" in said
     assert "batch: 8 images per step, as asked" in said
     weights = tmp_path / "weights" / "sample" / "resnet18"
-    assert {path.name for path in weights.iterdir()} == {"best.safetensors", "last.safetensors"}
+    assert {path.name for path in weights.iterdir()} == {"best.safetensors", "last.safetensors", ".lock"}
     report = tmp_path / "report" / "sample"
     history = pd.read_csv(report / "history_resnet18.csv")
     assert list(history["epoch"]) == [1, 2]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from made import PROJECT
 
-from lab.files import replacing, write_whole
+from lab.errors import UserError
+from lab.files import alone, replacing, write_whole
 
 
 def test_a_new_file_in_new_folders(tmp_path: Path) -> None:
@@ -56,3 +61,26 @@ def test_the_old_file_stands_until_the_block_ends_and_readers_keep_it(tmp_path: 
             assert temporary.suffix == ".safetensors" and temporary.parent == path.parent
         assert path.read_text() == "new"
         assert reader.read() == "old"
+
+
+def test_what_a_killed_process_left_half_written_is_taken_away_and_nothing_else(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    gone = [tmp_path / f".a.{dead.pid}.tmp.csv"]
+    kept = [tmp_path / name for name in (f".a.{os.getppid()}.tmp.csv", f".b.{dead.pid}.tmp.csv", ".a.x.tmp.csv")]
+    for path in gone + kept:
+        path.write_text("half")
+    write_whole(tmp_path / "a.csv", "whole")
+    assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)
+
+
+def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    refusal = pytest.raises(UserError, match="another process is training there")
+    with alone(folder, "training"), refusal, alone(folder, "training"):
+        pass
+    code = "import os, sys, pathlib; from lab.files import alone; held = alone(pathlib.Path(sys.argv[1]), 'training')\n"
+    code += "held.__enter__(); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code, str(folder)], cwd=PROJECT).returncode == -9
+    with alone(folder, "training"):  # a killed process leaves no lock behind
+        pass

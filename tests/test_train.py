@@ -6,7 +6,6 @@ import ast
 import functools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from made import (
     FAST,
     TRAIN,
     VALID,
+    assert_same_run,
     command,
     contents,
     inside,
@@ -39,7 +39,6 @@ from lab.hardware import Hardware
 
 COLUMNS = ["epoch", "train_accuracy", "test_accuracy", "train_loss", "test_loss", "learning_rate", "size", "seconds"]
 COLUMNS += ["images_per_second"]
-TIMES = ["seconds", "images_per_second"]  # the only numbers of a history that a second run may change
 
 
 @pytest.fixture(scope="module")
@@ -60,35 +59,15 @@ def run(trained: Path) -> Callable[..., None]:
     return lambda *more: command(train, "--data", trained / "csv" / "tiny", *FAST, *more)
 
 
-def timeless(path: Path) -> dict[str, Any]:
-    """What a checkpoint says, without the times in its history."""
-    said = asdict(read_about(path))
-    said["history"] = [{key: value for key, value in row.items() if key not in TIMES} for row in said["history"]]
-    return said
-
-
-def assert_same_run(one: Path, two: Path, model: str = "resnet18") -> None:
-    """Two working directories hold the same run: weights, optimizer and all numbers bit for bit, apart from times."""
-    for name in ("best", "last"):
-        first, second = (folder / "weights" / "tiny" / model / f"{name}.safetensors" for folder in (one, two))
-        assert timeless(first) == timeless(second)
-        expected, found = read_tensors(first), read_tensors(second)
-        assert expected.keys() == found.keys()
-        for key, tensor in expected.items():
-            assert torch.equal(tensor, found[key]), f"{name}: {key}"
-    table = f"report/tiny/history_{model}.csv"
-    expected_rows, found_rows = (pd.read_csv(folder / table).drop(columns=TIMES) for folder in (one, two))
-    pd.testing.assert_frame_equal(found_rows, expected_rows, check_exact=True)
-
-
 def interrupt(patch: pytest.MonkeyPatch, at: int, written: bool) -> None:
     """Stop a run as Ctrl-C would, at its ``at``-th last checkpoint: just after it is written, or just before."""
     save, count = train.save_checkpoint, 0
 
     def interrupted(path: Path, about: About, tensors: dict[str, torch.Tensor]) -> None:
         nonlocal count
-        count += path.name == "last.safetensors"
-        stop = count == at and path.name == "last.safetensors"
+        kept = path.name == "last.safetensors" and about.epoch > 0  # the first is written before any step
+        count += kept
+        stop = count == at and kept
         if not stop or written:
             save(path, about, tensors)
         if stop:
@@ -572,7 +551,9 @@ def test_a_loss_that_explodes_is_said_and_not_saved(
 ) -> None:
     with pytest.raises(UserError, match=r"no longer a finite number.*lower --lr"):
         run("--lr", "1e38", "--clip", "0", "--warmup", "0")
-    assert not list((tmp_path / "weights").rglob("*.safetensors"))
+    last = read_about(tmp_path / "weights" / "tiny" / "resnet18" / "last.safetensors")
+    assert (last.epoch, last.step) == (0, 0)  # as before the first step
+    assert not list((tmp_path / "weights").rglob("best.safetensors"))
 
 
 # ---- refusals
@@ -609,7 +590,7 @@ def test_numbers_that_no_run_can_use(
 ) -> None:
     with pytest.raises(UserError, match=words):
         run(*options)
-    assert not (tmp_path / "weights").exists() and not (tmp_path / "report").exists()
+    assert not list(tmp_path.rglob("*.safetensors")) and not (tmp_path / "report").exists()
 
 
 def test_problems_of_the_lists_are_one_error_and_nothing_starts(tmp_path: Path) -> None:

@@ -1,8 +1,16 @@
-"""``train.py`` with thin networks, for torchrun to start; ``STOP_AFTER=N`` in the environment ends it after N epochs."""
+"""``train.py`` with thin networks, as processes that tests can kill.
+
+Under torchrun it trains with the options given. Without options it waits: each line of its standard input, a JSON list of
+a folder and options, is trained by a forked child in that folder, whose number and then whose exit status it prints; so
+only the first start pays for importing torch. STOP_AFTER=N in the environment ends a run after N epochs; SNAPSHOT=0 keeps
+a snapshot after every step.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +29,35 @@ def save_and_stop(path: Path, about: Any, tensors: Any) -> None:
         raise KeyboardInterrupt
 
 
-if __name__ == "__main__":
+def thin_train() -> None:
+    """Run the command in the working directory."""
     if "STOP_AFTER" in os.environ:
         train.save_checkpoint = save_and_stop
+    train.SNAPSHOT = float(os.environ.get("SNAPSHOT", train.SNAPSHOT))
     with made.inside(Path.cwd(), figures=False):
         run(train.main)
+
+
+def serve() -> None:
+    """Train what the lines of standard input say, each in a child."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        folder, *options = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            os.chdir(folder)
+            os.setsid()
+            sys.argv[1:] = options
+            for number, name in ((1, "stdout"), (2, "stderr")):
+                os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+            try:
+                thin_train()
+            except SystemExit as ended:
+                sys.stderr.flush()
+                os._exit(int(ended.code or 0))  # without the parent's clearing up
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    thin_train() if sys.argv[1:] else serve()
