@@ -2,6 +2,7 @@
 
     python predict.py --model resnet50                  # csv/lab3/resnet_50_test.csv → csv/lab3/submission_resnet50.csv
     python predict.py --model all --data csv/sample
+    python predict.py --check csv/lab3/submission_resnet50.csv      # is it right? against the list that it answers
 
 Each depth reads its own test list, whose order differs from the others'; the checkpoint says how images are preprocessed.
 """
@@ -20,12 +21,16 @@ def arguments() -> argparse.ArgumentParser:
     add_places(parser)
     add_trained_model(parser)
     parser.add_argument("--out", type=Path, help="folder of the submissions (default: csv/<data>)")
+    help_check = "only check this submission: header, IDs and their order, labels, completeness, class shares"
+    parser.add_argument("--check", type=Path, metavar="FILE", help=help_check)
     add_machine(parser)
     return parser
 
 
 if __name__ == "__main__":
     arguments().parse_args()  # --help and wrong options answer before torch is imported, which takes seconds
+
+import re
 
 import numpy as np
 import pandas as pd
@@ -38,12 +43,16 @@ from lab.files import write_whole
 from lab.hardware import Hardware, choose_hardware
 from lab.inference import decide_d4, predict
 from lab.lists import DataSet, ImageList, read_data_set, read_list
+from lab.submission import check_submission
 
 
 def main() -> None:
     """One submission for each depth asked for."""
     args = arguments().parse_args()
     data = read_data_set(args.data, args.root)
+    if args.check:
+        check(args.check, args.model, data)
+        return
     models = [args.model]
     if args.model == "all":
         trained = trained_models(args.weights / data.name)
@@ -64,8 +73,27 @@ def main() -> None:
         target = out / f"submission_{model}.csv"
         table = pd.DataFrame({"ID": images.ids, "label": predictions.astype(int)})
         write_whole(target, table.to_csv(index=False, lineterminator="\n"))
+        check_submission(target, images, data)
         print(f"{model}: {images.csv.name} → {target}, {len(table):,} rows")
-        warn_of_shares(model, predictions, about)
+        warn_of_shares(model, predictions, about.classes, about.train_share)
+
+
+def check(path: Path, model: str, data: DataSet) -> None:
+    """Check a submission, of the model asked for or named by its file, and say what was found."""
+    if model == "all":
+        named = re.search(r"resnet(18|34|50|101|152)(?!\d)", path.name)
+        if not named:
+            raise UserError(f"{path}: the name does not say which depth's list it answers; give --model.")
+        model = named[0]
+    images = read_list(data, list_name(model), labelled=False, check_files=False)
+    labels = check_submission(path, images, data)
+    shares = np.bincount(labels, minlength=len(data.classes)) / len(labels)
+    said = ", ".join(f"{100 * share:.1f} % {name}" for share, name in zip(shares, data.classes, strict=True))
+    print(f"{path}: right, {len(labels):,} rows in the order of {images.csv.name}; {said}")
+    if (data.folder / "train.csv").is_file():
+        train = read_list(data, "train", labelled=True, check_files=False).labels
+        expected = np.bincount(train, minlength=len(data.classes)) / len(train)
+        warn_of_shares(model, labels, data.classes, expected.tolist())
 
 
 def submission_folder(data: DataSet) -> Path:
@@ -86,16 +114,16 @@ def predict_list(
     return predict(network, batches, hardware, decide_d4(about, d4), f"predicting {model}"), about
 
 
-def warn_of_shares(model: str, predictions: np.ndarray, about: About) -> None:
+def warn_of_shares(model: str, predictions: np.ndarray, classes: list[str], shares: list[float]) -> None:
     """Warn where a class is predicted far more or less often than it was seen in training: a sign of a wrong list or
     wrong preprocessing. Far means 5 points and three standard errors of so many images."""
     count = len(predictions)
-    for label, expected in enumerate(about.train_share):
+    for label, expected in enumerate(shares):
         found = float((predictions == label).mean())
         limit = max(0.05, 3 * (expected * (1 - expected) / count) ** 0.5)
         if abs(found - expected) > limit:
             print(
-                f"warning: {model} predicts {about.classes[label]} for {100 * found:.1f} % of the images, but it was "
+                f"warning: {model} predicts {classes[label]} for {100 * found:.1f} % of the images, but it was "
                 f"{100 * expected:.1f} % in training; is it the right list?"
             )
 

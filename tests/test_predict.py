@@ -174,7 +174,7 @@ def test_shares_far_from_the_training_shares_are_warned_of(
     capsys: pytest.CaptureFixture[str], blasts: int, count: int, warned: bool
 ) -> None:
     predictions = np.array([1] * blasts + [0] * (count - blasts))
-    predict.warn_of_shares("resnet18", predictions, about(train_share=[0.32, 0.68]))
+    predict.warn_of_shares("resnet18", predictions, about().classes, [0.32, 0.68])
     said = capsys.readouterr().out.splitlines()
     assert len(said) == (2 if warned else 0)
     if warned:
