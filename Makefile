@@ -35,6 +35,8 @@ bench: .venv/dev
 	test -f $(DATA)/train.csv || $(BIN)/python prepare.py sample --out $(DATA)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/predict.py
+	$(BIN)/python benchmarks/roofline.py
 
 .venv/run: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'

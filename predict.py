@@ -87,8 +87,9 @@ def check(path: Path, model: str, data: DataSet) -> None:
         model = named[0]
     images = read_list(data, list_name(model), labelled=False, check_files=False)
     labels = check_submission(path, images, data)
-    shares = np.bincount(labels, minlength=len(data.classes)) / len(labels)
-    said = ", ".join(f"{100 * share:.1f} % {name}" for share, name in zip(shares, data.classes, strict=True))
+    values, counts = np.unique(labels, return_counts=True)
+    names = [data.classes[value] if data.classes else f"class {value}" for value in values]
+    said = ", ".join(f"{100 * n / len(labels):.1f} % {name}" for name, n in zip(names, counts, strict=True))
     print(f"{path}: right, {len(labels):,} rows in the order of {images.csv.name}; {said}")
     if (data.folder / "train.csv").is_file():
         train = read_list(data, "train", labelled=True, check_files=False).labels

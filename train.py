@@ -124,9 +124,9 @@ from lab.recipe import (
     check_same,
     chosen_settings,
     class_weights,
+    divide,
     learning_rate,
     make_optimizer,
-    part_of_batch,
     size_at,
 )
 from lab.store import open_stores, warn_of_shared_images
@@ -155,15 +155,7 @@ def main() -> None:
     with task.stop.listening():
         for model in DEPTHS if args.model == "all" else [args.model]:
             with alone(args.weights / data.name / model, "training") if ranks.first else nullcontext():
-                try:
-                    train(model, task, args.fresh)
-                except Diverged as problem:
-                    print(f"{problem}; going back to the last checkpoint, once, with half the learning rate.")
-                    try:
-                        train(model, task, fresh=False, lr_factor=0.5)
-                    except Diverged as again:
-                        kept = "its checkpoints are kept; train it anew with --fresh and a lower --lr"
-                        raise UserError(f"{again}, with half the learning rate too; {kept}.") from None
+                train_or_go_back(model, task)
 
 
 @dataclass(frozen=True)
@@ -183,9 +175,31 @@ class Diverged(Exception):
     """The loss is no longer a finite number."""
 
 
-def train(model: str, task: Task, fresh: bool, lr_factor: float = 1.0) -> None:
+def train_or_go_back(model: str, task: Task) -> None:
+    """Train; a run whose loss is no longer a number goes back to its last checkpoint once, with half the learning rate."""
+    last = task.args.weights / task.data.name / model / "last.safetensors"
+    fresh, going_back = task.args.fresh, False
+    while True:
+        try:
+            return train(model, task, fresh, going_back)
+        except Diverged as error:
+            problem = str(error)
+        # Outside the except block, which holds on to the networks of the attempt.
+        if read_about(last, model).lr_factor < 1:
+            raise UserError(
+                f"{problem}, with half the learning rate too; its checkpoints are kept. Train it anew with --fresh and a "
+                f"lower --lr."
+            )
+        print(f"{problem}; going back to the last checkpoint, once, with half the learning rate.", flush=True)
+        fresh, going_back = False, True
+
+
+def train(model: str, task: Task, fresh: bool, going_back: bool) -> None:
     """One run: one model on one data set, from its start or from its last checkpoint."""
     args, data, lists, hardware, ranks, stop = task.args, task.data, task.lists, task.hardware, task.ranks, task.stop
+    stop.patient = False
+    if stop.asked:
+        raise Stopped(stop.asked)
     folder = args.weights / data.name / model
     best, last = folder / "best.safetensors", folder / "last.safetensors"
     history = args.report / data.name / f"history_{model}.csv"
@@ -216,7 +230,8 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float = 1.0) -> None:
             raise UserError(
                 f"{best} is there without {last.name}; put that back to go on, or --fresh to train anew over it."
             )
-    micro = part_of_batch(settings, ranks, len(lists["train"]))
+    at_once = saved.at_once if saved is not None else None
+    part_size, parts = divide(settings, ranks, len(lists["train"]), at_once)
     with ranks.first_before_others():
         if ranks.first:
             check_writable(best.parent)
@@ -226,7 +241,7 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float = 1.0) -> None:
     if saved is None:
         mean, std = channel_statistics(stores["train"].images)
         final = replace(final, mean=mean, std=std)
-    batches = Batches(stores["train"], lists["train"].labels, final, micro, hardware.device, settings.seed, ranks)
+    batches = Batches(stores["train"], lists["train"].labels, final, part_size, hardware.device, settings.seed, ranks)
     valid = Batches(stores["valid"], lists["valid"].labels, final, EVALUATION_BATCH, hardware.device, None, ranks)
 
     # ---- network, optimizer, averaged weights
@@ -258,22 +273,21 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float = 1.0) -> None:
         if ranks.first:
             draw_data_figures(history.parent, lists["train"], data.classes, final, settings.seed)
         why = "as asked" if args.batch_size else f"the default on {hardware.device.type}"
-        whole = min(settings.batch_size, batches.count)
+        whole = part_size * parts * ranks.count
         print(f"batch: {whole} images per step, {why}; peak learning rate {settings.lr:g}")
     if not about.finished:
-        settings, pace = measure_what_fits(network, settings, hardware, batches, valid, ranks, batches.count)
-        about.settings = asdict(settings)
-    accumulate = min(settings.accumulate, len(batches))
-    steps = len(batches) // accumulate
-    if not about.finished:
+        accumulate, pace = measure_what_fits(network, settings, hardware, batches, valid, ranks, parts)
+        about.at_once = batches.batch_size if accumulate > parts else at_once
+        steps = len(batches) // accumulate
         count = sum(parameter.numel() for parameter in network.parameters())
         print(f"{model}: {count:,} parameters, {counted(settings.epochs, 'epoch')} of {counted(steps, 'step')}")
-        print(forecast(pace, settings, about.epoch), flush=True)
+        print(forecast(pace, settings, about.epoch, about.step / steps), flush=True)
     parallel = ranks.parallel(network, hardware.device)
 
     # ---- what a run goes on from
-    about.lr_factor = min(about.lr_factor, lr_factor)
-    totals = torch.zeros(2, device=hardware.device)  # loss and hits of the epoch under way, of this rank
+    if going_back:
+        about.lr_factor = 0.5
+    totals = torch.zeros(2, device=hardware.device)  # loss and hits over the images of the epoch so far, of this rank
     began, due = time.perf_counter(), time.monotonic() + SNAPSHOT
 
     def sums() -> list[float]:
@@ -294,10 +308,13 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float = 1.0) -> None:
                 save_checkpoint(last, about, averaged | raw | optimizer_tensors(optimizer))
         due = time.monotonic() + SNAPSHOT
 
-    def snapshot(done: int) -> None:
+    def snapshot(done: int, seconds: float) -> None:
         """Keep the state within an epoch, after ``done`` of its steps."""
         about.loss_sum, about.correct = sums()
-        about.step, about.seconds = done, time.perf_counter() - began
+        tensors = [*network.state_dict().values(), *ema.network.state_dict().values()]
+        if ranks.any(not all(bool(tensor.isfinite().all()) for tensor in tensors)):
+            raise Diverged(f"{model} epoch {about.epoch + 1}: the weights are no longer finite numbers")
+        about.step, about.seconds = done, seconds
         keep_last()
 
     def leave_if_asked() -> None:
@@ -305,8 +322,8 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float = 1.0) -> None:
         if ranks.any(bool(stop.asked)):
             raise Stopped(stop.asked or signal.SIGTERM)
 
-    if saved is None:
-        keep_last()  # in place of an earlier run's, before anything of this one could be mistaken for it
+    if saved is None or going_back:
+        keep_last()  # in place of an earlier run's, before anything of this one could be taken for it
 
     # ---- the epochs
     for epoch in range(about.epoch, about.epoch if about.finished else settings.epochs):
@@ -337,7 +354,7 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float = 1.0) -> None:
                 scaler.scale(loss / accumulate).backward()
             hits = (logits.detach().argmax(dim=1) == labels).float().sum()
             # Loss and hits stay on the device: reading them here would make a GPU wait for Python.
-            totals += torch.stack([loss.detach(), hits])
+            totals += torch.stack([loss.detach() * len(labels), hits])
             if not last_part:
                 continue
             for group in optimizer.param_groups:
@@ -350,10 +367,10 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float = 1.0) -> None:
             optimizer.zero_grad(set_to_none=True)
             ema.update(step)
             if ranks.any(bool(stop.asked) or time.monotonic() > due):
-                snapshot(step + 1 - epoch * steps)
+                snapshot(step + 1 - epoch * steps, time.perf_counter() - began)
                 leave_if_asked()
         loss_sum, correct = sums()
-        seen = ranks.count * steps * accumulate  # parts of batches
+        seen = ranks.count * steps * accumulate * batches.batch_size  # images
         trained = time.perf_counter() - began
 
         # ---- how good it is now, on the labelled list that the lab calls testing
@@ -362,7 +379,8 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float = 1.0) -> None:
             stop.patient = ranks.count > 1  # several stop together, after the epoch
             probabilities = predict(ema.network, valid, hardware, title="testing", ranks=ranks)
         except Stopped:
-            snapshot(steps)
+            if ranks.count == 1:
+                snapshot(steps, trained)
             raise
         stop.patient = True
         accuracy, test_loss = score(probabilities, lists["valid"].labels)
@@ -370,14 +388,14 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float = 1.0) -> None:
             raise Diverged(f"{model} epoch {epoch + 1}: the network's answers are no longer finite numbers")
         row = {
             "epoch": epoch + 1,
-            "train_accuracy": correct / (seen * batches.batch_size),
+            "train_accuracy": correct / seen,
             "test_accuracy": accuracy,
             "train_loss": loss_sum / seen,
             "test_loss": test_loss,
             "learning_rate": learning_rate((epoch + 1) * steps - 1, steps, settings) * about.lr_factor,
             "size": size,
             "seconds": round(time.perf_counter() - began, 2),
-            "images_per_second": round(seen * batches.batch_size / trained, 1),
+            "images_per_second": round(seen / trained, 1),
         }
         about.history.append(row)
         about.epoch, about.step, about.loss_sum, about.correct, about.seconds = epoch + 1, 0, 0.0, 0.0, 0.0
@@ -396,7 +414,7 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float = 1.0) -> None:
         keep_last()
         if ranks.first:
             write_history(history, about.history)
-            redraw_accuracy(history.parent)
+            redraw_accuracy(history.parent, training=True)
         left = pace.run(settings, epoch + 1) * row["seconds"] / pace.epoch(size)
         print(f"{epoch_line(model, row, about, settings.epochs)}, {duration(left)} left", flush=True)
         leave_if_asked()
@@ -404,6 +422,7 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float = 1.0) -> None:
             print(f"{model}: stopped early, no new best for {stale} epochs (--patience {settings.patience}).")
             break
     stop.patient = False
+    leave_if_asked()
     note_d4(best, about.history, valid, lists["valid"].labels, hardware, ranks)
 
 

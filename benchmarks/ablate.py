@@ -30,7 +30,7 @@ from lab.lists import data_name
 PROJECT = Path(__file__).resolve().parent.parent
 RUNS = PROJECT / "benchmarks" / "results" / "ablations.csv"
 DOCUMENT = PROJECT / "docs" / "ablations.md"
-KEY = ["data", "model", "size", "epochs", "group", "variant", "options", "seed"]
+KEY = ["data", "model", "size", "epochs", "group", "variant", "options", "also", "seed"]
 # A group is a question; its first variant is the baseline that the others differ from.
 GROUPS: dict[str, dict[str, str]] = {
     "optimizer": {
@@ -56,7 +56,7 @@ def measure(args: argparse.Namespace, group: str, variant: str, seed: int) -> di
         "size": args.size,
         "epochs": args.epochs,
     }
-    row |= {"group": group, "variant": variant, "options": f"{options} {args.also}".strip(), "seed": seed}
+    row |= {"group": group, "variant": variant, "options": options, "also": args.also, "seed": seed}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(PROJECT / "train.py"), "--data", args.data, "--model", args.model]
         command += ["--size", str(args.size), "--epochs", str(args.epochs), "--seed", str(seed), *options.split()]
@@ -81,10 +81,9 @@ def difference(baseline: pd.Series, variant: pd.Series) -> str:
 def tables(runs: pd.DataFrame) -> list[str]:
     """A table for each question, data set and network."""
     lines: list[str] = []
-    for (group, data, model, size, epochs), part in runs.groupby(
-        ["group", "data", "model", "size", "epochs"], sort=False
-    ):
-        lines += [f"### {str(group).capitalize()}: {model} on {data}, {size} px, {epochs} epochs", ""]
+    for (group, data, model, size, epochs, also), part in runs.groupby([*KEY[4:5], *KEY[:4], "also"], sort=False):
+        title = f"### {str(group).capitalize()}: {model} on {data}, {size} px, {epochs} epochs"
+        lines += [f"{title}, {also}" if also else title, ""]
         lines += ["| variant | options | seeds | last epoch | difference | best, D4 | difference | minutes |"]
         lines += ["|---|---|---|---|---|---|---|---|"]
         named = [name for name in GROUPS[str(group)] if name in set(part["variant"])]
@@ -119,7 +118,7 @@ def main() -> None:
         for group in args.only:
             for variant, options in GROUPS[group].items():
                 wanted = [data_name(args.data), args.model, args.size, args.epochs, group, variant]
-                wanted += [f"{options} {args.also}".strip(), seed]
+                wanted += [options, args.also, seed]
                 if (runs[KEY].astype(str) == [str(value) for value in wanted]).all(axis=1).any():
                     continue
                 row = measure(args, group, variant, seed)

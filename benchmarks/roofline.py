@@ -35,8 +35,7 @@ def seconds(work: Callable[[], object], hardware: Hardware, times: int) -> float
     for number in range(times + 1):
         began = time.perf_counter()
         work()
-        if hardware.device.type == "cuda":
-            torch.cuda.synchronize()
+        hardware.synchronise()
         if number:
             taken.append(time.perf_counter() - began)
     return statistics.median(taken)

@@ -138,20 +138,14 @@ def rates(sides: list[Iterator[Step]], rounds: int, steps: int, hardware: Hardwa
         for side, seen in zip(sides, found, strict=True):
             step = next(side)
             step()
-            synchronise(hardware)
+            hardware.synchronise()
             began = time.perf_counter()
             for _ in range(steps):
                 step()
-            synchronise(hardware)
+            hardware.synchronise()
             seen.append(BATCH * steps / (time.perf_counter() - began))
             time.sleep(1)  # a peer's workers fill their queues, and rest
     return [statistics.median(seen) for seen in found]
-
-
-def synchronise(hardware: Hardware) -> None:
-    """Wait for the device."""
-    if hardware.device.type == "cuda":
-        torch.cuda.synchronize(hardware.device)
 
 
 def main() -> None:

@@ -33,7 +33,8 @@ class About:
     ``lists`` is a hash of the lists it was trained on, ``train_share`` the share of each class in the training list;
     ``metrics`` are those it was saved for, ``settings`` the run's, ``history`` its epochs, ``scaler`` the state of fp16's
     loss scaler. Of the epoch under way: ``step``, the optimizer's steps so far, ``loss_sum`` and ``correct`` over their images
-    and the ``seconds`` they took. ``lr_factor`` is below 1 after a diverged run went back.
+    and the ``seconds`` they took. ``lr_factor`` is below 1 after a diverged run went back; ``at_once`` are the images that the
+    memory held at once, where it held less than was asked for.
     """
 
     model: str
@@ -47,6 +48,7 @@ class About:
     correct: float = 0.0
     seconds: float = 0.0
     lr_factor: float = 1.0
+    at_once: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)

@@ -27,6 +27,8 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt as error:
         number = getattr(error, "number", signal.SIGINT)
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        print(f"stopped by {name}; start the same command again to go on.", file=sys.stderr)
+        print(
+            f"stopped by {name}; start the same command again to go on (a training without --fresh).", file=sys.stderr
+        )
         sys.exit(128 + number)
     sys.exit(status or 0)

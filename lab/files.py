@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
+import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +22,11 @@ def replacing(path: Path) -> Iterator[Path]:
     The temporary name keeps the suffix, which image and archive writers use to choose the format.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp{path.suffix}"):
-        if not is_running(left.name.removesuffix(f".tmp{path.suffix}").rpartition(".")[2]):
-            left.unlink(missing_ok=True)  # of a process that was killed as it wrote
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    mine, ending = f".{path.stem}.{socket.gethostname()}-", f".tmp{path.suffix}"
+    for left in path.parent.glob(f"{glob.escape(mine)}*{glob.escape(ending)}"):
+        if not is_running(left.name.removeprefix(mine).removesuffix(ending)):
+            left.unlink(missing_ok=True)  # of a process of this machine that was killed as it wrote
+    temporary = path.with_name(f"{mine}{os.getpid()}{ending}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -34,10 +37,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder, and try it with a file that is taken away again; ``OSError`` where that fails: sooner than after hours."""
-    with replacing(folder / ".writable") as temporary:
-        temporary.touch()
-    (folder / ".writable").unlink()
+    """Make a folder, and try it with a file that leaves nothing behind; ``OSError`` where that fails: sooner than after hours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def is_running(process: str) -> bool:

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch.nn import functional
 from lab.hardware import Hardware
 from lab.inference import folded
 from lab.ranks import Ranks
-from lab.recipe import Settings, make_optimizer, part_of_batch, size_at, with_more_parts
+from lab.recipe import Settings, divide, make_optimizer, size_at
 from lab.words import counted, duration
 
 
@@ -26,6 +26,7 @@ class Batches(Protocol):
 
     size: int
     batch_size: int
+    count: int
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]: ...
@@ -53,82 +54,81 @@ class Pace:
 
 def measure(network: nn.Module, settings: Settings, hardware: Hardware, train: Batches, valid: Batches) -> Pace:
     """Time one training step and one evaluated batch, data included, at the smallest side and at the run's; on a copy of the
-    network, so that the run is untouched by it."""
+    network, so that the run is untouched by it. Evaluated batches that need more memory than the device has are halved, which
+    changes nothing but speed; of a training step ``torch.OutOfMemoryError`` is raised."""
     tried = copy.deepcopy(network).train()
     optimizer = make_optimizer(tried, settings, hardware.precision)
-
-    def step() -> None:
-        images, labels, _ = next(iter(train))
-        with hardware.autocast():
-            loss = functional.cross_entropy(tried(images), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
     evaluated = folded(network)
-
-    @torch.inference_mode()
-    def evaluate() -> None:
-        for images, _, _ in islice(valid, 1):  # of several processes one may have none
-            with hardware.autocast():
-                evaluated(images)
-
-    sides = sorted({max(32, settings.size // 2), settings.size})
     sizes = train.size, valid.size
+    sides = sorted({max(32, settings.size // 2), settings.size})
     seconds: list[tuple[float, float]] = []
     for side in sides:
         train.size = valid.size = side
-        seconds.append((len(train) * timed(step, hardware), len(valid) * timed(evaluate, hardware)))
+        feed = chain.from_iterable(repeat(train))
+
+        def step(feed: Iterator[tuple[Tensor, Tensor, np.ndarray]] = feed) -> None:
+            images, labels, _ = next(feed)
+            with hardware.autocast():
+                loss = functional.cross_entropy(tried(images), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        @torch.inference_mode()
+        def evaluate() -> None:
+            for images, _, _ in islice(valid, 1):  # of several processes one may have none
+                with hardware.autocast():
+                    evaluated(images)
+
+        train_seconds = timed(step, hardware)
+        while True:
+            try:
+                valid_seconds = timed(evaluate, hardware)
+                break
+            except torch.OutOfMemoryError:
+                if valid.batch_size == 1:
+                    raise
+                valid.batch_size //= 2
+        seconds.append((len(train) * train_seconds, len(valid) * valid_seconds))
     train.size, valid.size = sizes
     (train_small, valid_small), (train_full, valid_full) = seconds[0], seconds[-1]
     return Pace(sides[0], sides[-1], (train_small, train_full), (valid_small, valid_full))
 
 
 def measure_what_fits(
-    network: nn.Module,
-    settings: Settings,
-    hardware: Hardware,
-    train: Batches,
-    valid: Batches,
-    ranks: Ranks,
-    images: int,
-) -> tuple[Settings, Pace]:
-    """:func:`measure`; where a step needs more memory than the device has, with its batch split into as many parts as make it
-    fit, said and noted in the settings. Raises :class:`UserError` where two images at once are still too many."""
+    network: nn.Module, settings: Settings, hardware: Hardware, train: Batches, valid: Batches, ranks: Ranks, parts: int
+) -> tuple[int, Pace]:
+    """:func:`measure`; where a step needs more memory than the device has, with its batch split into more ``parts`` until it
+    fits. Returns the parts, too. Raises :class:`UserError` where two images at once are still too many."""
+    size = train.size, valid.size
     while True:
         try:
             pace = measure(network, settings, hardware, train, valid)
         except torch.OutOfMemoryError:
             pace = None
+            train.size, valid.size = size
         if not ranks.any(pace is None) and pace is not None:
-            return settings, pace
-        settings = with_more_parts(settings, ranks)
-        train.batch_size = part_of_batch(settings, ranks, images)
-        print(
-            f"batch: does not fit into the memory of {hardware.device}; split into {settings.accumulate} parts (--accumulate)"
-        )
+            return parts, pace
+        train.batch_size, parts = divide(settings, ranks, train.count, at_once=train.batch_size // 2)
+        print(f"batch: does not fit into the memory of {hardware.device}; split into {parts} parts, as by --accumulate")
 
 
 def timed(work: Callable[[], None], hardware: Hardware) -> float:
     """Seconds of ``work`` done once more: the first time libraries choose their kernels."""
     work()
-    synchronise(hardware)
+    hardware.synchronise()
     began = time.perf_counter()
     work()
-    synchronise(hardware)
+    hardware.synchronise()
     return time.perf_counter() - began
 
 
-def synchronise(hardware: Hardware) -> None:
-    """Wait for the device, whose work is queued."""
-    if hardware.device.type == "cuda":
-        torch.cuda.synchronize(hardware.device)
-
-
-def forecast(pace: Pace, settings: Settings, done: int = 0) -> str:
-    """One line: how long the run takes, and what less would cost. A run that goes on is not offered what it cannot have."""
+def forecast(pace: Pace, settings: Settings, done: int = 0, share: float = 0.0) -> str:
+    """One line: how long the run takes, and what less would cost. A run that goes on after ``done`` epochs and a ``share`` of
+    the next is not offered what it cannot have."""
     whole = pace.run(settings, done)
-    if done:
+    if done or share:
+        whole -= share * pace.epoch(size_at(done, settings))
         return f"time: about {duration(whole)} left, from a measured step"
     less = []
     smaller = max(32, round(0.75 * settings.size / 16) * 16)

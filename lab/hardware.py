@@ -25,6 +25,11 @@ class Hardware:
         """Move a network to the device, in channels-last layout: the one in which convolutions run fastest."""
         return network.to(self.device).to(memory_format=torch.channels_last)
 
+    def synchronise(self) -> None:
+        """Wait for the device, whose work is queued."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which a forward pass runs."""
         if self.precision == "fp32":
@@ -41,6 +46,8 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
         chosen, reason = device, "as asked"
     if chosen == "cuda" and "LOCAL_RANK" in os.environ:
         chosen = f"cuda:{os.environ['LOCAL_RANK']}"  # torchrun: a GPU for each process
+    elif chosen.startswith("cuda:") and "LOCAL_RANK" in os.environ:
+        raise UserError(f"--device {chosen}: under torchrun each process takes a GPU of its own; leave --device out.")
     try:
         where = torch.device(chosen)
         torch.ones(1, device=where).item()  # a device that computes: "meta" does not

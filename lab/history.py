@@ -22,7 +22,11 @@ from lab.words import duration
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
-    """Write the history as CSV: accuracies as fractions, losses in nats, seconds per epoch, images per second of training."""
+    """Write the history as CSV: accuracies as fractions, losses in nats, seconds per epoch, images per second of training; no
+    file before the first epoch has ended."""
+    if not history:
+        path.unlink(missing_ok=True)
+        return
     write_whole(path, pd.DataFrame(history).to_csv(index=False, float_format="%.6g"))
 
 
@@ -44,9 +48,15 @@ def read_histories(folder: Path) -> dict[str, pd.DataFrame]:
     return histories
 
 
-def redraw_accuracy(folder: Path) -> None:
-    """Draw the accuracy of all depths that have a history, as the lab asks."""
-    histories = read_histories(folder)
+def redraw_accuracy(folder: Path, training: bool = False) -> None:
+    """Draw the accuracy of all depths that have a history, as the lab asks; a bad one stops no other's ``training``."""
+    try:
+        histories = read_histories(folder)
+    except UserError as error:
+        if not training:
+            raise
+        print(f"warning: no figure of the accuracy, since {error}")
+        return
     if histories:
         draw_accuracy(histories, folder / "accuracy_comparison.png", f"Accuracy per epoch on {folder.name}")
 

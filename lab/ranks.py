@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,8 @@ def join() -> Ranks:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return ALONE
-    distributed.init_process_group()  # NCCL for tensors on GPUs, Gloo for those in memory
+    # NCCL for tensors on GPUs, Gloo for those in memory; a large list may take the first rank long to decode.
+    distributed.init_process_group(timeout=timedelta(days=1))
     atexit.register(distributed.destroy_process_group)
     ranks = Ranks(distributed.get_rank(), count)
     if not ranks.first:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,30 +42,31 @@ class Settings:
     seed: int
 
 
-def part_of_batch(settings: Settings, ranks: Ranks, images: int) -> int:
-    """Images that one forward pass of one process takes: the batch divided among ``ranks`` and accumulated parts. Raises
-    :class:`UserError` where that does not come out even, or where there are fewer ``images`` than that takes."""
-    parts = settings.accumulate * ranks.count
-    if settings.batch_size % parts or settings.batch_size // parts < 2:
+def divide(settings: Settings, ranks: Ranks, images: int, at_once: int | None = None) -> tuple[int, int]:
+    """How a batch is divided: the images of one forward pass of one process, and how many such parts each process accumulates.
+
+    That is ``--accumulate`` parts, or as many more as keep a part to ``at_once`` images, which is what the memory holds. Of
+    fewer ``images`` than a batch all make one. Raises :class:`UserError` where that does not come out even, or a part has less
+    than two images, of which batch norm needs two.
+    """
+    batch, parts = min(settings.batch_size, images), settings.accumulate
+
+    def uneven() -> bool:
+        return batch == settings.batch_size and batch % (parts * ranks.count) != 0
+
+    if uneven() or batch < 2 * parts * ranks.count:
         raise UserError(
-            f"--batch-size {settings.batch_size} cannot be divided into {parts} equal parts of 2 or more (processes: "
-            f"{ranks.count}, --accumulate {settings.accumulate}); choose another."
+            f"--batch-size {settings.batch_size} cannot be divided into {parts * ranks.count} equal parts of 2 or more of the "
+            f"{images} images (processes: {ranks.count}, --accumulate {settings.accumulate}); choose others."
         )
-    if images < 2 * ranks.count:
-        raise UserError(f"{images} training images are too few for {ranks.count} processes; start fewer.")
-    return min(settings.batch_size // parts, images // ranks.count)
-
-
-def with_more_parts(settings: Settings, ranks: Ranks) -> Settings:
-    """The settings with each batch split into the next larger number of equal parts that is possible."""
-    images = settings.batch_size // ranks.count
-    for parts in range(settings.accumulate + 1, images // 2 + 1):
-        if images % parts == 0:
-            return replace(settings, accumulate=parts)
-    raise UserError(
-        f"{settings.model} at {settings.size} px does not fit into the device's memory, even two images at once; choose a "
-        f"smaller --size or --device cpu."
-    )
+    while at_once is not None and parts <= batch and (batch // (parts * ranks.count) > at_once or uneven()):
+        parts += 1
+    if batch < 2 * parts * ranks.count:
+        raise UserError(
+            f"{settings.model} at {settings.size} px does not fit into the device's memory, even two images at once; choose a "
+            f"smaller --size or --device cpu."
+        )
+    return batch // (parts * ranks.count), parts
 
 
 def check_same(began: Settings, given: dict[str, Any], last: Path, finished: bool) -> None:

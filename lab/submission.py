@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,16 @@ HEADER = "ID,label"
 
 
 def check_submission(path: Path, images: ImageList, data: DataSet) -> np.ndarray:
-    """The labels, int64 [N], of a submission that is right in every row; raises one :class:`UserError` for all that is wrong:
-    the header, IDs that are missing, foreign, twice or in another order, labels that are no whole numbers of a class."""
+    """The labels, int64 [N], of a submission that is right in every row. Raises :class:`UserError` where the header or the number
+    of fields is wrong, or the order is another list's; else one for all rows: IDs that are missing, foreign or twice, labels
+    that are no whole numbers of a class."""
     table = read_csv(path, ["ID", "label"])
-    header = path.read_text(encoding="utf-8-sig").partition("\n")[0].rstrip("\r")
-    if header != HEADER:
-        raise UserError(f"{path}: line 1 is '{header}'; Kaggle expects '{HEADER}'.")
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    if lines[0] != HEADER:
+        raise UserError(f"{path}: line 1 is '{lines[0]}'; Kaggle expects '{HEADER}'.")
+    for number, fields in enumerate(csv.reader(lines), 1):
+        if len(fields) not in (0, 2):
+            raise UserError(f"{path} line {number}: {len(fields)} fields; Kaggle expects two, '{HEADER}'.")
     ids = list(table["ID"])
     if ids != images.ids and sorted(ids) == sorted(images.ids):
         raise UserError(f"{path}: the IDs stand in another order than in {images.csv.name}{same_order(ids, data)}.")
@@ -33,7 +38,8 @@ def check_submission(path: Path, images: ImageList, data: DataSet) -> np.ndarray
         seen.add(name)
         label = parse_label(text)
         if label is None or str(label) != text or not 0 <= label < (len(data.classes) or label + 1):
-            problems.append(f"line {line}: label '{text}' is not a whole number from 0 to {len(data.classes) - 1}")
+            known = f" to {len(data.classes) - 1}" if data.classes else ""
+            problems.append(f"line {line}: label '{text}' is not a whole number from 0{known}")
     problems += [f"no row answers '{name}'" for name in images.ids if name not in seen]
     if problems:
         raise problems_error(f"{path}: {counted(len(problems), 'problem')}:", problems)

@@ -98,7 +98,7 @@ def inside(folder: Path, network: Any = thin, figures: bool = True) -> Iterator[
         patch.setattr(resnet, "build", network)
         if not figures:
             patch.setattr(train, "draw_data_figures", lambda *_: None)
-            patch.setattr(train, "redraw_accuracy", lambda *_: None)
+            patch.setattr(train, "redraw_accuracy", lambda *_, **__: None)
         yield patch
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -66,8 +67,10 @@ def test_the_old_file_stands_until_the_block_ends_and_readers_keep_it(tmp_path: 
 def test_what_a_killed_process_left_half_written_is_taken_away_and_nothing_else(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    gone = [tmp_path / f".a.{dead.pid}.tmp.csv"]
-    kept = [tmp_path / name for name in (f".a.{os.getppid()}.tmp.csv", f".b.{dead.pid}.tmp.csv", ".a.x.tmp.csv")]
+    host = socket.gethostname()
+    gone = [tmp_path / f".a.{host}-{dead.pid}.tmp.csv"]
+    others = [f".a.{host}-{os.getppid()}", f".a.elsewhere-{dead.pid}", f".b.{host}-{dead.pid}", f".a.{host}-x"]
+    kept = [tmp_path / f"{name}.tmp.csv" for name in others]
     for path in gone + kept:
         path.write_text("half")
     write_whole(tmp_path / "a.csv", "whole")

@@ -274,9 +274,43 @@ def not_a_number(patch: pytest.MonkeyPatch, *calls: int) -> None:
         return cross_entropy(*given, **more) * (float("nan") if wrong else 1.0)
 
     patch.setattr(train.functional, "cross_entropy", broken)
-    patch.setattr(
-        train, "measure_what_fits", lambda network, settings, *_: (settings, Pace(32, 32, (1.0, 1.0), (1.0, 1.0)))
-    )
+    patch.setattr(train, "measure_what_fits", lambda *given: (given[-1], Pace(32, 32, (1.0, 1.0), (1.0, 1.0))))
+
+
+def test_a_snapshot_never_holds_weights_that_are_no_numbers(
+    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, again: Callable[[], None]
+) -> None:
+    """An infinite gradient of a finite loss, in the very step after which the run is to stop."""
+    clip, steps = torch.nn.utils.clip_grad_norm_, 0
+
+    def once(parameters: Iterator[torch.nn.Parameter], limit: float) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        given = list(parameters)
+        norm = clip(given, limit)
+        for parameter in given if steps == 5 else []:
+            assert parameter.grad is not None
+            parameter.grad.fill_(float("inf"))
+        return norm
+
+    work.setattr(train.nn.utils, "clip_grad_norm_", once)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        strike(patch, EMA, "update", 5, signal.SIGINT)
+        again()
+    assert all(torch.isfinite(t).all() for t in read_tensors(tmp_path / LAST).values() if t.is_floating_point())
+    again()
+    assert read_about(tmp_path / LAST).finished
+
+
+def test_a_run_stopped_in_its_first_epoch_troubles_no_other(tmp_path: Path, trained: Path) -> None:
+    """With the figure that all depths share drawn after every epoch."""
+    with inside(tmp_path):
+        for _ in range(2):  # stopped, gone on with, and stopped again
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+                strike(patch, EMA, "update", 1, signal.SIGINT)
+                command(train, "--data", trained / "csv" / "tiny", *FAST)
+        command(train, "--data", trained / "csv" / "tiny", *FAST, "--model", "resnet50", "--epochs", "1")
+        assert (tmp_path / "report" / "tiny" / "accuracy_comparison.png").is_file()
 
 
 @pytest.mark.parametrize("call", [1, 5, 9])

@@ -20,7 +20,7 @@ from lab.checkpoint import read_about, read_tensors
 from lab.errors import UserError
 from lab.preprocessing import Preprocessing
 from lab.ranks import ALONE, Ranks, join
-from lab.recipe import part_of_batch
+from lab.recipe import divide
 from lab.store import Store
 
 RUN = ["--data", "csv/tiny", *FAST, "--batch-size", "8"]
@@ -120,15 +120,19 @@ def test_the_ranks_share_out_every_image(count: int, images: int) -> None:
     )
 
 
-def test_batches_that_cannot_be_shared_out() -> None:
+def test_how_a_batch_is_divided() -> None:
     settings = made_settings(batch_size=8, accumulate=2)
-    assert part_of_batch(settings, ALONE, 100) == 4
-    assert part_of_batch(settings, Ranks(0, 2), 100) == 2
-    assert part_of_batch(settings, Ranks(0, 2), 5) == 2
+    assert divide(settings, ALONE, 100) == (4, 2)
+    assert divide(settings, Ranks(0, 2), 100) == (2, 2)
+    assert divide(settings, ALONE, 7) == (3, 2)  # fewer images than a batch: as many as come out even
+    assert divide(settings, ALONE, 100, at_once=3) == (2, 4)  # the memory holds three at once, but 3 does not divide 8
+    assert divide(settings, ALONE, 100, at_once=8) == (4, 2)
     with pytest.raises(UserError, match=r"--batch-size 8 cannot be divided into 8 .*\(processes: 4, --accumulate 2\)"):
-        part_of_batch(settings, Ranks(0, 4), 100)
-    with pytest.raises(UserError, match="3 training images are too few for 2 processes"):
-        part_of_batch(settings, Ranks(0, 2), 3)
+        divide(settings, Ranks(0, 4), 100)
+    with pytest.raises(UserError, match=r"cannot be divided into 4 .* of the 5 images"):
+        divide(settings, Ranks(0, 2), 5)
+    with pytest.raises(UserError, match="even two images at once"):
+        divide(settings, ALONE, 100, at_once=1)
 
 
 def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

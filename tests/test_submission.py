@@ -43,6 +43,7 @@ def test_a_right_one_gives_its_labels(tmp_path: Path, task: tuple[DataSet, Image
 CHANGES: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
     "header": (lambda lines: ["id,Label", *lines[1:]], "line 1 is 'id,Label'; Kaggle expects 'ID,label'"),
     "extra column": (lambda lines: [f"{line},0" for line in lines], "line 1 is 'ID,label,0'"),
+    "surplus field": (lambda lines: [lines[0], *(f"{line},junk" for line in lines[1:])], "line 2: 3 fields"),
     "columns": (lambda lines: [",".join(line.split(",")[::-1]) for line in lines], "line 1 is 'label,ID'"),
     "row missing": (lambda lines: lines[:-1], "no row answers './test/"),
     "row twice": (lambda lines: [*lines, lines[1]], "line 12: ID './test/.*' stands there twice"),
@@ -95,6 +96,11 @@ def test_the_command(task: tuple[DataSet, ImageList], tmp_path: Path, capsys: py
     path.write_text("\n".join(["ID,label", *(f"{name},1" for name in task[1].ids)]))
     command(predict, "--data", task[0].folder, "--check", path)
     assert "warning: resnet18 predicts leukemia blast for 100.0 %" in capsys.readouterr().out
+    alone = tmp_path / "alone"  # a folder of test lists only, beside weights made elsewhere
+    alone.mkdir()
+    (alone / "resnet_18_test.csv").write_bytes(task[1].csv.read_bytes())
+    command(predict, "--data", alone, "--check", path)
+    assert "100.0 % class 1" in capsys.readouterr().out
     path.rename(tmp_path / "mine.csv")
     with pytest.raises(UserError, match="give --model"):
         command(predict, "--data", task[0].folder, "--check", tmp_path / "mine.csv")
