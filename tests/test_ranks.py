@@ -28,8 +28,17 @@ RUN = ["--data", "csv/tiny", *FAST, "--batch-size", "8"]
 
 def torchrun(folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Train with two processes in ``folder``."""
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    # Over loopback by number: the machine's own name need not resolve.
+    line = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--local-addr=127.0.0.1",
+        "--nproc-per-node=2",
+    ]
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)} | environment
+    variables |= {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
     return subprocess.run(
         [*line, str(PROJECT / "tests" / "thin_train.py"), *options],
         cwd=folder,
