@@ -107,6 +107,7 @@ def measure_what_fits(
         except torch.OutOfMemoryError:
             pace = None
             train.size, valid.size = size
+        valid.batch_size = ranks.least(valid.batch_size)  # by which the ranks share out the list
         if not ranks.any(pace is None) and pace is not None:
             return parts, pace
         train.batch_size, parts = divide(settings, ranks, train.count, at_once=train.batch_size // 2)

@@ -348,6 +348,20 @@ def test_other_classes_are_refused(tmp_path: Path, work: pytest.MonkeyPatch) -> 
         command(train, "--data", "named", *FAST, "--epochs", "1")
 
 
+def test_lists_that_have_changed_since_a_run_began_are_refused(tmp_path: Path, work: pytest.MonkeyPatch) -> None:
+    data = make_data(tmp_path / "csv" / "changing")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, 1, True)
+        command(train, "--data", "changing", *FAST)
+    path = data / "valid.csv"
+    path.write_text(path.read_text().replace("./valid/3.png,1", "./valid/3.png,0"))
+    before = outputs(tmp_path)
+    with pytest.raises(UserError, match=r"csv/changing has changed since this run began; --fresh starts over"):
+        command(train, "--data", "changing", *FAST)
+    assert outputs(tmp_path) == before
+    command(train, "--data", "changing", *FAST, "--fresh")
+
+
 def test_a_lost_best_is_said(tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]) -> None:
     run()
     (tmp_path / "weights" / "tiny" / "resnet18" / "best.safetensors").unlink()
