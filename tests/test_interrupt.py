@@ -239,12 +239,15 @@ def test_a_signal_from_outside(
     trainer: Trainer, uninterrupted: tuple[Path, float], tmp_path: Path, number: int, status: int
 ) -> None:
     make_data(tmp_path / "csv" / "tiny")
+    hold = tmp_path / "hold"  # it waits in its 21st step for this file to go
+    hold.touch()
     child = trainer.start(tmp_path, *LONG)
-    while not (tmp_path / LAST).exists():
+    while not (tmp_path / "held").exists() and Path(f"/proc/{child}").exists():
         time.sleep(0.002)
-    time.sleep(0.2 * uninterrupted[1])
     os.kill(child, number)
+    hold.unlink()
     assert trainer.status() == status
+    assert read_about(tmp_path / LAST).epoch == 3 and read_about(tmp_path / LAST).step == 3
     assert "start the same command again to go on" in (tmp_path / "stderr").read_text()
     trainer.start(tmp_path, *LONG)
     assert trainer.status() == 0

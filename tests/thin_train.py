@@ -3,7 +3,7 @@
 Under torchrun it trains with the options given. Without options it waits: each line of its standard input, a JSON list of
 a folder and options, is trained by a forked child in that folder, whose number and then whose exit status it prints; so
 only the first start pays for importing torch. STOP_AFTER=N in the environment ends a run after N epochs; SNAPSHOT=0 keeps
-a snapshot after every step.
+a snapshot after every step. A file called ``hold`` in the folder lets step 20 wait until it is gone; ``held`` says so.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import made
 
 import train
+from lab.ema import EMA
 from lab.errors import run
 
-save = train.save_checkpoint
+save, update = train.save_checkpoint, EMA.update
 
 
 def save_and_stop(path: Path, about: Any, tensors: Any) -> None:
@@ -29,10 +31,19 @@ def save_and_stop(path: Path, about: Any, tensors: Any) -> None:
         raise KeyboardInterrupt
 
 
+def update_and_hold(self: EMA, step: int) -> None:
+    """A step that lasts as long as a test wants."""
+    update(self, step)
+    while step == 20 and Path("hold").exists():
+        Path("held").touch()
+        time.sleep(0.002)
+
+
 def thin_train() -> None:
     """Run the command in the working directory."""
     if "STOP_AFTER" in os.environ:
         train.save_checkpoint = save_and_stop
+    EMA.update = update_and_hold  # type: ignore[method-assign]
     train.SNAPSHOT = float(os.environ.get("SNAPSHOT", train.SNAPSHOT))
     with made.inside(Path.cwd(), figures=False):
         run(train.main)
