@@ -31,6 +31,9 @@ def arguments() -> argparse.ArgumentParser:
     run.add_argument("--model", default="resnet18", choices=[*MODELS, "all"], help="all means 18, 50 and 152 in turn")
     add_places(run)
     add_report(run)
+    run.add_argument(
+        "--like", type=Path, help="repeat this run (a folder such as weights/all4/resnet18) with its settings"
+    )
     run.add_argument("--fresh", action="store_true", help="start over; an earlier run of the same model is overwritten")
 
     images = parser.add_argument_group("images")
@@ -78,6 +81,11 @@ def arguments() -> argparse.ArgumentParser:
 
     machine = parser.add_argument_group("machine")
     add_machine(machine)
+    machine.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same bits on a GPU every time, more slowly; the CPU always does",
+    )
     return parser
 
 
@@ -87,6 +95,7 @@ if __name__ == "__main__":
 import signal
 import time
 from contextlib import nullcontext
+from itertools import chain
 
 import numpy as np
 import torch
@@ -113,7 +122,7 @@ from lab.errors import UserError, run
 from lab.files import alone, check_writable
 from lab.forecast import forecast, measure_what_fits
 from lab.hardware import Hardware, choose_hardware
-from lab.history import best_of, describe_best, draw_data_figures, epoch_line, redraw_accuracy, write_history
+from lab.history import best_of, describe_best, draw_data_figures, epoch_line, redraw_accuracy, write_history, write_run
 from lab.inference import predict, score
 from lab.interrupt import Stop, Stopped
 from lab.lists import DataSet, ImageList, list_digest, read_data_set, read_lists
@@ -121,14 +130,15 @@ from lab.preprocessing import channel_statistics
 from lab.ranks import Ranks, join
 from lab.recipe import (
     Settings,
-    check_same,
     chosen_settings,
     class_weights,
     divide,
+    go_on_with,
     learning_rate,
     make_optimizer,
     size_at,
 )
+from lab.record import compare, differences, make_record, read_run, take_over
 from lab.store import open_stores, warn_of_shared_images
 from lab.words import counted, duration
 
@@ -137,9 +147,12 @@ SNAPSHOT = 600.0  # seconds between two last checkpoints within an epoch
 
 def main() -> None:
     """Check everything, then train each model asked for."""
-    args = arguments().parse_args()
-    check_numbers(args)
+    args, given = arguments().parse_args(), given_options(arguments())
     ranks = join()
+    like = read_run(args.like) if args.like else None
+    if like is not None:
+        given = take_over(like, args, given)
+    check_numbers(args)
     with ranks.first_before_others():
         data = read_data_set(args.data, args.root)
         lists = read_lists(data, ("train", "valid"))
@@ -150,8 +163,8 @@ def main() -> None:
     if len(lists["train"]) < 2:
         raise UserError(f"{lists['train'].csv}: one image is not enough to train on; batch norm needs two or more.")
     class_weights(args.class_weights, lists["train"].labels, len(data.classes), torch.device("cpu"))
-    hardware = choose_hardware(args.device, args.precision)
-    task = Task(args, given_options(arguments()), data, lists, hardware, ranks, Stop())
+    hardware = choose_hardware(args.device, args.precision, args.deterministic)
+    task = Task(args, given, like, data, lists, hardware, ranks, Stop())
     with task.stop.listening():
         for model in DEPTHS if args.model == "all" else [args.model]:
             with alone(args.weights / data.name / model, "training") if ranks.first else nullcontext():
@@ -164,6 +177,7 @@ class Task:
 
     args: argparse.Namespace
     given: dict[str, Any]
+    like: About | None
     data: DataSet
     lists: dict[str, ImageList]
     hardware: Hardware
@@ -176,26 +190,41 @@ class Diverged(Exception):
 
 
 def train_or_go_back(model: str, task: Task) -> None:
-    """Train; a run whose loss is no longer a number goes back to its last checkpoint once, with half the learning rate."""
+    """Train. A run whose loss is no longer a number goes back to its last checkpoint once, with half the learning rate; one for
+    which the device has no longer the memory goes back with half as many images at once, and again."""
     last = task.args.weights / task.data.name / model / "last.safetensors"
-    fresh, going_back = task.args.fresh, False
+    fresh, lr_factor, at_once = task.args.fresh, None, None
     while True:
         try:
-            return train(model, task, fresh, going_back)
+            return train(model, task, fresh, lr_factor, at_once)
         except Diverged as error:
             problem = str(error)
+        except torch.OutOfMemoryError:
+            # Only a run under way has a last checkpoint of its own; and several processes would have to go back together.
+            if not task.stop.patient or task.ranks.count > 1:
+                raise
+            problem = ""
         # Outside the except block, which holds on to the networks of the attempt.
-        if read_about(last, model).lr_factor < 1:
+        about = read_about(last, model)
+        fresh = False
+        if not problem:
+            at_once = divide(Settings(**about.settings), task.ranks, len(task.lists["train"]), about.at_once)[0] // 2
+            print(
+                f"{model}: out of memory; going back to the last checkpoint, with {at_once} images at once", flush=True
+            )
+            continue
+        if about.lr_factor < 1:
             raise UserError(
                 f"{problem}, with half the learning rate too; its checkpoints are kept. Train it anew with --fresh and a "
                 f"lower --lr."
             )
+        lr_factor = 0.5
         print(f"{problem}; going back to the last checkpoint, once, with half the learning rate.", flush=True)
-        fresh, going_back = False, True
 
 
-def train(model: str, task: Task, fresh: bool, going_back: bool) -> None:
-    """One run: one model on one data set, from its start or from its last checkpoint."""
+def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once: int | None) -> None:
+    """One run: one model on one data set, from its start or from its last checkpoint, from where on another ``lr_factor`` holds
+    if given, and a pass takes no more than ``at_once`` images."""
     args, data, lists, hardware, ranks, stop = task.args, task.data, task.lists, task.hardware, task.ranks, task.stop
     stop.patient = False
     if stop.asked:
@@ -210,7 +239,7 @@ def train(model: str, task: Task, fresh: bool, going_back: bool) -> None:
     if saved is not None:
         final = saved.preprocessing
         settings = Settings(**saved.settings)
-        check_same(settings, task.given, last, saved.finished)
+        settings = go_on_with(settings, task.given, last, saved.finished)
         check_classes(last, saved, data.classes)
         if saved.lists not in ("", digest):
             raise UserError(
@@ -230,7 +259,9 @@ def train(model: str, task: Task, fresh: bool, going_back: bool) -> None:
             raise UserError(
                 f"{best} is there without {last.name}; put that back to go on, or --fresh to train anew over it."
             )
-    at_once = saved.at_once if saved is not None else None
+    held = saved or task.like
+    if at_once is None and held is not None:
+        at_once = held.at_once
     part_size, parts = divide(settings, ranks, len(lists["train"]), at_once)
     with ranks.first_before_others():
         if ranks.first:
@@ -238,6 +269,18 @@ def train(model: str, task: Task, fresh: bool, going_back: bool) -> None:
             check_writable(history.parent)
         stores = open_stores(lists, final, STORES / data.name)
     warn_of_shared_images(stores)
+    digests = chain.from_iterable(stores[name].list_digests() for name in ("train", "valid"))
+    record = make_record(hardware, ranks.count, digests)
+    if saved is not None and saved.records:
+        differ = differences(saved.records[-1], record)
+        if "images" in differ:
+            raise UserError(
+                f"{last}: images of {data.folder} have changed since this run began; --fresh starts over on them."
+            )
+        if differ:
+            print(f"{model}: goes on otherwise than it began, which may change the last digits: {'; '.join(differ)}")
+    if task.like is not None and saved is None:
+        compare(task.like, digest, record, args.like)
     if saved is None:
         mean, std = channel_statistics(stores["train"].images)
         final = replace(final, mean=mean, std=std)
@@ -252,7 +295,10 @@ def train(model: str, task: Task, fresh: bool, going_back: bool) -> None:
     scaler = torch.amp.GradScaler(hardware.device.type, enabled=hardware.precision == "fp16")
     ema = EMA(network, settings.ema)
     weight = class_weights(settings.class_weights, lists["train"].labels, len(data.classes), hardware.device)
-    about = saved or About(model, data.classes, final, data.name, settings=asdict(settings), lists=digest)
+    about = saved or About(model, data.classes, final, data.name, lists=digest)
+    about.settings = asdict(settings)
+    if not about.records or differences(about.records[-1], record):
+        about.records.append(record)
     if saved is None:
         about.train_share = (
             np.bincount(lists["train"].labels, minlength=len(data.classes)) / len(lists["train"])
@@ -285,8 +331,7 @@ def train(model: str, task: Task, fresh: bool, going_back: bool) -> None:
     parallel = ranks.parallel(network, hardware.device)
 
     # ---- what a run goes on from
-    if going_back:
-        about.lr_factor = 0.5
+    about.lr_factor = lr_factor or about.lr_factor
     totals = torch.zeros(2, device=hardware.device)  # loss and hits over the images of the epoch so far, of this rank
     began, due = time.perf_counter(), time.monotonic() + SNAPSHOT
 
@@ -322,8 +367,10 @@ def train(model: str, task: Task, fresh: bool, going_back: bool) -> None:
         if ranks.any(bool(stop.asked)):
             raise Stopped(stop.asked or signal.SIGTERM)
 
-    if saved is None or going_back:
+    if saved is None or lr_factor is not None:
         keep_last()  # in place of an earlier run's, before anything of this one could be taken for it
+    if ranks.first:
+        write_run(history.with_name(f"run_{model}.json"), about)
 
     # ---- the epochs
     for epoch in range(about.epoch, about.epoch if about.finished else settings.epochs):

@@ -7,7 +7,8 @@ The tensors are the network's, under ``model.``; a last checkpoint adds ``train.
 from __future__ import annotations
 
 import json
-import platform
+import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,7 +35,8 @@ class About:
     ``metrics`` are those it was saved for, ``settings`` the run's, ``history`` its epochs, ``scaler`` the state of fp16's
     loss scaler. Of the epoch under way: ``step``, the optimizer's steps so far, ``loss_sum`` and ``correct`` over their images
     and the ``seconds`` they took. ``lr_factor`` is below 1 after a diverged run went back; ``at_once`` are the images that the
-    memory held at once, where it held less than was asked for.
+    memory held at once, where it held less than was asked for. ``records`` say what it was made with (lab/record.py): from the
+    start on, and from wherever something else went on with it.
     """
 
     model: str
@@ -55,16 +57,21 @@ class About:
     scaler: dict[str, Any] = field(default_factory=dict)
     train_share: list[float] = field(default_factory=list)
     finished: bool = False
-    versions: dict[str, str] = field(default_factory=dict)
+    records: list[dict[str, str]] = field(default_factory=list)
 
 
 def save_checkpoint(path: Path, about: About, tensors: dict[str, Tensor]) -> None:
     """Write a checkpoint, whole or not at all. Tensors that are shared or not contiguous are copied first."""
-    about.versions = {"torch": torch.__version__, "python": platform.python_version()}
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     header = {"format": FORMAT, "about": json.dumps(asdict(about))}
     with replacing(path) as temporary:
-        safetensors.torch.save_file(plain, temporary, metadata=header)
+        try:
+            safetensors.torch.save_file(plain, temporary, metadata=header)
+        except safetensors.SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))  # a full disk, in the library's words
+            if not number:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
 
 
 def read_about(path: Path, model: str | None = None) -> About:
@@ -81,11 +88,17 @@ def read_about(path: Path, model: str | None = None) -> About:
         raise UserError(
             f"{path}: expected a checkpoint in safetensors format, found something else ({error})."
         ) from None
-    if header.get("format") != FORMAT:
-        raise UserError(f"{path}: expected format '{FORMAT}', found '{header.get('format', 'none')}'.")
+    form = str(header.get("format", "none"))
+    if form != FORMAT:
+        kind = FORMAT.rsplit(" ", 1)[0]
+        mend = "; another version of this package wrote it, use that one" if form.startswith(f"{kind} ") else ""
+        raise UserError(f"{path}: expected format '{FORMAT}', found '{form}'{mend}.")
     try:
         values = json.loads(header["about"])
-        about = About(**{**values, "preprocessing": Preprocessing.from_dict(values["preprocessing"])})
+        known = {
+            name: values[name] for name in About.__dataclass_fields__ if name in values
+        }  # later versions may say more
+        about = About(**{**known, "preprocessing": Preprocessing.from_dict(values["preprocessing"])})
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the checkpoint's description is damaged ({error!r}).") from None
     if model is not None and about.model != model:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -19,7 +21,8 @@ from lab.errors import UserError
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; when the block ends well, flush it to disk and move it to ``path``.
 
-    The temporary name keeps the suffix, which image and archive writers use to choose the format.
+    The temporary name keeps the suffix, which image and archive writers use to choose the format. An ``OSError`` that names no
+    file, as that of a full disk, comes out naming ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mine, ending = f".{path.stem}.{socket.gethostname()}-", f".tmp{path.suffix}"
@@ -32,8 +35,36 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        flush_folder(path.parent)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that has become read-only; the error that matters is on its way
+            temporary.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Bring a folder's entries to disk: without that a file moved into place may be gone after a power failure, or be its
+    predecessor again. Where folders cannot be opened (Windows) the system sees to it."""
+    if hasattr(os, "O_DIRECTORY"):
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def reserve(path: Path) -> None:
+    """Take the room on disk that a file with holes claims by its size; ``OSError`` where there is none. A memory map would
+    notice a full disk only as it is written to, and then the system ends the process (SIGBUS)."""
+    size = path.stat().st_size
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    elif shutil.disk_usage(path.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def check_writable(folder: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lab.hardware import Hardware
-from lab.inference import folded
+from lab.inference import folded, probabilities
 from lab.ranks import Ranks
 from lab.recipe import Settings, divide, make_optimizer, size_at
 from lab.words import counted, duration
@@ -54,8 +54,7 @@ class Pace:
 
 def measure(network: nn.Module, settings: Settings, hardware: Hardware, train: Batches, valid: Batches) -> Pace:
     """Time one training step and one evaluated batch, data included, at the smallest side and at the run's; on a copy of the
-    network, so that the run is untouched by it. Evaluated batches that need more memory than the device has are halved, which
-    changes nothing but speed; of a training step ``torch.OutOfMemoryError`` is raised."""
+    network, so that the run is untouched by it. Raises ``torch.OutOfMemoryError`` of a training step."""
     tried = copy.deepcopy(network).train()
     optimizer = make_optimizer(tried, settings, hardware.precision)
     evaluated = folded(network)
@@ -74,21 +73,11 @@ def measure(network: nn.Module, settings: Settings, hardware: Hardware, train: B
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        @torch.inference_mode()
         def evaluate() -> None:
             for images, _, _ in islice(valid, 1):  # of several processes one may have none
-                with hardware.autocast():
-                    evaluated(images)
+                probabilities(evaluated, images, hardware)
 
-        train_seconds = timed(step, hardware)
-        while True:
-            try:
-                valid_seconds = timed(evaluate, hardware)
-                break
-            except torch.OutOfMemoryError:
-                if valid.batch_size == 1:
-                    raise
-                valid.batch_size //= 2
+        train_seconds, valid_seconds = timed(step, hardware), timed(evaluate, hardware)
         seconds.append((len(train) * train_seconds, len(valid) * valid_seconds))
     train.size, valid.size = sizes
     (train_small, valid_small), (train_full, valid_full) = seconds[0], seconds[-1]
@@ -107,7 +96,6 @@ def measure_what_fits(
         except torch.OutOfMemoryError:
             pace = None
             train.size, valid.size = size
-        valid.batch_size = ranks.least(valid.batch_size)  # by which the ranks share out the list
         if not ranks.any(pace is None) and pace is not None:
             return parts, pace
         train.batch_size, parts = divide(settings, ranks, train.count, at_once=train.batch_size // 2)

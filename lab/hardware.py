@@ -25,6 +25,12 @@ class Hardware:
         """Move a network to the device, in channels-last layout: the one in which convolutions run fastest."""
         return network.to(self.device).to(memory_format=torch.channels_last)
 
+    def describe(self) -> str:
+        """The device and its name, or on a CPU its threads: their number decides in which order sums are rounded."""
+        if self.device.type == "cuda":
+            return f"{self.device.type} ({torch.cuda.get_device_name(self.device)})"
+        return f"{self.device} ({counted(torch.get_num_threads(), 'thread')})"
+
     def synchronise(self) -> None:
         """Wait for the device, whose work is queued."""
         if self.device.type == "cuda":
@@ -37,8 +43,12 @@ class Hardware:
         return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
 
-def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
-    """Decide, and print each decision with its reason. Raises :class:`UserError` for a device that is not there."""
+def choose_hardware(device: str = "auto", precision: str = "auto", deterministic: bool = False) -> Hardware:
+    """Decide, and print each decision with its reason; ``deterministic`` has a GPU compute the same bits every time. Raises
+    :class:`UserError` for a device that is not there."""
+    if deterministic:
+        # cuBLAS reads this as it starts: without work space of its own it may add up in another order each time.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if device == "auto":
         chosen = "cuda" if torch.cuda.is_available() else "cpu"
         reason = "torch sees a CUDA device" if chosen == "cuda" else "torch sees no CUDA device"
@@ -55,8 +65,7 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
         raise UserError(
             f"--device {chosen} cannot be used here ({str(error).splitlines()[0]}); try --device cpu."
         ) from None
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else counted(torch.get_num_threads(), "thread")
-    print(f"device: {where} ({name}), {reason}")
+    print(f"device: {Hardware(where, 'fp32').describe()}, {reason}")
     if precision == "auto":
         precision, reason = best_precision(where)
     elif precision == "fp16" and where.type != "cuda":
@@ -68,8 +77,12 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
         torch.cuda.set_device(where)
         # The convolutions' shapes never change within a size, so cuDNN's search for the fastest pays. TF32 serves what
         # autocast leaves in float32; fp32 means float32.
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    if deterministic:
+        torch.use_deterministic_algorithms(True)
+        slower = "kernels are chosen for it, at some cost in speed" if where.type == "cuda" else "as the CPU always is"
+        print(f"deterministic: the same start gives the same bits; {slower}")
     return Hardware(where, precision)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,15 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
         path.unlink(missing_ok=True)
         return
     write_whole(path, pd.DataFrame(history).to_csv(index=False, float_format="%.6g"))
+
+
+def write_run(path: Path, about: About) -> None:
+    """What a run was made with, to be read: its settings, what was measured of the images, and its records."""
+    kept = {
+        key: value for key, value in asdict(about).items() if key in ("model", "data", "lists", "classes", "settings")
+    }
+    kept |= {"preprocessing": asdict(about.preprocessing), "records": about.records}
+    write_whole(path, json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_histories(folder: Path) -> dict[str, pd.DataFrame]:

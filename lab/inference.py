@@ -36,6 +36,25 @@ def folded(network: nn.Module) -> nn.Module:
 
 
 @torch.inference_mode()
+def probabilities(network: nn.Module, images: Tensor, hardware: Hardware, d4: bool = False) -> Tensor:
+    """Class probabilities float32 [N, K] of one batch; in halves where the device has not the memory for the whole, which
+    changes nothing but speed."""
+    try:
+        views = dihedral(images) if d4 else [images]
+        total = torch.zeros((), device=images.device)
+        for view in views:
+            with hardware.autocast():
+                logits = network(view.contiguous(memory_format=torch.channels_last))
+            total = total + logits.float().softmax(dim=1)
+        return total / len(views)
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+    # Outside the except block, which holds on to what the attempt has computed.
+    return torch.cat([probabilities(network, half, hardware, d4) for half in images.chunk(2)])
+
+
+@torch.inference_mode()
 def predict(
     network: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor, np.ndarray]],
@@ -47,15 +66,8 @@ def predict(
     """Class probabilities, float32 [N, K], in the order of the batches, those of all ``ranks``; with ``d4`` the mean over the
     eight views."""
     network = folded(network)
-    parts = []
-    for images, _, _ in tqdm(batches, title or "predicting", unit=" batches", leave=False):
-        views = dihedral(images) if d4 else [images]
-        total = torch.zeros((), device=images.device)
-        for view in views:
-            with hardware.autocast():
-                logits = network(view.contiguous(memory_format=torch.channels_last))
-            total = total + logits.float().softmax(dim=1)
-        parts.append(total / len(views))
+    bar = tqdm(batches, title or "predicting", unit=" batches", leave=False)
+    parts = [probabilities(network, images, hardware, d4) for images, _, _ in bar]
     return ranks.join_rows(torch.cat(parts).cpu().numpy() if parts else np.zeros((0, 0), np.float32))
 
 

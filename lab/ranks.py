@@ -70,13 +70,6 @@ class Ranks:
         """Whether it is so on any rank."""
         return here if self.count == 1 else bool(self.sum(torch.tensor(float(here))))
 
-    def least(self, here: int) -> int:
-        """The smallest of the ranks' numbers."""
-        value = torch.tensor(here)
-        if self.count > 1:
-            distributed.all_reduce(value, distributed.ReduceOp.MIN)
-        return int(value)
-
     def share_buffers(self, network: nn.Module) -> None:
         """Give every rank the first one's buffers: the norms' running statistics, of which each rank sees its own part."""
         if self.count > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ class Settings:
     seed: int
 
 
+LATER = ("patience",)  # settings that may change while a run is under way
+
+
 def divide(settings: Settings, ranks: Ranks, images: int, at_once: int | None = None) -> tuple[int, int]:
     """How a batch is divided: the images of one forward pass of one process, and how many such parts each process accumulates.
 
@@ -69,16 +72,26 @@ def divide(settings: Settings, ranks: Ranks, images: int, at_once: int | None = 
     return batch // (parts * ranks.count), parts
 
 
-def check_same(began: Settings, given: dict[str, Any], last: Path, finished: bool) -> None:
-    """Refuse to go on with a run where an option is ``given`` another value than it began with, naming those that differ;
-    options not given are the run's own."""
+def go_on_with(began: Settings, given: dict[str, Any], last: Path, finished: bool) -> Settings:
+    """The settings to go on with: those that the run began with, and of the options ``given`` now those that change nothing of
+    what was computed. Others that differ are refused, by name; options not given are the run's own."""
     before = asdict(began)
-    options = [name for name in before if name in given and name != "model"]
-    differ = [f"{name} {before[name]} → {given[name]}" for name in options if before[name] != given[name]]
-    if differ:
-        said = "finished already, with other settings" if finished else "this run began with other settings"
-        mend = "--fresh trains it anew" if finished else "leave them out to go on, or --fresh to start over"
-        raise UserError(f"{last}: {said} ({'; '.join(differ)}); {mend}.")
+    differ = {name: given[name] for name in before if name in given and name != "model" and before[name] != given[name]}
+    said = {name: f"{name} {before[name]} → {value}" for name, value in differ.items()}
+    refused = [said[name] for name in differ if finished or name not in LATER]
+    if refused and finished:
+        raise UserError(
+            f"{last}: finished already, with other settings ({'; '.join(refused)}); --fresh trains it anew."
+        )
+    if refused:
+        fine = "; ".join(said[name] for name in differ if name in LATER)
+        raise UserError(
+            f"{last}: this run began with other settings ({'; '.join(refused)}), which cannot change on the way; leave them out "
+            f"to go on, or --fresh to start over{f' ({fine} could change)' if fine else ''}."
+        )
+    for text in said.values():
+        print(f"{text}, taken over from here on")
+    return replace(began, **differ)
 
 
 def make_optimizer(network: nn.Module, settings: Settings, precision: str) -> torch.optim.Optimizer:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lab.files import replacing, write_whole
+from lab.files import replacing, reserve, write_whole
 from lab.hardware import decoding_threads
 from lab.images import decode
 from lab.lists import ImageList, problems_error
@@ -44,7 +44,10 @@ def store_key(paths: list[Path], preprocessing: Preprocessing) -> str:
     crop = [VERSION, preprocessing.window, preprocessing.locate, preprocessing.source]
     digest = hashlib.sha256(json.dumps(crop).encode())
     for path in paths:
-        stat = path.stat()
+        try:
+            stat = path.stat()
+        except OSError:  # gone since the list was checked: decoding reports it by row
+            continue
         digest.update(f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:20]
 
@@ -99,6 +102,7 @@ def build(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing
     with replacing(array) as temporary:
         shape = (len(paths), preprocessing.source, preprocessing.source, 3)
         images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        reserve(temporary)
 
         def decode_one(row: int) -> str:
             try:

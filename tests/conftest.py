@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
+import made
 import numpy as np
 import pytest
 from PIL import Image
@@ -68,3 +70,22 @@ def make_data(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trainer() -> Iterator[made.Trainer]:
+    """Trains in processes of its own, with a snapshot after every step."""
+    child = made.Trainer(SNAPSHOT="0")
+    yield child
+    child.close()
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(trainer: made.Trainer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A run that nothing stopped: its folder, and the seconds it took."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    made.make_data(folder / "csv" / "tiny")
+    began = time.monotonic()
+    trainer.start(folder, *made.LONG)
+    assert trainer.status() == 0, (folder / "stderr").read_text()
+    return folder, time.monotonic() - began

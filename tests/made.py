@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -37,6 +39,8 @@ DEPTHS = ["resnet18", "resnet50", "resnet152"]
 TRAIN, VALID, TEST = 24, 12, 10  # images of the made lists
 FAST = ["--size", "32", "--epochs", "3", "--batch-size", "8", "--lr", "0.1", "--ema", "0.5"]
 FAST += ["--precision", "fp32", "--device", "cpu"]
+LONG = ["--data", "csv/tiny", *FAST, "--epochs", "8", "--batch-size", "4"]  # 48 steps
+LAST = Path("weights", "tiny", "resnet18", "last.safetensors")
 
 
 class Thin(nn.Module):
@@ -107,6 +111,39 @@ def command(module: ModuleType, *options: str | Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, options)])
         module.main()
+
+
+class Trainer:
+    """Trains in child processes that can be killed; see thin_train.py. ``before`` are words of a command that starts it."""
+
+    def __init__(self, *before: str, **environment: str) -> None:
+        variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)} | environment
+        script = [*before, sys.executable, str(PROJECT / "tests" / "thin_train.py")]
+        pipe = subprocess.PIPE
+        self.server = subprocess.Popen(script, env=variables, stdin=pipe, stdout=pipe, text=True)
+        assert self.server.stdout and self.server.stdout.readline() == "ready\n"
+
+    def start(self, folder: Path, *options: str) -> int:
+        """Start a training; its process."""
+        assert self.server.stdin and self.server.stdout
+        self.server.stdin.write(json.dumps([str(folder), *options]) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+    def until_held(self, folder: Path, process: int) -> None:
+        """Wait until a run waits in its step 20 for the file ``hold`` of its folder to go, or has ended."""
+        while not (folder / "held").exists() and Path(f"/proc/{process}").exists():
+            time.sleep(0.002)
+
+    def status(self) -> int:
+        """Wait for it to end; minus the signal where one ended it."""
+        assert self.server.stdout
+        return int(self.server.stdout.readline())
+
+    def close(self) -> None:
+        assert self.server.stdin
+        self.server.stdin.close()
+        self.server.wait(10)
 
 
 def script(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:

@@ -64,11 +64,11 @@ def test_what_a_checkpoint_says_comes_back_equal(tmp_path: Path) -> None:
         scaler={"scale": 65536.0, "_growth_tracker": 3},
         train_share=[0.25, 0.75],
         finished=True,
+        records=[{"torch": "2.11.0", "git": "none"}],
     )
     save_checkpoint(tmp_path / "last.safetensors", said, {})
     found = read_about(tmp_path / "last.safetensors", "resnet50")
     assert found == said
-    assert found.versions["torch"] == torch.__version__
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.safetensors"]
 
 
@@ -201,9 +201,16 @@ def test_another_format_is_refused(saved: Path) -> None:
     assert f"expected format '{FORMAT}', found 'some other 7'" in refusal(
         header(saved, format="some other 7", about=said)
     )
+    later = refusal(header(saved, format="leukemia-resnet checkpoint 2", about=said))
+    assert "found 'leukemia-resnet checkpoint 2'; another version of this package wrote it, use that one" in later
     assert f"expected format '{FORMAT}', found 'none'" in refusal(header(saved, about=said))
     safetensors.torch.save_file({"conv1.weight": torch.zeros(1)}, saved)  # someone else's weights, without a header
     assert "found 'none'" in refusal(saved)
+
+
+def test_what_a_later_version_says_besides_is_passed_over(saved: Path) -> None:
+    header(saved, format=FORMAT, about=json.dumps({**asdict(about()), "mood": "good"}))
+    assert read_about(saved, "resnet18") == about()
 
 
 @pytest.mark.parametrize(
@@ -213,7 +220,6 @@ def test_another_format_is_refused(saved: Path) -> None:
         "not JSON",
         "[]",
         "{}",
-        json.dumps({**asdict(about()), "extra": 1}),
         json.dumps({**asdict(about()), "preprocessing": {"window": 32}}),
         json.dumps({**asdict(about()), "preprocessing": {**asdict(about().preprocessing), "locate": "corner"}}),
     ],

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from made import FAST, PROJECT, assert_same_run, command, inside, make_data
+from made import FAST, LAST, LONG, Trainer, assert_same_run, command, inside, make_data
 from made import trained as trained_folder
 
 import predict
@@ -28,7 +25,6 @@ from lab.files import alone
 from lab.forecast import Pace
 from lab.interrupt import Stop, Stopped
 
-LAST = Path("weights", "tiny", "resnet18", "last.safetensors")
 KILLS = 20
 
 
@@ -150,56 +146,6 @@ def test_afterwards_signals_do_what_they_did(work: pytest.MonkeyPatch, again: Ca
 # ---- real processes
 
 
-class Trainer:
-    """Trains in child processes that can be killed; see thin_train.py."""
-
-    def __init__(self, **environment: str) -> None:
-        variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)} | environment
-        script = [sys.executable, str(PROJECT / "tests" / "thin_train.py")]
-        pipe = subprocess.PIPE
-        self.server = subprocess.Popen(script, env=variables, stdin=pipe, stdout=pipe, text=True)
-        assert self.server.stdout and self.server.stdout.readline() == "ready\n"
-
-    def start(self, folder: Path, *options: str) -> int:
-        """Start a training; its process."""
-        assert self.server.stdin and self.server.stdout
-        self.server.stdin.write(json.dumps([str(folder), *options]) + "\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
-
-    def status(self) -> int:
-        """Wait for it to end; minus the signal where one ended it."""
-        assert self.server.stdout
-        return int(self.server.stdout.readline())
-
-    def close(self) -> None:
-        assert self.server.stdin
-        self.server.stdin.close()
-        self.server.wait(10)
-
-
-@pytest.fixture(scope="module")
-def trainer() -> Iterator[Trainer]:
-    """With a snapshot after every step."""
-    made = Trainer(SNAPSHOT="0")
-    yield made
-    made.close()
-
-
-LONG = ["--data", "csv/tiny", *FAST, "--epochs", "8", "--batch-size", "4"]  # 48 steps
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(trainer: Trainer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """A run that nothing stopped: its folder, and the seconds it took."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    make_data(folder / "csv" / "tiny")
-    began = time.monotonic()
-    trainer.start(folder, *LONG)
-    assert trainer.status() == 0, (folder / "stderr").read_text()
-    return folder, time.monotonic() - began
-
-
 def test_killed_at_random_moments_it_ends_the_same(
     trainer: Trainer, uninterrupted: tuple[Path, float], tmp_path: Path
 ) -> None:
@@ -242,8 +188,7 @@ def test_a_signal_from_outside(
     hold = tmp_path / "hold"  # it waits in its 21st step for this file to go
     hold.touch()
     child = trainer.start(tmp_path, *LONG)
-    while not (tmp_path / "held").exists() and Path(f"/proc/{child}").exists():
-        time.sleep(0.002)
+    trainer.until_held(tmp_path, child)
     os.kill(child, number)
     hold.unlink()
     assert trainer.status() == status

@@ -85,6 +85,7 @@ def test_the_first_rank_alone_prints_and_writes(together: tuple[Path, str]) -> N
         "weights/tiny/resnet18/best.safetensors",
         "weights/tiny/resnet18/last.safetensors",
         "report/tiny/history_resnet18.csv",
+        "report/tiny/run_resnet18.json",
     }
 
 

@@ -15,7 +15,7 @@ from made import settings
 
 import resnet
 from lab.errors import UserError
-from lab.recipe import check_same, class_weights, learning_rate, make_optimizer, size_at
+from lab.recipe import class_weights, go_on_with, learning_rate, make_optimizer, size_at
 
 FEW = hypothesis_settings(max_examples=40, deadline=None, derandomize=True)
 CPU = torch.device("cpu")
@@ -141,9 +141,9 @@ def test_nonsense_class_weights_are_refused(text: str) -> None:
 def test_the_same_settings_pass_and_others_are_named(tmp_path: Path) -> None:
     last = tmp_path / "last.safetensors"
     began = settings(lr=0.1, seed=0)
-    check_same(began, {"lr": 0.1, "data": "csv/elsewhere", "model": "all", "fresh": False}, last, finished=False)
+    go_on_with(began, {"lr": 0.1, "data": "csv/elsewhere", "model": "all", "fresh": False}, last, finished=False)
     with pytest.raises(UserError) as error:
-        check_same(began, {"lr": 0.2, "seed": 3, "size": 64}, last, finished=False)
+        go_on_with(began, {"lr": 0.2, "seed": 3, "size": 64}, last, finished=False)
     for words in (
         str(last),
         "began with other settings",
@@ -157,4 +157,4 @@ def test_the_same_settings_pass_and_others_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"finished already, with other settings \(epochs 3 → 9\); --fresh trains it anew"
     ):
-        check_same(began, {"epochs": 9}, last, finished=True)
+        go_on_with(began, {"epochs": 9}, last, finished=True)

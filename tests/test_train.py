@@ -129,7 +129,7 @@ def test_a_checkpoint_carries_all_that_is_needed_elsewhere(trained: Path) -> Non
     assert all(0 < mean < 0.4 for mean in about.preprocessing.mean)
     measured = {"valid_images", "valid_accuracy", "valid_loss", "valid_accuracy_d4", "valid_loss_d4"}
     assert measured | {"epoch"} == about.metrics.keys() and about.metrics["valid_images"] == VALID
-    assert about.versions["torch"] == torch.__version__
+    assert about.records[0]["torch"] == torch.__version__
 
 
 def test_two_data_sets_and_three_depths_never_share_a_file(trained: Path) -> None:
@@ -138,7 +138,8 @@ def test_two_data_sets_and_three_depths_never_share_a_file(trained: Path) -> Non
     assert {name: after[name] for name in before} == before
     made = {name for name in before if name.startswith(("weights", "report"))}
     expected = {f"weights/tiny/{model}/{name}.safetensors" for model in DEPTHS for name in ("best", "last")}
-    assert made == expected | {f"report/tiny/history_{model}.csv" for model in DEPTHS}
+    reports = {f"report/tiny/{name}" for model in DEPTHS for name in (f"history_{model}.csv", f"run_{model}.json")}
+    assert made == expected | reports
     assert {name.replace("tiny", "other") for name in made} <= after.keys() - before.keys()
 
 
