@@ -62,8 +62,11 @@ def resample(
     A source twice too fine, or more, is first averaged down by a whole factor; then one bilinear sampling at twice the
     size, then the mean of 2×2 points. Without a geometry nothing is turned, and the grid lies OFFSET off the pixels.
     Beyond the border lies what ``padding`` says: a smear continues as its ``reflection``, a cell on black as ``zeros``.
+    A source that has the size already, as for weights from elsewhere, is left as it is where nothing is turned.
     """
     pixels = images.permute(0, 3, 1, 2).float()
+    if geometry is None and images.shape[1] == size:
+        return pixels / 255
     if images.shape[1] >= 4 * size:
         pixels = functional.avg_pool2d(pixels, images.shape[1] // (2 * size))
     if geometry is None or shift is None:

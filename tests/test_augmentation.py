@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
@@ -100,11 +100,17 @@ def test_every_draw_is_another_for_another_image_epoch_or_seed() -> None:
 @settings(max_examples=20)
 @given(st.integers(4, 40), st.integers(4, 80), st.integers(0, 100))
 def test_the_identity_off_the_pixels_is_the_evaluation_path(size: int, side: int, seed: int) -> None:
+    assume(side != size)
     images = noise(2, side, seed)
     pooled = side // (2 * size) if side >= 4 * size else 1
     off = torch.full((2, 2), 2 * OFFSET / (side // pooled))
     unchanged = resample(images, size, torch.eye(2).repeat(2, 1, 1), off)
     torch.testing.assert_close(unchanged, resample(images, size), atol=1e-4, rtol=0)
+
+
+def test_a_source_of_the_final_size_is_left_as_it_is() -> None:
+    images = noise(3, 32)
+    assert torch.equal(resample(images, 32), images.permute(0, 3, 1, 2) / 255)
 
 
 def test_evaluation_is_a_mean_of_neighbours_then_of_two_by_two() -> None:

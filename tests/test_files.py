@@ -87,3 +87,24 @@ def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, str(folder)], cwd=PROJECT).returncode == -9
     with alone(folder, "training"):  # a killed process leaves no lock behind
         pass
+
+
+def test_the_folder_is_flushed_after_a_file_was_moved_into_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power failure a file system may show the folder as it was last flushed."""
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def flush(number: int) -> None:
+        done.append(f"flush {Path(f'/proc/self/fd/{number}').readlink().name}")
+        fsync(number)
+
+    def move(path: Path, target: Path) -> Path:
+        done.append("move")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(Path, "replace", move)
+    write_whole(tmp_path / "file.csv", "a")
+    assert done[0].startswith("flush .file.") and done[1:] == ["move", f"flush {tmp_path.name}"]

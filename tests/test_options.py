@@ -12,12 +12,13 @@ from made import PROJECT
 
 import demo
 import evaluate
+import import_weights
 import predict
 import prepare
 import train
 from lab.options import DEPTHS, MODELS, given_options
 
-COMMANDS = [train, evaluate, predict, demo]
+COMMANDS = [train, evaluate, predict, demo, import_weights]
 
 
 def options(module: ModuleType) -> dict[str, tuple[object, object, object]]:
