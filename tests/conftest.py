@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
-import made
 import numpy as np
 import pytest
 from PIL import Image
+
+pytest.register_assert_rewrite("made")  # so that its assertions say what they compared
+
+import made
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -131,7 +131,7 @@ class Trainer:
         return int(self.server.stdout.readline())
 
     def until_held(self, folder: Path, process: int) -> None:
-        """Wait until a run waits in its step 20 for the file ``hold`` of its folder to go, or has ended."""
+        """Wait until a run waits for the file ``hold`` of its folder to go, or has ended."""
         while not (folder / "held").exists() and Path(f"/proc/{process}").exists():
             time.sleep(0.002)
 

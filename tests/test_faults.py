@@ -137,7 +137,7 @@ def test_a_disk_that_fills_up_or_turns_read_only_while_training(
     """The run ends with a sentence, its checkpoints are whole, and once the disk is mended it ends as if nothing had been."""
     trainer, words = small_disk.trainer, [*LONG, "--weights", str(small_disk.place / "weights")]
     make_data(tmp_path / "csv" / "tiny")
-    (tmp_path / "hold").touch()
+    (tmp_path / "hold").write_text("20")
     trainer.until_held(tmp_path, trainer.start(tmp_path, *words))
     if fault == "full":
         small_disk.fill()
@@ -220,7 +220,7 @@ def test_images_lost_while_training_change_nothing_until_the_next_start(tmp_path
 def test_there_is_no_worker_process_that_could_be_killed(trainer: Trainer, tmp_path: Path) -> None:
     """Images are decoded by threads, and batches made by the training process itself."""
     make_data(tmp_path / "csv" / "tiny")
-    (tmp_path / "hold").touch()
+    (tmp_path / "hold").write_text("20")
     child = trainer.start(tmp_path, *LONG)
     trainer.until_held(tmp_path, child)
     children = [path.read_text() for path in Path(f"/proc/{child}/task").glob("*/children")]

@@ -185,8 +185,8 @@ def test_a_signal_from_outside(
     trainer: Trainer, uninterrupted: tuple[Path, float], tmp_path: Path, number: int, status: int
 ) -> None:
     make_data(tmp_path / "csv" / "tiny")
-    hold = tmp_path / "hold"  # it waits in its 21st step for this file to go
-    hold.touch()
+    hold = tmp_path / "hold"
+    hold.write_text("20")  # it waits in its 21st step for this file to go
     child = trainer.start(tmp_path, *LONG)
     trainer.until_held(tmp_path, child)
     os.kill(child, number)

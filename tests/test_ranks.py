@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made import FAST, PROJECT, VALID, command, contents, inside, make_data
+from made import FAST, LAST, PROJECT, VALID, assert_same_run, command, contents, inside, make_data
 from made import settings as made_settings
 
 import train
@@ -26,8 +28,8 @@ from lab.store import Store
 RUN = ["--data", "csv/tiny", *FAST, "--batch-size", "8"]
 
 
-def torchrun(folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Train with two processes in ``folder``."""
+def start(folder: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+    """Start a training by two processes in ``folder``, in a process group of its own."""
     # Over loopback by number: the machine's own name need not resolve.
     line = [
         sys.executable,
@@ -39,14 +41,22 @@ def torchrun(folder: Path, *options: str, **environment: str) -> subprocess.Comp
     ]
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)} | environment
     variables |= {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-    return subprocess.run(
+    return subprocess.Popen(
         [*line, str(PROJECT / "tests" / "thin_train.py"), *options],
         cwd=folder,
         env=variables,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
+        start_new_session=True,
     )
+
+
+def torchrun(folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Train with two processes in ``folder``."""
+    process = start(folder, *options, **environment)
+    printed, said = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, printed, said)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +111,35 @@ def test_another_number_of_processes_goes_on(together: tuple[Path, str], tmp_pat
         command(train, *RUN)
     after = read_about(last)
     assert after.finished and len(after.history) == 3 and after.history[0] == before.history[0]
+
+
+def test_ctrl_c_stops_both_after_the_same_step_and_both_go_on(together: tuple[Path, str], tmp_path: Path) -> None:
+    """The terminal sends it to torchrun and to both processes; what is kept is of one step, and the end is the same."""
+    make_data(tmp_path / "csv" / "tiny")
+    hold = tmp_path / "hold"
+    hold.write_text("4")
+    process = start(tmp_path, *RUN)
+    while not (tmp_path / "held").exists() and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    hold.unlink()
+    _, said = process.communicate(timeout=300)
+    assert process.returncode != 0 and "start the same command again to go on" in said
+    about = read_about(tmp_path / LAST)
+    assert (about.epoch, about.step) == (1, 2)
+    done = torchrun(tmp_path, *RUN)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(together[0], tmp_path)
+
+
+def test_a_loss_that_is_no_number_on_one_rank_takes_both_back(tmp_path: Path) -> None:
+    make_data(tmp_path / "csv" / "tiny")
+    done = torchrun(tmp_path, *RUN, NAN_ON="1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 2: the loss is no longer a finite number; going back") == 1
+    about = read_about(tmp_path / LAST)
+    assert about.finished and about.lr_factor == 0.5 and len(about.history) == 3
+    assert all(bool(tensor.isfinite().all()) for tensor in read_tensors(tmp_path / LAST).values())
 
 
 def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:

@@ -3,25 +3,31 @@
 Under torchrun it trains with the options given. Without options it waits: each line of its standard input, a JSON list of
 a folder and options, is trained by a forked child in that folder, whose number and then whose exit status it prints; so
 only the first start pays for importing torch. STOP_AFTER=N in the environment ends a run after N epochs; SNAPSHOT=0 keeps
-a snapshot after every step. A file called ``hold`` in the folder lets step 20 wait until it is gone; ``held`` says so.
+a snapshot after every step. A file called ``hold`` in the folder lets the step whose number it holds wait until it is gone;
+``held`` says so. NAN_ON=R lets the loss of rank R be NaN, once, in the second epoch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import made
+from torch import Tensor
+from torch.nn import functional
 
 import train
 from lab.ema import EMA
 from lab.errors import run
 
-save, update = train.save_checkpoint, EMA.update
+save, update, cross_entropy = train.save_checkpoint, EMA.update, functional.cross_entropy
 
 
 def save_and_stop(path: Path, about: Any, tensors: Any) -> None:
@@ -34,9 +40,22 @@ def save_and_stop(path: Path, about: Any, tensors: Any) -> None:
 def update_and_hold(self: EMA, step: int) -> None:
     """A step that lasts as long as a test wants."""
     update(self, step)
-    while step == 20 and Path("hold").exists():
-        Path("held").touch()
-        time.sleep(0.002)
+    hold = Path("hold")
+    with contextlib.suppress(FileNotFoundError):
+        if step == int(hold.read_text()):
+            Path("held").touch()
+            while hold.exists():
+                time.sleep(0.002)
+
+
+def loss_once_not_a_number() -> Callable[..., Tensor]:
+    """A loss that is NaN in its seventh call: two are made to measure a step, three in each epoch."""
+    calls = count(1)
+
+    def loss(*given: Any, **more: Any) -> Tensor:
+        return cross_entropy(*given, **more) * (float("nan") if next(calls) == 7 else 1.0)
+
+    return loss
 
 
 def thin_train() -> None:
@@ -44,6 +63,8 @@ def thin_train() -> None:
     if "STOP_AFTER" in os.environ:
         train.save_checkpoint = save_and_stop
     EMA.update = update_and_hold  # type: ignore[method-assign]
+    if os.environ.get("NAN_ON", "none") == os.environ.get("RANK"):
+        functional.cross_entropy = loss_once_not_a_number()
     train.SNAPSHOT = float(os.environ.get("SNAPSHOT", train.SNAPSHOT))
     with made.inside(Path.cwd(), figures=False):
         run(train.main)
