@@ -117,6 +117,7 @@ from lab.history import best_of, describe_best, draw_data_figures, epoch_line, r
 from lab.inference import predict, score
 from lab.interrupt import Stop, Stopped
 from lab.lists import DataSet, ImageList, list_digest, read_data_set, read_lists
+from lab.members import refuse_members, remove_members
 from lab.preprocessing import channel_statistics
 from lab.ranks import Ranks, join
 from lab.recipe import (
@@ -203,6 +204,8 @@ def train(model: str, task: Task, fresh: bool, going_back: bool) -> None:
     folder = args.weights / data.name / model
     best, last = folder / "best.safetensors", folder / "last.safetensors"
     history = args.report / data.name / f"history_{model}.csv"
+    if not fresh:
+        refuse_members(folder)
     saved = read_about(last, model) if last.is_file() and not fresh else None
     digest = list_digest(data)
 
@@ -322,6 +325,8 @@ def train(model: str, task: Task, fresh: bool, going_back: bool) -> None:
         if ranks.any(bool(stop.asked)):
             raise Stopped(stop.asked or signal.SIGTERM)
 
+    if saved is None and ranks.first:
+        remove_members(folder)
     if saved is None or going_back:
         keep_last()  # in place of an earlier run's, before anything of this one could be taken for it
 

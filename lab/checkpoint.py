@@ -34,7 +34,8 @@ class About:
     ``metrics`` are those it was saved for, ``settings`` the run's, ``history`` its epochs, ``scaler`` the state of fp16's
     loss scaler. Of the epoch under way: ``step``, the optimizer's steps so far, ``loss_sum`` and ``correct`` over their images
     and the ``seconds`` they took. ``lr_factor`` is below 1 after a diverged run went back; ``at_once`` are the images that the
-    memory held at once, where it held less than was asked for.
+    memory held at once, where it held less than was asked for. ``members`` is the number of networks that are averaged with this
+    one as the first (lab/members.py); its ``metrics`` are then the average's.
     """
 
     model: str
@@ -55,6 +56,7 @@ class About:
     scaler: dict[str, Any] = field(default_factory=dict)
     train_share: list[float] = field(default_factory=list)
     finished: bool = False
+    members: int = 1
     versions: dict[str, str] = field(default_factory=dict)
 
 
