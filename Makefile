@@ -37,6 +37,8 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/roofline.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/snapshot.py
 
 .venv/run: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'

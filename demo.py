@@ -33,21 +33,22 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.metrics import confusion_matrix
-from torch import nn
 
 import resnet
 from dataloader import network_input, stored_batches
-from lab.checkpoint import About, check_classes, load_network, trained_models
+from lab.checkpoint import check_classes, trained_models
 from lab.errors import UserError, run
 from lab.figures import draw_accuracy, draw_confusions
 from lab.galleries import draw_predictions
 from lab.hardware import Hardware, choose_hardware
 from lab.images import read_image
-from lab.inference import decide_d4, predict
+from lab.inference import Feed, decide_d4, predict_members
 from lab.lists import DataSet, ImageList, data_name, read_data_set, read_list
+from lab.members import Member, load_members
 from lab.metrics import wilson
+from lab.preprocessing import Preprocessing
 
-Networks = dict[str, tuple[nn.Module, About]]
+Networks = dict[str, list[Member]]
 
 
 def main() -> None:
@@ -58,9 +59,10 @@ def main() -> None:
     hardware = choose_hardware(args.device, args.precision)
     networks: Networks = {}
     for model in trained_models(args.weights / name):
-        network, about = load_network(args.weights / name / model / "best.safetensors", model, resnet.build)
-        networks[model] = (hardware.place(network), about)
-    if len({tuple(about.classes) for _, about in networks.values()}) > 1:
+        networks[model] = load_members(args.weights / name / model / "best.safetensors", model, resnet.build)
+        for network, _ in networks[model]:
+            hardware.place(network)
+    if len({tuple(members[0][1].classes) for members in networks.values()}) > 1:
         raise UserError(f"{args.weights / name}: the saved models were trained on different classes; train them anew.")
     report = args.report / name
     try:
@@ -80,18 +82,21 @@ def main() -> None:
 def show_saved(networks: Networks, path: Path, name: str) -> None:
     """What each checkpoint says of itself as a table, and the accuracy of its run per epoch as a figure."""
     rows = []
-    for model, (network, about) in networks.items():
+    for model, members in networks.items():
+        about = members[0][1]
         kind = "valid_accuracy_d4" if decide_d4(about, "auto", quiet=True) else "valid_accuracy"
-        accuracy, images = about.metrics[kind], about.metrics.get("valid_images")
+        accuracy, images = about.metrics.get(kind), about.metrics.get("valid_images")
         interval = ""
-        if images:
+        if accuracy is not None and images:
             low, high = wilson(round(accuracy * images), int(images))
             interval = f"{100 * low:.2f}–{100 * high:.2f} %"
-        row = [model, f"{parameters(network):,}", f"{100 * accuracy:.2f} %", interval, f"{about.metrics['epoch']:.0f}"]
-        rows.append([*row, str(about.preprocessing.size)])
+        reached = "not measured" if accuracy is None else f"{100 * accuracy:.2f} %"  # an average need not have been
+        epoch = f"{about.metrics['epoch']:.0f}" if "epoch" in about.metrics else ""
+        rows.append([model, f"{parameters(members):,}", reached, interval, epoch, str(about.preprocessing.size)])
     columns = ["model", "parameters", "test accuracy", "95 % interval", "epoch", "size, px"]
     print(pd.DataFrame(rows, columns=columns).to_string(index=False))
-    histories = {model: pd.DataFrame(about.history) for model, (_, about) in networks.items() if about.history}
+    saved = {model: members[0][1].history for model, members in networks.items()}
+    histories = {model: pd.DataFrame(history) for model, history in saved.items() if history}
     if histories:
         draw_accuracy(histories, path, f"Accuracy per epoch on {name}, as saved with the weights")
         print(f"\nfigure: {path}")
@@ -102,19 +107,25 @@ def show_valid(
 ) -> None:
     """Results on the valid list as a table, and the confusion matrices of all depths as one figure."""
     rows, matrices = [], {}
-    for model, (network, about) in networks.items():
+    for model, members in networks.items():
+        about = members[0][1]
         check_classes(weights / model / "best.safetensors", about, data.classes)
-        batches = stored_batches(data.name, "valid", valid, about.preprocessing, hardware.device)
+        # Opened before the clock starts, which is to measure the networks.
+        batches = {
+            said.preprocessing: stored_batches(data.name, "valid", valid, said.preprocessing, hardware.device)
+            for _, said in members
+        }
         d4 = decide_d4(about, "auto")
         began = time.perf_counter()
-        probabilities = predict(network, batches, hardware, d4, f"testing {model}")
-        speed = (8 if d4 else 1) * len(valid) / (time.perf_counter() - began)  # D4 shows each image eight times
+        probabilities = predict_members(members, batches.__getitem__, hardware, d4, f"testing {model}")
+        # D4 shows each image eight times, and every member sees it.
+        speed = (8 if d4 else 1) * len(members) * len(valid) / (time.perf_counter() - began)
         matrices[model] = confusion_matrix(valid.labels, probabilities.argmax(axis=1), labels=range(len(data.classes)))
         hits = int(np.trace(matrices[model]))
         low, high = wilson(hits, len(valid))
         percent = f"{100 * hits / len(valid):.2f} %"
         interval = f"{100 * low:.2f}–{100 * high:.2f} %"
-        rows.append([model, f"{parameters(network):,}", percent, interval, f"{speed:.0f}"])
+        rows.append([model, f"{parameters(members):,}", percent, interval, f"{speed:.0f}"])
     columns = ["model", "parameters", "test accuracy", "95 % interval", "views/s"]
     print(f"\n{data.name}, {len(valid):,} images of valid.csv")
     print(pd.DataFrame(rows, columns=columns).to_string(index=False))
@@ -126,17 +137,19 @@ def show_images(
     networks: Networks, paths: list[Path], images: list[np.ndarray], hardware: Hardware, path: Path
 ) -> None:
     """Each image's class probabilities by every depth, printed and as one figure."""
-    classes = next(iter(networks.values()))[1].classes
+    classes = next(iter(networks.values()))[0][1].classes
     figure_rows = []
     for source, image in zip(paths, images, strict=True):
         probabilities = {}
         print(f"\n{source}")
-        for model, (network, about) in networks.items():
-            crop = torch.from_numpy(about.preprocessing.crop(image)[None]).to(hardware.device)
-            batch = network_input(crop, about.preprocessing)
-            row = predict(
-                network, [(batch, torch.empty(0), np.arange(1))], hardware, decide_d4(about, "auto", quiet=True)
-            )[0]
+
+        def feed(preprocessing: Preprocessing, image: np.ndarray = image) -> Feed:
+            crop = torch.from_numpy(preprocessing.crop(image)[None]).to(hardware.device)
+            return [(network_input(crop, preprocessing), torch.empty(0), np.arange(1))]
+
+        for model, members in networks.items():
+            about = members[0][1]
+            row = predict_members(members, feed, hardware, decide_d4(about, "auto", quiet=True))[0]
             probabilities[model] = row
             shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in zip(about.classes, row, strict=True))
             print(f"  {model}: {about.classes[int(row.argmax())]} ({shares})")
@@ -145,9 +158,9 @@ def show_images(
     print(f"\nfigure: {path}")
 
 
-def parameters(network: nn.Module) -> int:
-    """Number of trained values."""
-    return sum(parameter.numel() for parameter in network.parameters())
+def parameters(members: list[Member]) -> int:
+    """Number of trained values, of all members of an average."""
+    return sum(parameter.numel() for network, _ in members for parameter in network.parameters())
 
 
 if __name__ == "__main__":

@@ -37,12 +37,14 @@ import pandas as pd
 
 import resnet
 from dataloader import list_name, stored_batches
-from lab.checkpoint import About, check_classes, load_network, trained_models
+from lab.checkpoint import About, check_classes, trained_models
 from lab.errors import UserError, run
 from lab.files import write_whole
 from lab.hardware import Hardware, choose_hardware
-from lab.inference import decide_d4, predict
+from lab.inference import Feed, decide_d4, predict_members
 from lab.lists import DataSet, ImageList, read_data_set, read_list
+from lab.members import load_members
+from lab.preprocessing import Preprocessing
 from lab.submission import check_submission
 
 
@@ -107,12 +109,18 @@ def submission_folder(data: DataSet) -> Path:
 def predict_list(
     path: Path, model: str, data: DataSet, name: str, images: ImageList, d4: str, hardware: Hardware
 ) -> tuple[np.ndarray, About]:
-    """Probabilities [N, K] of a saved depth for a list, preprocessed as its checkpoint says; ``name`` is its store's."""
-    network, about = load_network(path, model, resnet.build)
+    """Probabilities [N, K] of a saved depth for a list, preprocessed as its checkpoint says, averaged where that has several
+    members; ``name`` is its store's."""
+    members = load_members(path, model, resnet.build)
+    about = members[0][1]
     check_classes(path, about, data.classes)
-    hardware.place(network)
-    batches = stored_batches(data.name, name, images, about.preprocessing, hardware.device)
-    return predict(network, batches, hardware, decide_d4(about, d4), f"predicting {model}"), about
+    for network, _ in members:
+        hardware.place(network)
+
+    def feed(preprocessing: Preprocessing) -> Feed:
+        return stored_batches(data.name, name, images, preprocessing, hardware.device)
+
+    return predict_members(members, feed, hardware, decide_d4(about, d4), f"predicting {model}"), about
 
 
 def warn_of_shares(model: str, predictions: np.ndarray, classes: list[str], shares: list[float]) -> None:

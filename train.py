@@ -126,6 +126,7 @@ from lab.history import best_of, describe_best, draw_data_figures, epoch_line, r
 from lab.inference import predict, score
 from lab.interrupt import Stop, Stopped
 from lab.lists import DataSet, ImageList, list_digest, read_data_set, read_lists
+from lab.members import refuse_members, remove_members
 from lab.preprocessing import channel_statistics
 from lab.ranks import Ranks, join
 from lab.recipe import (
@@ -232,6 +233,8 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
     folder = args.weights / data.name / model
     best, last = folder / "best.safetensors", folder / "last.safetensors"
     history = args.report / data.name / f"history_{model}.csv"
+    if not fresh:
+        refuse_members(folder)
     saved = read_about(last, model) if last.is_file() and not fresh else None
     digest = list_digest(data)
 
@@ -367,6 +370,8 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
         if ranks.any(bool(stop.asked)):
             raise Stopped(stop.asked or signal.SIGTERM)
 
+    if saved is None and ranks.first:
+        remove_members(folder)
     if saved is None or lr_factor is not None:
         keep_last()  # in place of an earlier run's, before anything of this one could be taken for it
     if ranks.first:

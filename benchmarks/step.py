@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -46,18 +46,26 @@ BATCH = 32
 Step = Callable[[], None]
 
 
-class Files(Dataset[tuple[torch.Tensor, int]]):
-    """What a peer writes: an image file a time, through Pillow."""
+# The same kinds of augmentation as ours.
+AUGMENTATION = [
+    transforms.RandomHorizontalFlip(),
+    transforms.RandomAffine(180, (0.05, 0.05), (0.9, 1.1)),
+    transforms.ColorJitter(0.06, 0.06, 0.06),
+]
 
-    def __init__(self, images: ImageList, window: int, size: int) -> None:
+
+class Files(Dataset[tuple[torch.Tensor, int]]):
+    """What a peer writes: an image file a time, through Pillow, with ``augmentation`` of the Pillow image."""
+
+    def __init__(
+        self, images: ImageList, window: int, size: int, augmentation: Sequence[Callable[..., object]] = ()
+    ) -> None:
         self.images = images
         self.transform = transforms.Compose(
             [
                 transforms.CenterCrop(window),
                 transforms.Resize(size),
-                transforms.RandomHorizontalFlip(),
-                transforms.RandomAffine(180, (0.05, 0.05), (0.9, 1.1)),
-                transforms.ColorJitter(0.06, 0.06, 0.06),
+                *augmentation,
                 transforms.ToTensor(),
                 transforms.Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
             ]
@@ -96,22 +104,40 @@ def ours(model: str, batches: Batches, hardware: Hardware, classes: int) -> Iter
 
 def peers(model: str, images: ImageList, window: int, size: int, hardware: Hardware, classes: int) -> Iterator[Step]:
     """Steps of a peer's loop; its workers are started anew for each round."""
-    network = getattr(torchvision.models, model)(num_classes=classes).to(hardware.device).train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    network, optimizer = peers_network(model, hardware, classes)
     workers = decoding_threads()
-    loader = DataLoader(Files(images, window, size), BATCH, shuffle=True, num_workers=workers, drop_last=True)
+    files = Files(images, window, size, AUGMENTATION)
+    loader = DataLoader(files, BATCH, shuffle=True, num_workers=workers, drop_last=True)
     while True:
         feed = iter(loader)
 
         def step(feed: Iterator[tuple[torch.Tensor, torch.Tensor]] = feed) -> None:
-            inputs, labels = (part.to(hardware.device) for part in next(feed))
-            optimizer.zero_grad()
-            loss = functional.cross_entropy(network(inputs), labels)
-            loss.backward()
-            optimizer.step()
-            loss.item()
+            inputs, labels = next(feed)
+            peers_step(network, optimizer, inputs, labels, hardware)
 
         yield step
+
+
+def peers_network(model: str, hardware: Hardware, classes: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """torchvision's network and plain SGD, as a peer sets them up."""
+    network = getattr(torchvision.models, model)(num_classes=classes).to(hardware.device).train()
+    return network, torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+
+
+def peers_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    hardware: Hardware,
+) -> float:
+    """A peer's training step on a batch from the loader; the loss, read in every step."""
+    inputs, labels = inputs.to(hardware.device), labels.to(hardware.device)
+    optimizer.zero_grad()
+    loss = functional.cross_entropy(network(inputs), labels)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
 
 
 def alone(network: nn.Module, size: int, hardware: Hardware, classes: int) -> Iterator[Step]:

@@ -36,7 +36,8 @@ class About:
     loss scaler. Of the epoch under way: ``step``, the optimizer's steps so far, ``loss_sum`` and ``correct`` over their images
     and the ``seconds`` they took. ``lr_factor`` is below 1 after a diverged run went back; ``at_once`` are the images that the
     memory held at once, where it held less than was asked for. ``records`` say what it was made with (lab/record.py): from the
-    start on, and from wherever something else went on with it.
+    start on, and from wherever something else went on with it. ``members`` is the number of networks that are averaged with this
+    one as the first (lab/members.py); its ``metrics`` are then the average's.
     """
 
     model: str
@@ -58,6 +59,7 @@ class About:
     train_share: list[float] = field(default_factory=list)
     finished: bool = False
     records: list[dict[str, str]] = field(default_factory=list)
+    members: int = 1
 
 
 def save_checkpoint(path: Path, about: About, tensors: dict[str, Tensor]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +14,11 @@ from tqdm import tqdm
 
 from lab.checkpoint import About
 from lab.hardware import Hardware
+from lab.members import Member
+from lab.preprocessing import Preprocessing
 from lab.ranks import ALONE, Ranks
+
+Feed = Iterable[tuple[Tensor, Tensor, np.ndarray]]
 
 
 def dihedral(images: Tensor) -> list[Tensor]:
@@ -57,7 +61,7 @@ def probabilities(network: nn.Module, images: Tensor, hardware: Hardware, d4: bo
 @torch.inference_mode()
 def predict(
     network: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor, np.ndarray]],
+    batches: Feed,
     hardware: Hardware,
     d4: bool = False,
     title: str = "",
@@ -71,11 +75,29 @@ def predict(
     return ranks.join_rows(torch.cat(parts).cpu().numpy() if parts else np.zeros((0, 0), np.float32))
 
 
+def predict_members(
+    members: Sequence[Member],
+    feed: Callable[[Preprocessing], Feed],
+    hardware: Hardware,
+    d4: bool = False,
+    title: str = "",
+) -> np.ndarray:
+    """Class probabilities, float32 [N, K]: the mean over the members, each on the batches that ``feed`` makes for its own
+    preprocessing."""
+    each = [predict(network, feed(about.preprocessing), hardware, d4, title) for network, about in members]
+    return np.mean(each, axis=0)
+
+
 def decide_d4(about: About, asked: str, quiet: bool = False) -> bool:
-    """Whether to average over D4: as asked (``on``, ``off``), or for ``auto`` if it helped on valid when training ended."""
+    """Whether to average over D4: as asked (``on``, ``off``), or for ``auto`` if it helped on valid when training ended; of
+    several members that were never measured together, if it helped most of them."""
     plain, averaged = about.metrics.get("valid_accuracy"), about.metrics.get("valid_accuracy_d4")
     if asked != "auto":
         use, reason = asked == "on", "as asked"
+    elif "d4_votes" in about.metrics:
+        votes = int(about.metrics["d4_votes"])
+        use = 2 * votes > about.members
+        reason = f"on valid it helped {votes} of the {about.members} members, whose average was not measured"
     elif plain is None or averaged is None:
         use, reason = False, "the run has not ended, so nobody knows yet whether it helps"
     else:

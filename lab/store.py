@@ -11,6 +11,7 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -115,8 +116,11 @@ def build(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing
 
         # Pillow releases the interpreter lock while it decodes and resizes, so threads are enough.
         with ThreadPoolExecutor(decoding_threads()) as pool:
-            rows = pool.map(decode_one, range(len(paths)))
-            digests = list(tqdm(rows, f"decoding {name}", len(paths), unit=" images", leave=False))
+            # Handed out by the thousand: what waits for a thread takes memory, 2 KiB an image (benchmarks/scale.py).
+            numbers = range(len(paths))
+            parts = (pool.map(decode_one, numbers[begin : begin + 1000]) for begin in range(0, len(paths), 1000))
+            bar = tqdm(chain.from_iterable(parts), f"decoding {name}", len(paths), unit=" images", leave=False)
+            digests = list(bar)
         images.flush()
     if reasons:
         array.unlink()

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 from made import PROJECT
 
+import average
 import demo
 import evaluate
 import import_weights
@@ -45,7 +46,7 @@ def test_train_has_at_most_thirty_options_in_named_groups() -> None:
     assert [action.dest for action in groups[0]._group_actions] == ["help"]
 
 
-@pytest.mark.parametrize("module", [*COMMANDS, prepare])
+@pytest.mark.parametrize("module", [*COMMANDS, prepare, average])
 def test_help_imports_nothing_slow(module: ModuleType) -> None:
     code = f"""import runpy, sys
 sys.argv = ["{module.__name__}.py", "--help"]

@@ -1,0 +1,74 @@
+"""What a snapshot within an epoch costs: seconds to write the last checkpoint, its size, and the share of the time between two.
+
+    python benchmarks/snapshot.py                       # 18, 50 and 152, with SGD and with AdamW
+
+A last checkpoint holds the network, its averaged weights and the optimizer's state: a momentum for each weight (SGD) or two
+moments (AdamW). Training waits while it is written and flushed to the disk, below weights/ as in a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+import resnet
+from benchmarks.machine import describe, keep
+from lab.checkpoint import About, optimizer_tensors, save_checkpoint
+from lab.ema import EMA
+from lab.hardware import choose_hardware
+from lab.preprocessing import Preprocessing
+from lab.recipe import chosen_settings, make_optimizer
+from train import SNAPSHOT, arguments
+
+
+def main() -> None:
+    """Time each depth with each optimizer and keep one table."""
+    parser = argparse.ArgumentParser(description="Seconds and MiB of a snapshot within an epoch.")
+    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "resnet152"])
+    parser.add_argument("--times", type=int, default=3, help="after one that warms up")
+    parser.add_argument("--folder", type=Path, default=Path("weights"), help="a temporary folder is made in it")
+    args = parser.parse_args()
+    hardware = choose_hardware()
+    classes = ["normal", "leukemia blast"]
+    preprocessing = Preprocessing(64, 128, 64, "cell")
+    lines = [describe(), f"medians of {args.times}; a snapshot every {SNAPSHOT:.0f} s of training", ""]
+    lines += ["| model | optimizer | MiB | seconds | share of training time |", "|---" * 5 + "|"]
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for model in args.models:
+        for kind in ("sgd", "adamw"):
+            settings = chosen_settings(model, arguments().parse_args(["--optimizer", kind]), hardware, preprocessing)
+            network = hardware.place(resnet.build(model, len(classes)))
+            optimizer = make_optimizer(network, settings, hardware.precision)
+            for parameter in network.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()  # the state is made in the first step
+            ema = EMA(network, settings.ema)
+            taken = []
+            with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+                path = Path(folder) / "last.safetensors"
+                for number in range(args.times + 1):
+                    began = time.perf_counter()
+                    averaged = {f"model.{name}": tensor for name, tensor in ema.network.state_dict().items()}
+                    raw = {f"train.{name}": tensor for name, tensor in network.state_dict().items()}
+                    save_checkpoint(
+                        path, About(model, classes, preprocessing), averaged | raw | optimizer_tensors(optimizer)
+                    )
+                    if number:
+                        taken.append(time.perf_counter() - began)
+                size = path.stat().st_size / 2**20
+            seconds = statistics.median(taken)
+            share = seconds / (SNAPSHOT + seconds)
+            lines.append(f"| {model} | {kind} | {size:,.0f} | {seconds:.2f} | {share:.2%} |")
+    keep("snapshot", lines)
+
+
+if __name__ == "__main__":
+    main()
