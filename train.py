@@ -335,7 +335,10 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
 
     # ---- what a run goes on from
     about.lr_factor = lr_factor or about.lr_factor
-    totals = torch.zeros(2, device=hardware.device)  # loss and hits over the images of the epoch so far, of this rank
+    # Loss and hits over the images of the epoch so far, of this rank; so precise that sums of float32 are exact, and the same
+    # wherever a run was interrupted. (Apple's GPUs have no float64.)
+    exact = torch.float32 if hardware.device.type == "mps" else torch.float64
+    totals = torch.zeros(2, device=hardware.device, dtype=exact)
     began, due = time.perf_counter(), time.monotonic() + SNAPSHOT
 
     def sums() -> list[float]:
@@ -382,7 +385,7 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
         size = size_at(epoch, settings)
         batches.epoch, batches.size, valid.size = epoch, size, size
         batches.begin = about.step * accumulate  # 0, but where this epoch was interrupted
-        totals[:] = torch.tensor([about.loss_sum, about.correct] if ranks.first else [0.0, 0.0])
+        totals[:] = torch.tensor([about.loss_sum, about.correct] if ranks.first else [0.0, 0.0], dtype=exact)
         began = time.perf_counter() - about.seconds
         network.train()
         stop.patient = True
