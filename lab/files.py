@@ -1,4 +1,4 @@
-"""Files are written whole or not at all: a temporary file in the same folder, flushed, then moved into place."""
+"""Files are written whole or not at all: a temporary file on the same disk, flushed, then moved into place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -19,30 +19,32 @@ from lab.errors import UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; when the block ends well, flush it to disk and move it to ``path``.
+    """Yield a temporary path of the same name; when the block ends well, flush it to disk and move it to ``path``.
 
-    The temporary name keeps the suffix, which image and archive writers use to choose the format. An ``OSError`` that names no
-    file, as that of a full disk, comes out naming ``path``.
+    It lies in a folder of its own beside ``path``, since some writers (safetensors) make temporary files beside the one they
+    are told to write, and all of them are to be gone when a process was killed on the way. An ``OSError`` of one of them
+    comes out naming ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    mine, ending = f".{path.stem}.{socket.gethostname()}-", f".tmp{path.suffix}"
-    for left in path.parent.glob(f"{glob.escape(mine)}*{glob.escape(ending)}"):
+    mine, ending = f".{path.name}.{socket.gethostname()}-", ".tmp"
+    for left in path.parent.glob(f"{glob.escape(mine)}*{ending}"):
         if not is_running(left.name.removeprefix(mine).removesuffix(ending)):
-            left.unlink(missing_ok=True)  # of a process of this machine that was killed as it wrote
-    temporary = path.with_name(f"{mine}{os.getpid()}{ending}")
+            shutil.rmtree(left, ignore_errors=True)  # of a process of this machine that was killed as it wrote
+    folder = path.with_name(f"{mine}{os.getpid()}{ending}")
     try:
+        folder.mkdir(exist_ok=True)
+        temporary = folder / path.name
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
         flush_folder(path.parent)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None or str(error.filename).startswith(str(folder)):
             error.filename = str(path)
         raise
     finally:
-        with suppress(OSError):  # of a folder that has become read-only; the error that matters is on its way
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # even where the disk has become read-only; the error matters more
 
 
 def flush_folder(folder: Path) -> None:

@@ -58,21 +58,30 @@ def test_the_old_file_stands_until_the_block_ends_and_readers_keep_it(tmp_path: 
         with replacing(path) as temporary:
             temporary.write_text("new")
             assert path.read_text() == "old"
-            # Writers choose the format by the suffix; a move is atomic within one folder only.
-            assert temporary.suffix == ".safetensors" and temporary.parent == path.parent
+            # Writers choose the format by the suffix; a move is atomic within one file system only.
+            assert temporary.suffix == ".safetensors" and temporary.parent.parent == path.parent
+            (temporary.parent / "of a writer's own").write_text("left")
         assert path.read_text() == "new"
         assert reader.read() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.safetensors"]
 
 
 def test_what_a_killed_process_left_half_written_is_taken_away_and_nothing_else(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host = socket.gethostname()
-    gone = [tmp_path / f".a.{host}-{dead.pid}.tmp.csv"]
-    others = [f".a.{host}-{os.getppid()}", f".a.elsewhere-{dead.pid}", f".b.{host}-{dead.pid}", f".a.{host}-x"]
-    kept = [tmp_path / f"{name}.tmp.csv" for name in others]
-    for path in gone + kept:
-        path.write_text("half")
+    gone = [tmp_path / f".a.csv.{host}-{dead.pid}.tmp"]
+    others = [
+        f".a.csv.{host}-{os.getppid()}",
+        f".a.csv.elsewhere-{dead.pid}",
+        f".b.csv.{host}-{dead.pid}",
+        f".a.csv.{host}-x",
+    ]
+    kept = [tmp_path / f"{name}.tmp" for name in others]
+    for folder in gone + kept:
+        folder.mkdir()
+        (folder / "a.csv").write_text("half")
+        (folder / ".tmpX7aZ").write_text("half of that")
     write_whole(tmp_path / "a.csv", "whole")
     assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)
 
@@ -107,4 +116,4 @@ def test_the_folder_is_flushed_after_a_file_was_moved_into_place(
     monkeypatch.setattr(os, "fsync", flush)
     monkeypatch.setattr(Path, "replace", move)
     write_whole(tmp_path / "file.csv", "a")
-    assert done[0].startswith("flush .file.") and done[1:] == ["move", f"flush {tmp_path.name}"]
+    assert done[0] == "flush file.csv" and done[1:] == ["move", f"flush {tmp_path.name}"]
