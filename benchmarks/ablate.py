@@ -36,10 +36,10 @@ BASE = "--optimizer adamw --lr 0.002 --warmup 1 --ema 0.99 --smoothing 0.1 --zer
 # A question and its answers; each differs from BASE, whose runs all questions share.
 GROUPS: dict[str, dict[str, str]] = {
     "optimizer": {
-        "AdamW 0.004": "--lr 0.004",
-        "AdamW 0.001": "--lr 0.001",
         "SGD 0.05": "--optimizer sgd --lr 0.05",
         "SGD 0.1": "--optimizer sgd --lr 0.1",
+        "AdamW 0.004": "--lr 0.004",
+        "AdamW 0.001": "--lr 0.001",
     },
     "averaged weights": {"none": "--ema 0", "decay 0.98": "--ema 0.98"},
     "smoothing": {"none": "--smoothing 0", "0.05": "--smoothing 0.05"},
