@@ -2,7 +2,7 @@
 
 Plain strings and not pathlib, which takes several times as long: a list may have 100,000 rows.
 """
-# ruff: noqa: PTH100, PTH113, PTH114, PTH118
+# ruff: noqa: PTH100, PTH113, PTH114, PTH117, PTH118
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def locate(text: str, folders: dict[str, str]) -> tuple[str, str, str]:
     places, the first of them comes back.
     """
     relative = os.path.normpath(text.strip().replace("\\", "/"))
-    leaving = relative.startswith(("/", "../")) or relative in ("..", ".")
+    leaving = relative.startswith(".") or os.path.isabs(relative)  # or a hidden name, which may go the same way
     first = ("", "")
     for folder, start in folders.items():
         place, spelling = folder + relative, start + relative
         if leaving:  # opened as it was judged: the system would take .. to be the folder that holds a link's target
             place = spelling = os.path.normpath(os.path.join(start, relative))
-            if not any(f"{spelling}/".startswith(inside) for inside in folders.values()):
+            if not any(f"{spelling}{os.sep}".startswith(inside) for inside in folders.values()):
                 continue
         if os.path.isfile(place):  # no where the system refuses to look: a closed folder, an overlong name
             return place, spelling, ""
         first = first if first[0] else (place, spelling)
     if not first[0]:
-        around = " and ".join(dict.fromkeys(start.rstrip("/") or "/" for start in folders.values()))
+        around = " and ".join(dict.fromkeys(map(os.path.normpath, folders.values())))
         return place, spelling, f"lies outside of {around}; name the folder that holds it with --root"
     if os.path.lexists(first[0]):
         return *first, "is a link that leads to no file" if os.path.islink(first[0]) else "is no file"

@@ -28,8 +28,11 @@ def check_submission(path: Path, images: ImageList, data: DataSet) -> np.ndarray
     of fields is wrong, or the order is another list's; else one for all rows: IDs that are missing, foreign or twice, labels
     that are no whole numbers of a class."""
     (first, header), *rows = read_rows(path, HEADER)
-    if first != 1 or ",".join(header) != HEADER:
-        raise UserError(f"{path}: line {first} is '{shown(','.join(header))}'; Kaggle expects '{HEADER}'.")
+    if first != 1 or header != HEADER.split(","):
+        quoted = " in one pair of quotes" if header == [HEADER] else ""
+        raise UserError(
+            f"{path}: line {first} is '{shown(','.join(header))}'{quoted}; Kaggle expects '{HEADER}' on line 1."
+        )
     for line, fields in rows:
         if len(fields) != 2:
             raise UserError(f"{path} line {line}: {counted(len(fields), 'field')}; Kaggle expects two, '{HEADER}'.")
