@@ -423,11 +423,12 @@ def test_a_store_holds_every_row_or_every_bad_row_is_named(tree: Tree, data: st.
         folder = Path(place)
         bad: dict[str, Path] = {}
         good: dict[str, Path] = {}
-        faults = [] if data.draw(st.booleans()) else UNUSABLE
+        whole = st.sampled_from([name for name in usable if name not in UNUSABLE])
+        kinds = whole if data.draw(st.booleans()) else whole | st.sampled_from(UNUSABLE)
         for name in ("train", "valid"):
             text = "Path,label\n"
             for line in range(2, 2 + data.draw(st.integers(2, 5))):
-                kind = data.draw(st.sampled_from(faults + [name for name in usable if name not in UNUSABLE]))
+                kind = data.draw(kinds)
                 path = (
                     folder / f"{name}-{line}{data.draw(st.sampled_from(['.bmp', '.png', '.jpg', '.tif', '', '.txt']))}"
                 )
@@ -474,7 +475,13 @@ def test_a_broken_submission_passes_only_where_nothing_broke(tree: Tree, data: s
     tree.write("train", "Path,label\na,0\nb,1\n")
     tree.write("classes", "label,name\n0,a\n1,b\n")
     good = "ID,label\n" + "".join(f"{name},{index % 2}\n" for index, name in enumerate(ids))
-    path = tree.write("submission_resnet18", data.draw(broken_text(good)))
+    if data.draw(st.booleans()):
+        path = tree.write("submission_resnet18", data.draw(broken_text(good)))
+    else:  # rows left out, repeated or moved, and labels of all kinds
+        kept = data.draw(st.permutations(ids) | st.just(ids) | st.lists(st.sampled_from(ids), max_size=6))
+        labels_of = st.sampled_from(["0", "1"] * 80 + [*LABELS, *NO_LABELS])
+        rows = [[text, data.draw(labels_of)] for text in kept]
+        path = tree.write("submission_resnet18", pd.DataFrame(rows, columns=["ID", "label"]).to_csv(index=False))
     sets = read_data_set(tree.lists)
     images = read_list(sets, "resnet_18_test", labelled=False, check_files=False)
     labels: list[np.ndarray] = []
@@ -551,15 +558,14 @@ def test_arrays_of_any_kind_are_images_with_labels_or_refused(tree: Tree, data: 
     parts: dict[str, Any] = {"train_images": PICTURES, "train_labels": NUMBERS}
     for name in parts:
         if data.draw(st.integers(0, 1)):
-            parts[name] = np.zeros(data.draw(st.sampled_from(SHAPES)), data.draw(st.sampled_from(TYPES)))
-            if parts[name].dtype.kind in "iu" and data.draw(st.booleans()):
-                parts[name].fill(data.draw(st.sampled_from([1, -1 if parts[name].dtype.kind == "i" else 255, 127])))
-                parts[name] = parts[name] * data.draw(
-                    st.sampled_from([1, 1, 10**6 if parts[name].itemsize == 8 else 1])
-                )
+            shape = data.draw(st.sampled_from(SHAPES) | st.just(parts[name].shape))
+            parts[name] = np.zeros(shape, data.draw(st.sampled_from(TYPES) | st.just("i8")))
+            if parts[name].dtype.kind in "iu":
+                wide = parts[name].itemsize == 8
+                parts[name] += data.draw(st.sampled_from([0, 1, 127, 2**60 if wide else 2]))
     content = archive(**parts)
     file = tree.top / "tiny.npz"
-    file.write_bytes(data.draw(broken(content)) if data.draw(st.booleans()) else content)
+    file.write_bytes(data.draw(broken(content)) if data.draw(st.integers(0, 2)) == 0 else content)
     found: list[tuple[np.ndarray, np.ndarray]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the archive's names
