@@ -1,5 +1,6 @@
 # make demo    the whole lab on generated sample cells: install, make data, train the three depths, evaluate, predict
 # make test    the tests          make lint    ruff and mypy          make bench    the benchmarks
+# make fuzz    bad and hostile lists and images, 10,000 generated cases and more; make fuzz SEED=7 repeats those of a seed
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +11,9 @@ EPOCHS_18 := 12
 EPOCHS_50 := 12
 EPOCHS_152 := 10
 
-.PHONY: demo test lint bench clean
+SEED := $(shell date +%s)
+
+.PHONY: demo test fuzz lint bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/run
@@ -25,6 +28,10 @@ demo: .venv/run
 
 test: .venv/dev
 	$(BIN)/python -m pytest
+
+fuzz: .venv/dev
+	@echo "seed $(SEED)"
+	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile=fuzz --hypothesis-seed=$(SEED)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

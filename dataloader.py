@@ -24,8 +24,8 @@ from torch.utils.data import Dataset
 from lab.augmentation import affine, normalise, resample, transform
 from lab.draws import permutation
 from lab.errors import UserError
-from lab.images import read_image
-from lab.lists import ImageList, read_data_set, read_list
+from lab.images import decode, read_image
+from lab.lists import ImageList, problems_error, read_data_set, read_list
 from lab.preprocessing import Preprocessing, channel_statistics, choose_window
 from lab.ranks import ALONE, Ranks
 from lab.store import Store, open_stores
@@ -81,21 +81,24 @@ class LeukemiaLoader(Dataset[tuple[Tensor, int] | Tensor]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | Tensor:
         """Image ``index`` as float32 [3, size, size], with its label where the list has labels."""
-        source = self.preprocessing.crop(read_image(self.list.paths[index]))
+        try:
+            source = self.preprocessing.crop(read_image(self.list.paths[index]))
+        except UserError as error:
+            raise UserError(f"{self.list.csv.name} line {self.list.row(index)}: {error}") from None
         image = network_input(torch.from_numpy(source[None]), self.preprocessing)[0]
         return image if self.mode not in LABELLED else (image, int(self.label[index]))
 
 
 def sample_images(images: ImageList, count: int = 200) -> list[np.ndarray]:
     """Some images of a list, evenly spread over it; those that cannot be read are left to the check of the whole list."""
-    sample, problem = [], None
+    sample, problems = [], []
     for index in np.unique(np.linspace(0, len(images) - 1, count).astype(int)):
         try:
-            sample.append(read_image(images.paths[index]))
-        except UserError as error:
-            problem = problem or error
-    if not sample and problem:
-        raise problem
+            sample.append(decode(images.paths[index].read_bytes()))
+        except (OSError, ValueError) as error:
+            problems.append(images.problem(index, error))
+    if not sample:
+        raise problems_error(f"{images.csv}: none of the images tried can be used:", problems)
     return sample
 
 

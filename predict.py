@@ -33,19 +33,17 @@ if __name__ == "__main__":
 import re
 
 import numpy as np
-import pandas as pd
 
 import resnet
 from dataloader import list_name, stored_batches
 from lab.checkpoint import About, check_classes, trained_models
 from lab.errors import UserError, run
-from lab.files import write_whole
 from lab.hardware import Hardware, choose_hardware
 from lab.inference import Feed, decide_d4, predict_members
 from lab.lists import DataSet, ImageList, read_data_set, read_list
 from lab.members import load_members
 from lab.preprocessing import Preprocessing
-from lab.submission import check_submission
+from lab.submission import check_submission, write_submission
 
 
 def main() -> None:
@@ -73,10 +71,8 @@ def main() -> None:
         probabilities, about = predict_list(path, model, data, "test", images, args.d4, hardware)
         predictions = probabilities.argmax(axis=1)
         target = out / f"submission_{model}.csv"
-        table = pd.DataFrame({"ID": images.ids, "label": predictions.astype(int)})
-        write_whole(target, table.to_csv(index=False, lineterminator="\n"))
-        check_submission(target, images, data)
-        print(f"{model}: {images.csv.name} → {target}, {len(table):,} rows")
+        write_submission(target, images, predictions, data)
+        print(f"{model}: {images.csv.name} → {target}, {len(images):,} rows")
         warn_of_shares(model, predictions, about.classes, about.train_share)
 
 

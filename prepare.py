@@ -79,8 +79,8 @@ if __name__ == "__main__":
 
 import hashlib
 import json
+import re
 import shlex
-import zipfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -94,9 +94,14 @@ from lab import splits
 from lab.errors import UserError, run
 from lab.files import replacing, write_whole
 from lab.images import SUFFIXES
-from lab.words import counted
+from lab.tables import CONTROL
+from lab.words import counted, shown
 
+MOST_CLASSES = 10_000  # a larger label is no class but damage, and would be asked a name for each number below it
 CLASSES = ("normal", "leukemia blast")
+UNLISTABLE = re.compile(
+    rf"{CONTROL.pattern}|[\\\ud800-\udfff]"
+)  # a file name's bytes that are no UTF-8 come as surrogates
 MEDMNIST_PARTS = {"train": "train", "valid": "val", "test": "test"}
 
 
@@ -166,6 +171,8 @@ def folders(args: argparse.Namespace) -> int:
         raise UserError(
             f"{args.src} holds {len(names)} class folders with images; at least 2 are needed, one per class."
         )
+    if len({name.strip() for name in names} - {""}) < len(names):
+        raise UserError(f"{args.src}: every class folder needs a name of its own, not of spaces alone; rename them.")
     table = pd.DataFrame({"path": inside, "label": [names.index(path.split("/")[0]) for path in inside]})
     table = kept(table.assign(sha256=fingerprints(args.src, table["path"])), names)
     finish(out, splits.split_by_image(table, args.shares, args.seed), names, args.seed)
@@ -229,6 +236,13 @@ def find_images(src: Path) -> list[str]:
         raise UserError(
             f"no image ({', '.join(sorted(SUFFIXES))}) lies below {src}: name the folder that holds the images."
         )
+    odd = [path for path in paths if UNLISTABLE.search(path)]
+    if odd:
+        raise UserError(
+            f"{counted(len(odd), 'image name')} below {src} cannot stand in a list, for a line break or another control "
+            f"character, a backslash or bytes that are no UTF-8: {', '.join(map(shown, odd[:4]))}"
+            f"{', …' if odd[4:] else ''}; rename them."
+        )
     return paths
 
 
@@ -264,22 +278,27 @@ def medmnist_part(file: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} is not a MedMNIST .npz with {part}_images and {part}_labels: {error}.") from error
+        if not (isinstance(images, np.ndarray) and isinstance(labels, np.ndarray)):
+            raise ValueError("no arrays")
+    except Exception as error:  # damaged archives raise nearly anything
+        reason = shown(str(error)) or type(error).__name__
+        raise UserError(f"{file} is not a MedMNIST .npz with {part}_images and {part}_labels: {reason}.") from error
     if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
         raise UserError(
             f"{file}: {part}_images is {images.dtype} {images.shape}; only uint8 images can be used, "
             "grey (N, H, W) or RGB (N, H, W, 3)."
         )
-    if not len(images):
+    if not images.size:
         raise UserError(f"{file}: {part}_images holds no image.")
     if (
         labels.shape not in ((len(images), 1), (len(images),))
         or labels.dtype.kind not in "iu"
-        or labels.min(initial=0) < 0
+        or labels.min() < 0
+        or labels.max() >= MOST_CLASSES
     ):
         raise UserError(
-            f"{file}: {part}_labels is {labels.dtype} {labels.shape}; one class number from 0 up per image is needed "
+            f"{file}: {part}_labels is {labels.dtype} {labels.shape}; one class number per image, from 0 to "
+            f"{MOST_CLASSES - 1:,}, is needed "
             "(a data set with several labels per image cannot be used)."
         )
     return images, labels.reshape(-1).astype(np.int64)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from lab.errors import UserError
+from lab.words import shown
 
 SUFFIXES = {".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+
+# What Pillow thinks of odd tags in a readable file would flood the terminal, image after image. For good, because filters that
+# are set for a while are not safe in the threads of the store.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -25,7 +33,9 @@ def decode(data: bytes) -> np.ndarray:
         raise ValueError("the file is empty")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            # Up to twice the limit Pillow only warns, and warning filters are not safe in the threads of the store.
+            if image.format == "EPS":  # a program, which Pillow would have Ghostscript run
+                raise UnidentifiedImageError
+            # Up to twice the limit Pillow itself only warns.
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise Image.DecompressionBombError
             return to_rgb(image)
@@ -33,8 +43,10 @@ def decode(data: bytes) -> np.ndarray:
         raise ValueError("not an image that Pillow can read") from None
     except Image.DecompressionBombError:
         raise ValueError(f"larger than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-        raise ValueError(f"damaged or truncated ({error})") from None
+    except MemoryError:
+        raise ValueError("damaged, or larger than the memory that is free") from None
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
+        raise ValueError(f"damaged or truncated ({shown(str(error)) or type(error).__name__})") from None
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:

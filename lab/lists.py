@@ -9,22 +9,21 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import re
 import sys
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from lab.errors import UserError
 from lab.images import decode
-from lab.words import counted
+from lab.places import locate, starts
+from lab.tables import CONTROL, read_csv
+from lab.words import counted, shown
 
 SHOWN = 10  # how many problems an error lists by row before it only counts
 
@@ -45,6 +44,11 @@ class ImageList:
     def row(self, index: int) -> int:
         """The line of the CSV file that holds image ``index``."""
         return self.lines[index]
+
+    def problem(self, index: int, error: Exception) -> str:
+        """What is wrong with image ``index``, in words: the list, the line, the path, the reason."""
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        return f"{self.csv.name} line {self.row(index)}: {shown(self.ids[index])}: {reason}"
 
 
 @dataclass(frozen=True)
@@ -102,14 +106,16 @@ def read_classes(folder: Path, name: str) -> list[str]:
         table = read_csv(path, ["label", "name"])
         labels = [parse_label(text) for text in table["label"]]
         if sorted(label for label in labels if label is not None) != list(range(len(labels))) or len(labels) < 2:
+            found = ", ".join(f"'{shown(text)}'" for text in table["label"][:SHOWN])
             raise UserError(
-                f"{path}: the labels must be 0, 1, … without a gap, each once, two or more; found {list(table['label'])}."
+                f"{path}: the labels must be 0, 1, … without a gap, each once, two or more; found {found or 'none'}."
             )
         names = [
             name.strip() for _, name in sorted(zip(labels, table["name"], strict=True), key=lambda pair: pair[0] or 0)
         ]
-        if len(set(names)) < len(names) or not all(names):
-            raise UserError(f"{path}: every class needs a name of its own; found {names}.")
+        if len(set(names)) < len(names) or not all(names) or any(map(CONTROL.search, names)):
+            found = ", ".join(f"'{shown(name)}'" for name in names[:SHOWN])
+            raise UserError(f"{path}: every class needs a name of its own, on one line; found {found}.")
         return names
     path = folder / "train.csv"
     if not path.is_file():
@@ -131,66 +137,9 @@ def read_classes(folder: Path, name: str) -> list[str]:
     )
 
 
-def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Read ``columns`` of a CSV file as text, indexed by line. Headers match in any letter case; a byte-order mark, CRLF,
-    spaces around headers, extra columns, blank lines and a missing final newline are all fine. Raises :class:`UserError`
-    otherwise."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", pd.errors.ParserWarning
-            )  # rows longer than the header: cut off, as extra columns are
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such list.") from None
-    except pd.errors.EmptyDataError:
-        raise UserError(f"{path}: the file is empty; expected the columns {','.join(columns)}.") from None
-    except (pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
-        uneven = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
-        if uneven:
-            raise UserError(
-                f"{path} line {uneven[2]}: {uneven[3]} fields where the lines before have {uneven[1]}; a comma within a path "
-                f'needs double quotes around the path: "a,b.bmp",1.'
-            ) from None
-        raise UserError(f"{path}: cannot be read as a UTF-8 CSV file ({str(error).strip()}).") from None
-    found = {str(column).strip().lower(): column for column in reversed(table.columns)}
-    absent = [column for column in columns if column.lower() not in found]
-    if absent:
-        raise UserError(
-            f"{path}: line 1 has the columns '{','.join(map(str, table.columns))}'; expected {','.join(columns)}, separated "
-            f"by commas."
-        )
-    lines = [number for number, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()][1:]
-    if len(lines) != len(table):  # a quoted name with a line break in it: count rows as if there were none
-        lines = list(range(2, len(table) + 2))
-    return table[[found[column.lower()] for column in columns]].set_axis(columns, axis=1).set_axis(lines, axis=0)
-
-
 def parse_label(text: str) -> int | None:
     """The whole number that a label's text spells, or None."""
     return int(text) if re.fullmatch(r"\s*[+-]?[0-9]{1,9}\s*", text) else None
-
-
-def resolve(text: str, folder: Path, root: Path | None) -> Path:
-    """Where a path of a list lies: below ``root`` when given, else below the list's folder, else the working directory.
-
-    A path that exists in neither of the last two comes back below the list's folder, for the check to report.
-    """
-    relative = text.strip().replace("\\", "/")
-    if root is not None:
-        return root / relative
-    beside = folder / relative
-    if not is_file(beside) and is_file(Path(relative)):
-        return Path(relative)
-    return beside
-
-
-def is_file(path: Path) -> bool:
-    """Whether a file lies there; no where the system refuses to look (a closed folder, an overlong name)."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
 
 
 def read_list(data: DataSet, name: str, labelled: bool, check_files: bool = True) -> ImageList:
@@ -220,35 +169,41 @@ def read_lists(data: DataSet, names: Sequence[str]) -> dict[str, ImageList]:
 
 
 def inspect(data: DataSet, name: str, labelled: bool, check_files: bool = True) -> tuple[ImageList, dict[int, str]]:
-    """A list and its problems in words by line: wrong labels, duplicate rows, missing files."""
+    """A list and its problems in words by line: wrong labels, duplicate rows, missing files, paths that lead outside."""
     path = data.folder / f"{name}.csv"
     table = read_csv(path, ["Path", "label"] if labelled else ["Path"])
     if table.empty:
         raise UserError(f"{path}: the list has a header but no rows.")
-    ids = list(table["Path"])
-    paths = [resolve(text, data.folder, data.root) for text in ids]
-    lines = list(table.index)
-    parsed = [parse_label(text) for text in table["label"]] if labelled else [-1] * len(ids)
+    ids, lines = table["Path"].tolist(), table.index.tolist()
+    spelled = table["label"].tolist() if labelled else []
+    parsed = map(parse_label, spelled) if labelled else [None] * len(ids)
+    labels = np.array([-1 if label is None else label for label in parsed], dtype=np.int64)
     # Without classes.csv the labels of train.csv say how many classes there are.
     hint = "" if (data.folder / "classes.csv").is_file() else f" ({len(data.classes)} never occurs in train.csv)"
+    folders = starts(data.folder, data.root)
+    paths: list[Path] = []
     problems: dict[int, str] = {}
     first: dict[str, int] = {}
-    for line, text, where, label in zip(lines, ids, paths, parsed, strict=True):
-        found = []
+    for index, (line, text) in enumerate(zip(lines, ids, strict=True)):
+        place, found = "", []
         if not text.strip():
             found.append("the path is empty")
-        elif (place := os.path.normpath(where)) in first:  # ./0.bmp and 0.bmp are one
-            found.append(f"{text.strip()} stands already on line {first[place]}")
-        elif check_files and not is_file(where):
-            found.append(f"{text.strip()} does not exist")
-        first.setdefault(os.path.normpath(where), line)
-        if labelled and (label is None or not 0 <= label < len(data.classes)):
+        elif CONTROL.search(text.strip(" \t")):
+            found.append(f"{shown(text)} holds a line break or another control character")
+        else:
+            place, spelling, wrong = locate(text, folders)
+            if spelling in first:  # ./0.bmp and 0.bmp are one
+                found.append(f"{shown(text)} stands already on line {first[spelling]}")
+            elif check_files and wrong:
+                found.append(f"{shown(text)} {wrong}")
+            first.setdefault(spelling, line)
+        if labelled and not 0 <= labels[index] < len(data.classes):
             found.append(
-                f"label '{table['label'][line]}' is not a whole number from 0 to {len(data.classes) - 1}{hint}"
+                f"label '{shown(spelled[index])}' is not a whole number from 0 to {len(data.classes) - 1}{hint}"
             )
         if found:
             problems[line] = f"{path.name} line {line}: {'; '.join(found)}"
-    labels = np.array([-1 if label is None else label for label in parsed], dtype=np.int64)
+        paths.append(Path(place))
     return ImageList(path, ids, paths, labels, lines), problems
 
 
@@ -259,7 +214,7 @@ def damaged(images: ImageList, known: set[int]) -> dict[int, str]:
         try:
             decode(images.paths[index].read_bytes())
         except (OSError, ValueError) as error:
-            return f"{images.csv.name} line {images.row(index)}: {images.ids[index].strip()}: {error}"
+            return images.problem(index, error)
         return None
 
     rest = [index for index in range(len(images)) if images.row(index) not in known]

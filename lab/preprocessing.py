@@ -112,7 +112,10 @@ def choose_window(images: list[np.ndarray]) -> tuple[int, Literal["cell", "centr
     if len(boxes) > len(images) / 2:
         side = round_up(np.percentile(boxes, 99) * 1.05)
         return side, "cell", f"cells on black: 99 % fit into {np.percentile(boxes, 99):.0f} px, plus 5 %"
-    shortest = min(min(image.shape[:2]) for image in images)
+    sides = [min(image.shape[:2]) for image in images]
+    shortest = min(side for side in sides if 2 * side >= np.median(sides))  # a stray thumbnail shrinks nobody's window
+    if shortest < 8:
+        return shortest, "centre", "images of a few pixels: the whole image"
     profile = stain_profile(images, shortest)
     inner = len(profile) // 8 + 1
     centre, border = profile[:inner].mean(), profile[-len(profile) // 8 :].mean()

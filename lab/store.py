@@ -56,7 +56,8 @@ def store_key(paths: list[Path], preprocessing: Preprocessing) -> str:
 def open_stores(lists: dict[str, ImageList], preprocessing: Preprocessing, folder: Path) -> dict[str, Store]:
     """The store of each list, built first where there is none.
 
-    Every unreadable image of all the lists is reported together in one :class:`lab.errors.UserError`; nothing is kept then.
+    Every unreadable image of all the lists is reported together in one :class:`lab.errors.UserError`; of their
+    lists nothing is kept then.
     """
     stores, problems = {}, []
     for name, images in lists.items():
@@ -69,9 +70,7 @@ def open_stores(lists: dict[str, ImageList], preprocessing: Preprocessing, folde
                 stale.unlink(missing_ok=True)
             reasons = build(folder / stem, name, paths, preprocessing)
             problems += [
-                f"{images.csv.name} line {images.row(index)}: {images.ids[index].strip()}: {reasons[path]}"
-                for index, path in enumerate(images.paths)
-                if path in reasons
+                images.problem(index, reasons[path]) for index, path in enumerate(images.paths) if path in reasons
             ]
             store = load(folder, stem, paths, images.paths, preprocessing.source)
         if store is not None:
@@ -95,10 +94,10 @@ def load(folder: Path, stem: str, paths: list[Path], listed: list[Path], side: i
     return Store(images, np.array([place[path] for path in listed]), digests)
 
 
-def build(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing) -> dict[Path, str]:
+def build(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing) -> dict[Path, Exception]:
     """Decode and crop ``paths`` into a new store, in parallel; returns the reasons of those that cannot be decoded, and then
     keeps nothing."""
-    reasons: dict[Path, str] = {}
+    reasons: dict[Path, Exception] = {}
     array = stem.with_name(f"{stem.name}.npy")
     with replacing(array) as temporary:
         shape = (len(paths), preprocessing.source, preprocessing.source, 3)
@@ -111,7 +110,7 @@ def build(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing
                 images[row] = preprocessing.crop(decode(data))
                 return hashlib.sha256(data).hexdigest()
             except (OSError, ValueError) as error:
-                reasons[paths[row]] = str(error)
+                reasons[paths[row]] = error
                 return ""
 
         # Pillow releases the interpreter lock while it decodes and resizes, so threads are enough.

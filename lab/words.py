@@ -15,3 +15,11 @@ def duration(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def shown(text: str, longest: int = 200) -> str:
+    """Foreign text as an error quotes it: on one line, nothing in it that a terminal obeys, the middle of a long one left out."""
+    text = text.strip()
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= longest else f"{text[: longest // 2]}…{text[-longest // 2 :]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,15 @@ REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 # The same examples on every run, and no verdict that depends on how busy the machine is.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
+# Nine times as many, and others on every run: make fuzz. A profile named on the command line wins over the line above.
+hypothesis.settings.register_profile("fuzz", max_examples=900, deadline=None)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many cases were generated, where some were."""
+    if "hostile" in sys.modules:
+        count = sum(sys.modules["hostile"].CASES.values())
+        terminalreporter.write_line(f"{count:,} generated cases of hostile input")
 
 
 @pytest.fixture(scope="session")

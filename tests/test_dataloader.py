@@ -110,6 +110,20 @@ def test_the_loader_reads_preprocesses_and_normalises(make_data: Callable[..., P
     np.testing.assert_allclose(loader[3][0].numpy(), expected, atol=1e-5)
 
 
+def test_an_image_that_cannot_be_read_is_named_by_row(make_data: Callable[..., Path]) -> None:
+    folder = make_data()
+    loader = LeukemiaLoader(folder, "valid", folder, SMALL)
+    (folder / "valid" / "2.bmp").write_bytes(b"")
+    with pytest.raises(UserError, match=r"^valid.csv line 4: .*/valid/2.bmp: the file is empty; replace the file"):
+        loader[2]
+    for index in range(4):
+        (folder / "valid" / f"{index}.bmp").write_text("no image")
+    with pytest.raises(
+        UserError, match=r"none of the images tried can be used:\n  valid.csv line 2: ./valid/0.bmp: not an"
+    ):
+        dataloader.choose_preprocessing(loader.list, 12)
+
+
 def test_the_loader_works_with_workers_and_is_the_same_every_time(make_data: Callable[..., Path]) -> None:
     folder = make_data()
     loader = LeukemiaLoader(folder, "train", folder, SMALL)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -179,6 +181,45 @@ def test_an_unusable_file_is_named_with_the_reason(content: bytes, reason: str, 
     with pytest.raises(UserError, match=reason) as caught:
         read_image(path)
     assert str(path) in str(caught.value)
+
+
+def test_what_pillow_reads_by_running_a_program_is_no_image() -> None:
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 7\n%%EndComments\nshowpage\n%%EOF\n"
+    assert Image.open(io.BytesIO(script)).format == "EPS"
+    with pytest.raises(ValueError, match="not an image"):
+        decode(script)
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (struct.error("unpack requires 4 bytes"), r"damaged or truncated \(unpack requires 4 bytes\)"),
+        (KeyError(277), r"damaged or truncated \(277\)"),
+        (ZeroDivisionError(), r"damaged or truncated \(ZeroDivisionError\)"),
+        (RuntimeError("a\nb\x1b" + "c" * 999), r"damaged or truncated \(a\\nb\\x1bc+…c+\)"),
+        (MemoryError(), "damaged, or larger than the memory that is free"),
+    ],
+)
+def test_whatever_pillow_raises_is_a_reason(raised: Exception, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("PIL.BmpImagePlugin.BmpImageFile.load", load)
+    with pytest.raises(ValueError, match=f"^{reason}$"):
+        decode(WHOLE["BMP"])
+
+
+def test_odd_files_do_not_flood_the_terminal(tmp_path: Path) -> None:
+    """What Pillow warns of or logs, image after image, in a process of its own: pytest has filters of its own."""
+    good = WHOLE["TIFF"]
+    samples = good.index(struct.pack("<HHI", 277, 3, 1)) + 8  # samples per pixel: 999, which Pillow logs
+    (tmp_path / "logged").write_bytes(good[:samples] + struct.pack("<H", 999) + good[samples + 2 :])
+    (tmp_path / "warned").write_bytes(good[:-20])  # a tag's data cut off
+    line = "import sys; from lab.images import decode\nfor name in sys.argv[1:]:\n"
+    line += "    try: decode(open(name, 'rb').read())\n    except ValueError as error: print(error)"
+    command = [sys.executable, "-c", line, str(tmp_path / "logged"), str(tmp_path / "warned")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True)
+    assert done.stderr == "" and len(done.stdout.splitlines()) == 2
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:

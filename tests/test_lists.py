@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dataloader import getData
 from lab.errors import UserError
-from lab.lists import ImageList, find_folder, parse_label, read_csv, read_data_set, read_list, read_lists
+from lab.lists import ImageList, find_folder, parse_label, read_data_set, read_list, read_lists
 
 
 def write(folder: Path, content: str | bytes, name: str = "train") -> Path:
@@ -154,6 +154,7 @@ def test_rows_with_a_surplus_field_are_read_without_a_word(tmp_path: Path) -> No
         ("label,name\n0,a\n2,b\n", "without a gap"),
         ("label,name\n0,a\n1,a\n", "a name of its own"),
         ("label,name\n0,a\n1,\n", "a name of its own"),
+        ('label,name\n0,a\n1,"b\nc"\n', r"a name of its own, on one line; found 'a', 'b\\nc'"),
     ],
 )
 def test_class_names_that_cannot_be_told_apart(tmp_path: Path, content: str, words: str) -> None:
@@ -209,9 +210,30 @@ def test_the_first_ten_problems_and_how_many_more(tmp_path: Path) -> None:
     assert "10 problems" in exactly_ten and "more" not in exactly_ten
 
 
-def test_a_path_that_the_system_refuses_to_look_at_does_not_exist(tmp_path: Path) -> None:
-    text = refusal(write(tmp_path, f"Path,label\n{'x' * 5000}.bmp,0\n\0.bmp,1\n"), check_files=True)
-    assert "line 2" in text and "line 3" in text and text.count("does not exist") == 2
+def test_paths_that_no_image_has_are_named_by_row_fit_for_a_terminal(tmp_path: Path) -> None:
+    rows = ["x" * 5000, "\0.bmp", "\x1b[2J.bmp", '"a.bmp\nb.bmp"', "../../etc/passwd", "/etc/shadow", "train"]
+    images(tmp_path, "train/0.bmp")
+    text = refusal(write(tmp_path, "Path\n" + "\n".join(rows), "resnet_18_test"), "resnet_18_test", check_files=True)
+    title, *problems, _ = text.split("\n")
+    assert "7 problems" in title and all(len(line) < 300 and line.isprintable() for line in problems)
+    outside = f"lies outside of {tmp_path} and {Path.cwd()}; name the folder that holds it with --root"
+    for line, words in (
+        (2, "x does not exist"),
+        (3, "\\x00.bmp holds a line break or another control character"),
+        (4, "\\x1b[2J.bmp holds"),
+        (5, "a.bmp\\nb.bmp holds"),
+        (7, f"../../etc/passwd {outside}"),  # the quoted one took two lines
+        (8, f"/etc/shadow {outside}"),
+        (9, "train is no file"),
+    ):
+        problem = problems.pop(0)
+        assert problem.startswith(f"  resnet_18_test.csv line {line}: ") and words in problem
+
+
+def test_the_order_of_a_list_is_read_wherever_its_paths_lead(tmp_path: Path) -> None:
+    """A submission is checked by its IDs; no image is opened, and no root given."""
+    write(tmp_path, "Path\n/data/b.bmp\n../a.bmp\n", "resnet_18_test")
+    assert load(tmp_path, "resnet_18_test").ids == ["/data/b.bmp", "../a.bmp"]
 
 
 @given(st.integers(-(10**9) + 1, 10**9 - 1), st.sampled_from(["", " ", "\t "]))
@@ -313,9 +335,3 @@ def test_the_real_lists_of_the_lab(shared_data: Callable[[str], Path]) -> None:
     assert orders[0][0] == "./new_dataset/test/867.bmp"
     text = refusal(folder, check_files=True)  # the lists lie there without their images
     assert "7,995 problems" in text and "and 7,985 more" in text
-
-
-def test_columns_are_read_as_text(tmp_path: Path) -> None:
-    table = read_csv(write(tmp_path, "Path,label\n007,1\n1e5,\n") / "train.csv", ["Path", "label"])
-    assert table.to_numpy().tolist() == [["007", "1"], ["1e5", ""]]
-    assert table.index.tolist() == [2, 3]

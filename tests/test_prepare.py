@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -199,6 +200,25 @@ def test_folders_errors_say_what_to_do(tmp_path: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"a\nb.png", b"a\\b.png", b"\x1b[2J.png"])
+def test_names_that_no_list_can_hold_are_refused(tmp_path: Path, name: bytes) -> None:
+    for index in range(9):
+        for folder in "ab":
+            picture(tmp_path / "tree" / folder / f"{index}.png", 10 * index + ord(folder))
+    (tmp_path / "tree" / "a" / "0.png").rename(tmp_path / "tree" / "a" / os.fsdecode(name))
+    with pytest.raises(UserError, match=r"1 image name below .* cannot stand in a list.*rename them") as caught:
+        prepare.main(["folders", str(tmp_path / "tree"), "--out", str(tmp_path / "o")])
+    assert str(caught.value).isprintable() and not (tmp_path / "o").exists()
+
+
+def test_class_folders_need_names(tmp_path: Path) -> None:
+    for index in range(9):
+        for folder in ("a", "a "):
+            picture(tmp_path / folder / f"{index}.png", 10 * index + len(folder))
+    with pytest.raises(UserError, match="every class folder needs a name of its own"):
+        prepare.main(["folders", str(tmp_path), "--out", str(tmp_path / "o")])
+
+
 # ---- medmnist --------------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +258,8 @@ def test_medmnist_refuses_what_it_cannot_use(tmp_path: Path) -> None:
     faults: dict[str, tuple[np.ndarray, str]] = {
         "train_images": (np.zeros((7, 8, 8, 8), np.uint8), "only uint8 images"),  # a 3D data set
         "train_labels": (np.zeros((7, 14), np.uint8), "one class number"),  # several labels per image
+        "val_labels": (np.full((4, 1), 2**60), "one class number"),  # would be asked a name for each number below it
+        "test_images": (np.zeros((5, 0, 8), np.uint8), "holds no image"),
     }
     for key, (value, message) in faults.items():
         np.savez(file, **(good | {key: value}))

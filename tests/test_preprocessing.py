@@ -288,3 +288,13 @@ def test_a_crop_depends_on_the_window_the_source_and_the_place_alone() -> None:
     image = np.random.default_rng(5).integers(0, 256, (90, 90, 3), np.uint8)
     again = replace(ON_CELL, size=99, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
     np.testing.assert_array_equal(again.crop(image), ON_CELL.crop(image))
+
+
+def test_a_stray_thumbnail_does_not_shrink_the_window_of_all() -> None:
+    whole = [np.full((60, 64, 3), 200, np.uint8)] * 9
+    assert choose_window([*whole, np.full((1, 1, 3), 200, np.uint8)])[:2] == (60, "centre")
+    assert choose_window([*whole, np.full((40, 40, 3), 200, np.uint8)])[:2] == (40, "centre")
+
+
+def test_images_of_a_few_pixels_are_taken_whole() -> None:
+    assert choose_window([np.full((1, 5000, 3), 200, np.uint8)])[:2] == (1, "centre")

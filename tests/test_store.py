@@ -35,7 +35,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     build = lab.store.build
 
-    def counted(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing) -> dict[Path, str]:
+    def counted(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing) -> dict[Path, Exception]:
         names.append(name)
         return build(stem, name, paths, preprocessing)
 

@@ -42,6 +42,8 @@ def test_a_right_one_gives_its_labels(tmp_path: Path, task: tuple[DataSet, Image
 
 CHANGES: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
     "header": (lambda lines: ["id,Label", *lines[1:]], "line 1 is 'id,Label'; Kaggle expects 'ID,label'"),
+    "one column": (lambda lines: [f'"{line}"' for line in lines], "line 1 is 'ID,label' in one pair of quotes; Kaggle"),
+    "blank line first": (lambda lines: ["", *lines], "line 2 is 'ID,label'; Kaggle expects 'ID,label' on line 1"),
     "extra column": (lambda lines: [f"{line},0" for line in lines], "line 1 is 'ID,label,0'"),
     "surplus field": (lambda lines: [lines[0], *(f"{line},junk" for line in lines[1:])], "line 2: 3 fields"),
     "columns": (lambda lines: [",".join(line.split(",")[::-1]) for line in lines], "line 1 is 'label,ID'"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lab.words import counted, duration
+from lab.words import counted, duration, shown
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,16 @@ def test_durations_in_words(seconds: float, words: str) -> None:
 @pytest.mark.parametrize(("number", "words"), [(0, "0 images"), (1, "1 image"), (12345, "12,345 images")])
 def test_counts_in_words(number: int, words: str) -> None:
     assert counted(number, "image") == words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (" a b.bmp ", "a b.bmp"),
+        ("ü €", "ü €"),
+        ("a\nb\0\x1b[2J\u202e\udce9", r"a\nb\x00\x1b[2J\u202e\udce9"),
+        ("a" * 150 + "b" * 150, "a" * 100 + "…" + "b" * 100),
+    ],
+)
+def test_foreign_text_is_shown_on_one_line(text: str, words: str) -> None:
+    assert shown(text) == words
