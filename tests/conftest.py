@@ -21,8 +21,8 @@ REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 # The same examples on every run, and no verdict that depends on how busy the machine is.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
-# Nine times as many, and others on every run: make fuzz. A profile named on the command line wins over the line above.
-hypothesis.settings.register_profile("fuzz", max_examples=900, deadline=None)
+# Eighteen times as many, and others on every run: make fuzz. A profile named on the command line wins over the line above.
+hypothesis.settings.register_profile("fuzz", max_examples=1800, deadline=None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -23,7 +23,7 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_s
 LINE = re.compile(r"\r\n|\r|\n")
 
 
-def hostile(*drawn: Any, share: float = 1.0) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def hostile(*drawn: Any, share: float = 0.5) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """``given`` with this share of the profile's number of examples, counted."""
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
