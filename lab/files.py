@@ -40,7 +40,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         flush_folder(path.parent)
     except OSError as error:
-        if error.filename is None or str(error.filename).startswith(str(folder)):
+        # One that a library words itself has no number, and would lose its words.
+        if error.errno is not None and (error.filename is None or str(error.filename).startswith(str(folder))):
             error.filename = str(path)
         raise
     finally:

@@ -185,8 +185,9 @@ def outputs(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def timeless(path: Path) -> dict[str, Any]:
-    """What a checkpoint says, without the times in its history."""
+    """What a checkpoint says, without the times in its history, and without the state of a checkout that may be worked on."""
     said = asdict(read_about(path))
+    said["records"] = [{key: record[key] for key in record.keys() - {"git", "source"}} for record in said["records"]]
     said["history"] = [{key: value for key, value in row.items() if key not in TIMES} for row in said["history"]]
     return said
 
