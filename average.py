@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lab.errors import answer
 from lab.options import add_machine
 
 
@@ -32,7 +33,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    arguments().parse_args()  # --help and wrong options answer before torch is imported, which takes seconds
+    answer(arguments())
 
 import shlex
 import shutil

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lab.errors import answer
 from lab.options import add_machine, add_places
 
 NORMALISE = ["imagenet", "half", "none"]
@@ -37,7 +38,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    arguments().parse_args()  # --help and wrong options answer before torch is imported, which takes seconds
+    answer(arguments())
 
 import numpy as np
 
@@ -51,6 +52,7 @@ from lab.hardware import choose_hardware
 from lab.images import read_image
 from lab.inference import predict, score
 from lab.lists import read_data_set, read_lists
+from lab.members import others
 from lab.preprocessing import Preprocessing
 
 
@@ -58,8 +60,8 @@ def main() -> None:
     """Read, recognise, measure on valid, save."""
     args = arguments().parse_args()
     size = 224 if args.size is None else args.size
-    if size < 32 or (args.window is not None and args.window < 1):
-        raise UserError("--size must be 32 or more, and --window 1 or more.")
+    if not 32 <= size <= 4096 or not 1 <= (args.window or 1) <= 16384 or args.window == 0:
+        raise UserError("--size must be from 32 to 4,096, and --window from 1 to 16,384.")
     state = read_state(args.file)
     data = read_data_set(args.data, args.root)
     lists = read_lists(data, ("train", "valid"))
@@ -74,6 +76,8 @@ def main() -> None:
     folder = args.weights / data.name / model
     best = folder / "best.safetensors"
     with alone(folder, "working"):
+        if (folder / "last.safetensors").exists() or others(folder):
+            raise UserError(f"{folder}: holds a training or an average; give other --weights.")
         if best.is_file() and not args.fresh:
             raise UserError(f"{best} is there already; --fresh replaces it, or give other --weights.")
         share = np.bincount(lists["train"].labels, minlength=len(data.classes)) / len(lists["train"])

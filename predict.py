@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lab.errors import answer
 from lab.options import add_machine, add_places, add_trained_model
 
 
@@ -28,7 +29,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    arguments().parse_args()  # --help and wrong options answer before torch is imported, which takes seconds
+    answer(arguments())
 
 import re
 

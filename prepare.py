@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lab.errors import answer
+
 
 def positive(text: str) -> float:
     """Type of an argument: a number above 0."""
@@ -75,7 +77,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    arguments().parse_args()  # --help and mistyped options answer here, before the slow imports below
+    answer(arguments())
 
 import hashlib
 import json

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lab.errors import answer
 from lab.options import DEPTHS, MODELS, add_machine, add_places, add_report, check_numbers, given_options
 
 
@@ -90,7 +91,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    arguments().parse_args()  # --help and wrong options answer before torch is imported, which takes seconds
+    answer(arguments())
 
 import signal
 import time
@@ -118,7 +119,7 @@ from lab.checkpoint import (
     save_checkpoint,
 )
 from lab.ema import EMA
-from lab.errors import UserError, run
+from lab.errors import UserError, out_of_memory, run
 from lab.files import alone, check_writable
 from lab.forecast import forecast, measure_what_fits
 from lab.hardware import Hardware, choose_hardware
@@ -130,13 +131,14 @@ from lab.members import refuse_members, remove_members
 from lab.preprocessing import channel_statistics
 from lab.ranks import Ranks, join
 from lab.recipe import (
-    Settings,
     chosen_settings,
     class_weights,
     divide,
     go_on_with,
     learning_rate,
     make_optimizer,
+    read_settings,
+    same_run,
     size_at,
 )
 from lab.record import compare, differences, make_record, read_run, take_over
@@ -155,7 +157,12 @@ def main() -> None:
         given = take_over(like, args, given)
     check_numbers(args)
     with ranks.first_before_others():
-        data = read_data_set(args.data, args.root)
+        try:
+            data = read_data_set(args.data, args.root)
+        except UserError as error:
+            if like is None or "data" in given_options(arguments()):
+                raise
+            raise UserError(f"{error} Or name the lists of the run that is repeated, with --data and --root.") from None
         lists = read_lists(data, ("train", "valid"))
     for name, images in lists.items():
         counts = np.bincount(images.labels, minlength=len(data.classes))
@@ -200,16 +207,16 @@ def train_or_go_back(model: str, task: Task) -> None:
             return train(model, task, fresh, lr_factor, at_once)
         except Diverged as error:
             problem = str(error)
-        except torch.OutOfMemoryError:
+        except (MemoryError, RuntimeError) as error:
             # Only a run under way has a last checkpoint of its own; and several processes would have to go back together.
-            if not task.stop.patient or task.ranks.count > 1:
+            if not out_of_memory(error) or not task.stop.patient or task.ranks.count > 1:
                 raise
             problem = ""
         # Outside the except block, which holds on to the networks of the attempt.
         about = read_about(last, model)
         fresh = False
         if not problem:
-            at_once = divide(Settings(**about.settings), task.ranks, len(task.lists["train"]), about.at_once)[0] // 2
+            at_once = divide(read_settings(last, about), task.ranks, len(task.lists["train"]), about.at_once)[0] // 2
             print(
                 f"{model}: out of memory; going back to the last checkpoint, with {at_once} images at once", flush=True
             )
@@ -235,14 +242,21 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
     history = args.report / data.name / f"history_{model}.csv"
     if not fresh:
         refuse_members(folder)
+    if (
+        task.like is not None
+        and not fresh
+        and args.like.resolve() in (folder.resolve(), best.resolve(), last.resolve())
+    ):
+        raise UserError(
+            f"--like {args.like}: is the run itself; give other --weights and --report to repeat it beside."
+        )
     saved = read_about(last, model) if last.is_file() and not fresh else None
     digest = list_digest(data)
 
     # ---- images
     if saved is not None:
         final = saved.preprocessing
-        settings = Settings(**saved.settings)
-        settings = go_on_with(settings, task.given, last, saved.finished)
+        settings = go_on_with(read_settings(last, saved), task.given, last, saved.finished)
         check_classes(last, saved, data.classes)
         if saved.lists not in ("", digest):
             raise UserError(
@@ -250,6 +264,10 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
             )
         if saved.epoch and not best.is_file():
             raise UserError(f"{best}: missing beside {last.name}; put it back to go on, or --fresh to start over.")
+        if saved.epoch and not same_run(read_about(best, model), saved):
+            raise UserError(
+                f"{best}: is of another run than {last.name}; put back its own to go on, or --fresh to start over."
+            )
         if saved.finished and "valid_accuracy_d4" in read_about(best, model).metrics:
             print(f"{model}: finished already, {describe_best(saved)}; --fresh trains it anew.")
             return
@@ -262,9 +280,10 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
             raise UserError(
                 f"{best} is there without {last.name}; put that back to go on, or --fresh to train anew over it."
             )
-    held = saved or task.like
-    if at_once is None and held is not None:
-        at_once = held.at_once
+    if at_once is None and saved is not None:
+        at_once = saved.at_once
+    elif at_once is None and task.like is not None and task.like.settings == asdict(settings):
+        at_once = task.like.at_once
     part_size, parts = divide(settings, ranks, len(lists["train"]), at_once)
     with ranks.first_before_others():
         if ranks.first:
@@ -281,9 +300,10 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
                 f"{last}: images of {data.folder} have changed since this run began; --fresh starts over on them."
             )
         if differ:
-            print(f"{model}: goes on otherwise than it began, which may change the last digits: {'; '.join(differ)}")
+            what = "goes on under other conditions than it began with, which may change the last digits"
+            print(f"{model}: {what}: {'; '.join(differ)}")
     if task.like is not None and saved is None:
-        compare(task.like, digest, record, args.like)
+        compare(task.like, asdict(settings), digest, record, args.like)
     if saved is None:
         mean, std = channel_statistics(stores["train"].images)
         final = replace(final, mean=mean, std=std)
@@ -310,7 +330,7 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
         tensors = read_tensors(last)
         load_strictly(network, part(tensors, "train."), last)
         load_strictly(ema.network, part(tensors, "model."), last)
-        load_optimizer(optimizer, tensors)
+        load_optimizer(optimizer, tensors, last, begun=bool(saved.epoch or saved.step) and not saved.scaler)
         if saved.scaler:
             scaler.load_state_dict(saved.scaler)
         if ranks.first:

@@ -101,11 +101,44 @@ def read_about(path: Path, model: str | None = None) -> About:
             name: values[name] for name in About.__dataclass_fields__ if name in values
         }  # later versions may say more
         about = About(**{**known, "preprocessing": Preprocessing.from_dict(values["preprocessing"])})
+        check_plausible(about)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the checkpoint's description is damaged ({error!r}).") from None
     if model is not None and about.model != model:
         raise UserError(f"{path}: expected weights of {model}, found weights of {about.model}.")
     return about
+
+
+def check_plausible(about: About) -> None:
+    """Raise ``TypeError`` or ``ValueError`` where a field of a checkpoint's description is not of its kind."""
+
+    def number(value: Any) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+    def numbers(values: Any) -> bool:
+        return isinstance(values, dict) and all(map(number, values.values()))
+
+    def whole(value: Any, least: int) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+    right = {
+        "model": about.model in MODELS,
+        "classes": isinstance(about.classes, list) and all(isinstance(name, str) for name in about.classes),
+        "data": isinstance(about.data, str) and isinstance(about.lists, str),
+        "epoch": whole(about.epoch, 0) and whole(about.step, 0) and isinstance(about.finished, bool),
+        "loss_sum": number(about.loss_sum) and number(about.correct) and number(about.seconds),
+        "lr_factor": number(about.lr_factor) and 0 < about.lr_factor <= 1,
+        "at_once": about.at_once is None or whole(about.at_once, 1),
+        "members": whole(about.members, 1),
+        "metrics": numbers(about.metrics),
+        "settings": isinstance(about.settings, dict) and isinstance(about.scaler, dict),
+        "history": isinstance(about.history, list) and all(map(numbers, about.history)),
+        "train_share": isinstance(about.train_share, list) and all(map(number, about.train_share)),
+        "records": isinstance(about.records, list) and all(isinstance(record, dict) for record in about.records),
+    }
+    wrong = [name for name, fine in right.items() if not fine]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is not what it should be")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -132,6 +165,11 @@ def load_strictly(network: nn.Module, state: dict[str, Tensor], path: Path) -> N
             f"{path}: {len(wrong)} tensors do not fit the network, the first is {name}: expected "
             f"{expected.get(name, 'none')}, found {found.get(name, 'none')}."
         )
+    broken = [
+        name for name, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
+    if broken:
+        raise UserError(f"{path}: {broken[0]} holds values that are no finite numbers; this network cannot predict.")
     network.load_state_dict(state, strict=True)
 
 
@@ -167,11 +205,20 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"optimizer.{index}.{key}": value for index, values in state.items() for key, value in values.items()}
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of :func:`optimizer_tensors`."""
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], path: Path, begun: bool) -> None:
+    """The inverse of :func:`optimizer_tensors`. Raises :class:`UserError` where the state is not that of this optimizer after it
+    has ``begun``."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    keys = ["exp_avg", "exp_avg_sq", "step"] if isinstance(optimizer, torch.optim.AdamW) else ["momentum_buffer"]
+    expected = {f"{index}.{key}" for index in range(len(parameters)) for key in keys}
+    saved = part(tensors, "optimizer.")
+    if not saved.keys() <= expected or (begun and saved.keys() != expected):
+        raise UserError(
+            f"{path}: expected the optimizer's state of {len(parameters)} parameters, found another or a part of it; --fresh "
+            f"starts over."
+        )
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in part(tensors, "optimizer.").items():
+    for name, tensor in saved.items():
         index, key = name.split(".", 1)
         parameter = parameters[int(index)]
         if tensor.shape == parameter.shape:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -18,17 +21,34 @@ def out_of_memory(error: Exception) -> bool:
     return named or any(text in str(error) for text in words)
 
 
+def answer(parser: argparse.ArgumentParser) -> None:
+    """Let --help and wrong options be answered before torch is imported, which takes seconds; and Ctrl-C while it is."""
+    parser.parse_args()
+
+    def leave(*_: object) -> None:
+        print("stopped by Ctrl-C before anything was begun.", file=sys.stderr, flush=True)
+        os._exit(128 + signal.SIGINT)  # without a traceback through half-imported modules
+
+    signal.signal(signal.SIGINT, leave)
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Run a command's ``main`` and exit; a :class:`UserError` becomes one line on stderr and exit status 2."""
+    if getattr(signal.getsignal(signal.SIGINT), "__module__", "") == __name__:  # of answer(): what it was for is over
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the output (head, less) has gone, and wants no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # 128 and SIGPIPE, as the shell expects
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         placed = isinstance(error, (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError))
-        mend = "name another place" if placed else "make room or give access"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+        mend = "name another place" if placed else "make room or give access" if full else "see to it"
         print(f"error: {where}{error.strerror or error}; {mend}, then run the command again.", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:

@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
     are told to write, and all of them are to be gone when a process was killed on the way. An ``OSError`` of one of them
     comes out naming ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     mine, ending = f".{path.name}.{socket.gethostname()}-", ".tmp"
     for left in path.parent.glob(f"{glob.escape(mine)}*{ending}"):
         if not is_running(left.name.removeprefix(mine).removesuffix(ending)):
@@ -46,6 +46,14 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # even where the disk has become read-only; the error matters more
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each to be found again after a power failure."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        flush_folder(place.parent)
 
 
 def flush_folder(folder: Path) -> None:
@@ -72,7 +80,7 @@ def reserve(path: Path) -> None:
 
 def check_writable(folder: Path) -> None:
     """Make a folder, and try it with a file that leaves nothing behind; ``OSError`` where that fails: sooner than after hours."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with tempfile.TemporaryFile(dir=folder):
         pass
 
@@ -92,12 +100,28 @@ def is_running(process: str) -> bool:
 def alone(folder: Path, doing: str) -> Iterator[None]:
     """Hold a folder for this process alone. The system gives it free when the process ends, however it ends. Raises
     :class:`UserError` where another process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"{folder}: another process is {doing} there; wait until it has ended, or stop it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def in_turn(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a folder for this process alone, as :func:`alone` does, but wait for another process that holds it."""
+    make_folder(folder)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{folder}: another process is {doing}; waiting for it", flush=True)
+        lock.acquire()
     try:
         yield
     finally:

@@ -10,10 +10,10 @@ from itertools import chain, islice, repeat
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lab.errors import out_of_memory
 from lab.hardware import Hardware
 from lab.inference import folded, probabilities
 from lab.ranks import Ranks
@@ -54,7 +54,7 @@ class Pace:
 
 def measure(network: nn.Module, settings: Settings, hardware: Hardware, train: Batches, valid: Batches) -> Pace:
     """Time one training step and one evaluated batch, data included, at the smallest side and at the run's; on a copy of the
-    network, so that the run is untouched by it. Raises ``torch.OutOfMemoryError`` of a training step."""
+    network, so that the run is untouched by it."""
     tried = copy.deepcopy(network).train()
     optimizer = make_optimizer(tried, settings, hardware.precision)
     evaluated = folded(network)
@@ -93,7 +93,9 @@ def measure_what_fits(
     while True:
         try:
             pace = measure(network, settings, hardware, train, valid)
-        except torch.OutOfMemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
             pace = None
             train.size, valid.size = size
         if not ranks.any(pace is None) and pace is not None:

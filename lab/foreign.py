@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lab.errors import UserError
 from lab.options import MODELS
+from lab.words import counted
 
 WRAPPERS = (
     "state_dict",
@@ -38,12 +39,14 @@ NORMALISATIONS = {  # mean and standard deviation per channel, RGB in 0…1
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.pth`` or ``.safetensors`` file under a standard ResNet's names, float32.
+    """The tensors of a ``.pth`` or ``.safetensors`` file under a standard ResNet's names; their values are not looked at yet.
 
     PyTorch's restricted unpickler (``weights_only=True``) makes tensors and plain containers and refuses everything else, so
     that no code runs. Raises :class:`UserError` for what holds more than that, or is no state dict.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for, a device read without end
+            raise UserError(f"{path}: is not a file; name a .pth or .safetensors file.")
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from None
@@ -58,25 +61,31 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path}: cannot be opened as tensors and plain data alone, and anything else could run code ({reason}); ask for the "
             f"file that torch.save(model.state_dict(), …) writes."
         ) from None
-    while isinstance(content, dict) and (
-        inner := next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-    ):
-        content = content[inner]
+    for _ in range(4):  # wrapped more often by nobody, but for ever by a dictionary that holds itself
+        inner = [content[key] for key in WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)]
+        content = inner[0] if inner else content
     if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         found = type(content).__name__ if not isinstance(content, dict) else "a dictionary of other things than tensors"
         raise UserError(f"{path}: expected a state dict, names and tensors, found {found}.")
     state = {str(name): tensor.detach() for name, tensor in content.items()}
     while prefix := next((text for text in PREFIXES if all(name.startswith(text) for name in state)), None):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    wrong = [name for name, tensor in state.items() if tensor.is_complex() or not bool(tensor.float().isfinite().all())]
-    if wrong:
-        raise UserError(f"{path}: {wrong[0]} holds values that are no finite numbers; this network cannot predict.")
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    for name, tensor in state.items():
+        if (
+            tensor.layout != torch.strided
+            or tensor.is_meta
+            or tensor.is_nested
+            or tensor.is_quantized
+            or tensor.is_complex()
+        ):
+            raise UserError(f"{path}: {name} is not a plain tensor of real numbers, as a state dict's are.")
+    return state
 
 
 def recognise(path: Path, state: dict[str, Tensor], classes: int, build: Callable[[str, int], nn.Module]) -> str:
-    """Which model a state dict belongs to, by its names and shapes; fills in the norms' counters of batches, which old files
-    lack and nothing needs. Raises :class:`UserError` with what was expected and found where it is none of them."""
+    """Which model a state dict belongs to, by its names and shapes. Makes it fit: values become float32, and the norms' counters
+    of batches, which old files lack and nothing needs, are filled in. Raises :class:`UserError` with what was expected and found
+    where it is none of them, or holds values that are no finite numbers."""
     misfits = {}
     for model in MODELS:
         with torch.device("meta"):  # shapes without memory
@@ -90,8 +99,13 @@ def recognise(path: Path, state: dict[str, Tensor], classes: int, build: Callabl
         ]
         misfits[model] = [misfit for misfit in misfits[model] if misfit[1] != misfit[2]]
         if not misfits[model]:
-            for name in counters - state.keys():
-                state[name] = torch.tensor(0)
+            for name, tensor in state.items():
+                if not bool(tensor.isfinite().all()):
+                    raise UserError(
+                        f"{path}: {name} holds values that are no finite numbers; this network cannot predict."
+                    )
+                state[name] = tensor.float() if tensor.is_floating_point() else tensor
+            state.update({name: torch.tensor(0) for name in counters - state.keys()})
             return model
     closest = min(misfits, key=lambda model: len(misfits[model]))
     name, expected_shape, found_shape = misfits[closest][0]
@@ -101,6 +115,7 @@ def recognise(path: Path, state: dict[str, Tensor], classes: int, build: Callabl
         else ""
     )
     raise UserError(
-        f"{path}: fits none of {', '.join(MODELS)}; of {closest}, the closest, {len(misfits[closest])} tensors differ, first "
+        f"{path}: fits none of {', '.join(MODELS)}; of {closest}, the closest, {counted(len(misfits[closest]), 'tensor')} "
+        f"differ{'s' * (len(misfits[closest]) == 1)}, first "
         f"{name}: expected {expected_shape or 'none'}, found {found_shape or 'none'}{hint}."
     )

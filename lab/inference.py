@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
 from lab.checkpoint import About
+from lab.errors import out_of_memory
 from lab.hardware import Hardware
 from lab.members import Member
 from lab.preprocessing import Preprocessing
@@ -51,8 +52,8 @@ def probabilities(network: nn.Module, images: Tensor, hardware: Hardware, d4: bo
                 logits = network(view.contiguous(memory_format=torch.channels_last))
             total = total + logits.float().softmax(dim=1)
         return total / len(views)
-    except torch.OutOfMemoryError:
-        if len(images) == 1:
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error) or len(images) == 1:
             raise
     # Outside the except block, which holds on to what the attempt has computed.
     return torch.cat([probabilities(network, half, hardware, d4) for half in images.chunk(2)])

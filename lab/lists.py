@@ -95,7 +95,7 @@ def read_data_set(data: str | Path, root: str | Path | None = None) -> DataSet:
     folder = find_folder(data)
     name = data_name(folder)
     if root is not None and not Path(root).is_dir():
-        raise UserError(f"--root {root} is no folder; name the folder that the paths of the lists start from.")
+        raise UserError(f"--root {root} is not a folder; name the folder that the paths of the lists start from.")
     return DataSet(name, folder, Path(root) if root is not None else None, read_classes(folder, name))
 
 

@@ -33,12 +33,12 @@ def locate(text: str, folders: dict[str, str]) -> tuple[str, str, str]:
             place = spelling = os.path.normpath(os.path.join(start, relative))
             if not any(f"{spelling}{os.sep}".startswith(inside) for inside in folders.values()):
                 continue
-        if os.path.isfile(place):  # no where the system refuses to look: a closed folder, an overlong name
+        if os.path.isfile(place):  # False where the system refuses to look: a closed folder, an overlong name
             return place, spelling, ""
         first = first if first[0] else (place, spelling)
     if not first[0]:
         around = " and ".join(dict.fromkeys(map(os.path.normpath, folders.values())))
         return place, spelling, f"lies outside of {around}; name the folder that holds it with --root"
     if os.path.lexists(first[0]):
-        return *first, "is a link that leads to no file" if os.path.islink(first[0]) else "is no file"
+        return *first, "is a link that leads to no file" if os.path.islink(first[0]) else "is not a file"
     return *first, "does not exist"

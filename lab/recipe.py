@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lab.checkpoint import About
 from lab.errors import UserError
 from lab.hardware import Hardware
 from lab.preprocessing import Preprocessing
@@ -70,6 +72,26 @@ def divide(settings: Settings, ranks: Ranks, images: int, at_once: int | None = 
             f"smaller --size or --device cpu."
         )
     return batch // (parts * ranks.count), parts
+
+
+def read_settings(path: Path, about: About) -> Settings:
+    """The settings that a checkpoint holds. Raises :class:`UserError` where they are not those of this version of the package."""
+    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+    fields = {field.name: kinds[str(field.type)] for field in dataclasses.fields(Settings)}
+    odd = sorted(fields.keys() ^ about.settings.keys())
+    odd += [name for name, kind in fields.items() if name not in odd and not isinstance(about.settings[name], kind)]
+    if odd:
+        raise UserError(
+            f"{path}: its settings are not those of this version of the package ({', '.join(odd)}); go on with the version that "
+            f"began it, or --fresh to start over."
+        )
+    return Settings(**about.settings)
+
+
+def same_run(one: About, other: About) -> bool:
+    """Whether two checkpoints are of the same run: the same lists, and the same settings but for those that may change."""
+    first, second = ({**about.settings, **dict.fromkeys(LATER)} for about in (one, other))
+    return first == second and one.lists == other.lists and one.records[:1] == other.records[:1]
 
 
 def go_on_with(began: Settings, given: dict[str, Any], last: Path, finished: bool) -> Settings:

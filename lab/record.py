@@ -15,6 +15,7 @@ import PIL
 import torch
 
 from lab.checkpoint import About, read_about
+from lab.errors import UserError
 from lab.hardware import Hardware
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -74,7 +75,11 @@ def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
 def read_run(path: Path) -> About:
     """What the checkpoints of a run say: a file, or a folder such as ``weights/all4/resnet18``."""
     last = path / "last.safetensors"
-    return read_about(path if path.suffix else last if last.is_file() else path / "best.safetensors")
+    file = path if path.is_file() else last if last.is_file() else path / "best.safetensors"
+    run = read_about(file)
+    if not run.settings or run.members > 1:
+        raise UserError(f"--like {path}: is not a training that could be repeated, but imported weights or an average.")
+    return run
 
 
 def take_over(run: About, args: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
@@ -85,21 +90,28 @@ def take_over(run: About, args: argparse.Namespace, given: dict[str, Any]) -> di
     for name, value in taken.items():
         if name not in given:
             setattr(args, name, value)
-    changed = [f"{name} {taken[name]} → {value}" for name, value in given.items() if taken.get(name, value) != value]
-    print(f"like {args.like}: its {run.model} on {run.data}{', but ' * bool(changed)}{'; '.join(changed)}")
+    changed = [
+        f"{name} {taken[name]} → {value}"
+        for name, value in given.items()
+        if name != "data" and taken.get(name, value) != value
+    ]
+    print(f"repeating {args.like}: {run.model} on {run.data}{', but with ' * bool(changed)}{'; '.join(changed)}")
     return taken | given
 
 
-def compare(run: About, lists: str, now: dict[str, str], path: Path) -> None:
+def compare(run: About, settings: dict[str, Any], lists: str, now: dict[str, str], path: Path) -> None:
     """Print whether a run that is repeated will come out the same."""
     before = {"lists": run.lists, **(run.records[0] if run.records else {})}
     differ = differences(before, {"lists": lists, **now})
-    if len(run.records) != 1:
-        print(f"like {path}: it went on under other conditions on its way, or kept no record; the weights may differ")
+    if settings != run.settings:
+        print(f"repeating {path}: with other settings, so with other weights in the end")
+    elif run.lr_factor < 1 or len(run.records) != 1:
+        print(
+            f"repeating {path}: it diverged or was continued under other conditions on its way; the weights may differ"
+        )
     elif differ:
-        print(f"like {path}: the weights may differ, since this is not as it was then: {'; '.join(differ)}")
+        print(f"repeating {path}: the weights may differ, since this is not as it was then: {'; '.join(differ)}")
     else:
         same = now["deterministic"] == "yes"
-        print(
-            f"like {path}: all is as it was then, {'so the weights will be the same' if same else 'but a GPU rounds anew'}"
-        )
+        end = "so the weights will be the same" if same else "but a GPU rounds anew without --deterministic"
+        print(f"repeating {path}: all is as it was then, {end}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -17,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lab.files import replacing, reserve, write_whole
+from lab.errors import UserError
+from lab.files import in_turn, replacing, reserve, write_whole
 from lab.hardware import decoding_threads
 from lab.images import decode
 from lab.lists import ImageList, problems_error
@@ -66,18 +68,34 @@ def open_stores(lists: dict[str, ImageList], preprocessing: Preprocessing, folde
         stem = f"{kind}-{store_key(paths, preprocessing)}"
         store = load(folder, stem, paths, images.paths, preprocessing.source)
         if store is None:
-            for stale in folder.glob(f"{kind}-*"):  # the same list and crop, but files that have changed since
-                stale.unlink(missing_ok=True)
-            reasons = build(folder / stem, name, paths, preprocessing)
-            problems += [
-                images.problem(index, reasons[path]) for index, path in enumerate(images.paths) if path in reasons
-            ]
-            store = load(folder, stem, paths, images.paths, preprocessing.source)
+            with in_turn(folder, "decoding the images"):  # another depth's training may be at it
+                store = load(folder, stem, paths, images.paths, preprocessing.source)
+                if store is None:
+                    take_away(folder, kind)
+                    reasons = build(folder / stem, name, paths, preprocessing)
+                    problems += [
+                        images.problem(index, reasons[path])
+                        for index, path in enumerate(images.paths)
+                        if path in reasons
+                    ]
+                    store = load(folder, stem, paths, images.paths, preprocessing.source)
+                    if store is None and not reasons:
+                        raise UserError(
+                            f"{folder / stem}.npy: cannot be read again just after it was written; is the disk whole?"
+                        )
         if store is not None:
             stores[name] = store
     if problems:
         raise problems_error(f"{counted(len(problems), 'image')} cannot be used:", problems)
     return stores
+
+
+def take_away(folder: Path, kind: str) -> None:
+    """Delete the stores of the same list and crop, whose files have changed since, and what was half written of them."""
+    for stale in folder.glob(f"{kind}-*"):
+        stale.unlink(missing_ok=True)
+    for half in folder.glob(f".{kind}-*.tmp"):
+        shutil.rmtree(half, ignore_errors=True)
 
 
 def load(folder: Path, stem: str, paths: list[Path], listed: list[Path], side: int) -> Store | None:

@@ -24,7 +24,7 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file, without its byte-order mark. Raises :class:`UserError` where it is none."""
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for, a device read without end
-            raise UserError(f"{path}: is no file; name a CSV file.")
+            raise UserError(f"{path}: is not a file; name a CSV file.")
         data = path.read_bytes()
         return data.decode("utf-8-sig")
     except FileNotFoundError:

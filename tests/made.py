@@ -6,6 +6,7 @@ import atexit
 import functools
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from lab.images import read_image
 from lab.preprocessing import Preprocessing
 from lab.recipe import Settings
 
+PATIENCE = 300  # seconds after which a test takes a run to hang
 PROJECT = Path(__file__).resolve().parents[1]
 TIMES = ["seconds", "images_per_second"]  # the only numbers of a history that a second run may change
 DEPTHS = ["resnet18", "resnet50", "resnet152"]
@@ -132,12 +134,16 @@ class Trainer:
 
     def until_held(self, folder: Path, process: int) -> None:
         """Wait until a run waits for the file ``hold`` of its folder to go, or has ended."""
+        limit = time.monotonic() + PATIENCE
         while not (folder / "held").exists() and Path(f"/proc/{process}").exists():
+            assert time.monotonic() < limit, "the run neither ends nor reaches the step"
             time.sleep(0.002)
 
     def status(self) -> int:
         """Wait for it to end; minus the signal where one ended it."""
         assert self.server.stdout
+        ready, _, _ = select.select([self.server.stdout], [], [], PATIENCE)
+        assert ready, "the run does not end"
         return int(self.server.stdout.readline())
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lab.checkpoint import (
     FORMAT,
+    About,
     check_classes,
     load_network,
     load_optimizer,
@@ -28,7 +29,7 @@ from lab.checkpoint import (
     trained_models,
 )
 from lab.errors import UserError
-from lab.recipe import make_optimizer
+from lab.recipe import make_optimizer, read_settings
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_an_optimizer_goes_on_as_if_never_stopped(tmp_path: Path, kind: str) -> 
     second, second_optimizer = made()
     tensors = read_tensors(tmp_path / "last.safetensors")
     load_strictly(second, part(tensors, "train."), tmp_path)
-    load_optimizer(second_optimizer, tensors)
+    load_optimizer(second_optimizer, tensors, tmp_path, begun=True)
     steps(second, second_optimizer, range(3, 5))
     for name, tensor in whole.state_dict().items():
         assert torch.equal(second.state_dict()[name], tensor), name
@@ -194,6 +195,53 @@ def header(path: Path, **entries: str) -> Path:
     """Rewrite a checkpoint's header, keeping its tensors."""
     safetensors.torch.save_file(read_tensors(path), path, metadata=entries)
     return path
+
+
+WRONG = [None, -1, 1.5, "x", True, [], [1], {}, {"a": "b"}, [{"a": "b"}]]
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(About) if field.name != "preprocessing"])
+@pytest.mark.parametrize("value", WRONG, ids=repr)
+def test_every_field_is_of_its_kind_or_refused(saved: Path, name: str, value: Any) -> None:
+    """Never a traceback, here or later, where the field is used."""
+    header(saved, format=FORMAT, about=json.dumps({**asdict(about()), name: value}))
+    try:
+        found = getattr(read_about(saved), name)
+    except UserError as error:
+        assert "the checkpoint's description is damaged" in str(error)
+    else:
+        usual = 1 if name == "at_once" else getattr(about(), name)
+        kinds = (int, float) if isinstance(usual, float) else (type(usual),)
+        assert type(found) in kinds or (name == "at_once" and found is None)
+
+
+@pytest.mark.parametrize("change", [{"lr": "fast"}, {"mood": "good"}, {"lr": None}])
+def test_settings_of_another_version_are_refused(change: dict[str, Any]) -> None:
+    said = about(settings=asdict(settings()) | change)
+    with pytest.raises(UserError, match=r"last: its settings are not those of this version.*\((lr|mood)\).*--fresh"):
+        read_settings(Path("last"), said)
+    assert read_settings(Path("last"), about(settings=asdict(settings()))) == settings()
+
+
+@pytest.mark.parametrize("lost", ["optimizer.0.momentum_buffer", "optimizer."])
+def test_an_optimizer_without_its_momentum_is_refused(lost: str) -> None:
+    network = thin("resnet18")
+    optimizer = make_optimizer(network, settings(), "fp32")
+    network(torch.ones(2, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    tensors = {name: tensor for name, tensor in optimizer_tensors(optimizer).items() if not name.startswith(lost)}
+    with pytest.raises(
+        UserError, match=r"last: expected the optimizer's state of 14 parameters, found another or a part"
+    ):
+        load_optimizer(make_optimizer(network, settings(), "fp32"), tensors, Path("last"), begun=True)
+
+
+def test_weights_that_are_no_numbers_are_refused(saved: Path) -> None:
+    network = thin("resnet18")
+    with torch.no_grad():
+        network.fc.bias[0] = float("nan")
+    save_thin(saved, about(), network)
+    assert "fc.bias holds values that are no finite numbers; this network cannot predict" in refusal(saved)
 
 
 def test_another_format_is_refused(saved: Path) -> None:

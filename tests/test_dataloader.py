@@ -140,7 +140,7 @@ def test_the_loader_works_with_workers_and_is_the_same_every_time(make_data: Cal
 
 def test_the_loader_refuses_what_is_not_there(make_data: Callable[..., Path], tmp_path: Path) -> None:
     folder = make_data()
-    with pytest.raises(UserError, match=r"--root .*nowhere is no folder"):
+    with pytest.raises(UserError, match=r"--root .*nowhere is not a folder"):
         LeukemiaLoader(tmp_path / "nowhere", "train", folder)
     with pytest.raises(UserError, match=r"8 problems; paths were tried against .*valid"):
         LeukemiaLoader(folder / "valid", "train", folder)

@@ -65,7 +65,7 @@ def test_the_ways_in_which_people_save(tmp_path: Path, wrapper: str | None, pref
     path = tmp_path / "peer.pth"
     torch.save(state if wrapper is None else {"epoch": 3, wrapper: state, "optimizer": {"state": {}}}, path)
     found = read_state(path)
-    assert found.keys() == {"fc.weight", "fc.bias"} and all(tensor.dtype == torch.float32 for tensor in found.values())
+    assert found.keys() == {"fc.weight", "fc.bias"}
 
 
 def test_old_files_and_safetensors(tmp_path: Path) -> None:
@@ -110,12 +110,42 @@ def test_a_whole_pickled_network_is_refused_with_what_to_ask_for(tmp_path: Path)
     assert "ask for the file that torch.save(model.state_dict(), …) writes" in refusal(tmp_path / "peer.pth")
 
 
+def itself() -> dict[str, Any]:
+    """A dictionary that holds itself."""
+    made: dict[str, Any] = {}
+    made["model"] = made
+    return made
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (itself(), "a dictionary of other things than tensors"),
+        ({"fc.weight": torch.ones(2, 2, device="meta")}, "fc.weight is not a plain tensor of real numbers"),
+        ({"fc.weight": torch.ones(2, 2).to_sparse()}, "fc.weight is not a plain tensor of real numbers"),
+        ({"fc.weight": torch.ones(2, 2, dtype=torch.complex64)}, "fc.weight is not a plain tensor of real numbers"),
+        ({"fc.weight": torch.ones(1).expand(10**6, 10**6)}, "fits none of resnet18"),  # 4 TB, in a small file
+    ],
+    ids=["itself", "meta", "sparse", "complex", "huge"],
+)
+def test_odd_tensors_are_refused(tmp_path: Path, content: dict[str, Any], reason: str) -> None:
+    torch.save(content, tmp_path / "peer.pth")
+    assert reason in refusal(tmp_path / "peer.pth")
+
+
+def test_half_precision_becomes_float32(tmp_path: Path) -> None:
+    torch.save(peer().half().state_dict(), tmp_path / "peer.pth")
+    state = read_state(tmp_path / "peer.pth")
+    assert recognise(tmp_path / "peer.pth", state, 2, resnet.build) == "resnet18"
+    assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in state.values())
+
+
 def test_other_networks_are_refused_with_what_was_expected_and_found(tmp_path: Path) -> None:
     path = tmp_path / "peer.pth"
     torch.save(peer(classes=2).state_dict(), path)
     assert "its classifier has 2 classes, the data set 4" in refusal(path, classes=4)
     torch.save({**peer().state_dict(), "layer1.0.conv1.weight": torch.zeros(64, 64, 5, 5)}, path)
-    said = "1 tensors differ, first layer1.0.conv1.weight: expected (64, 64, 3, 3), found (64, 64, 5, 5)"
+    said = "1 tensor differs, first layer1.0.conv1.weight: expected (64, 64, 3, 3), found (64, 64, 5, 5)"
     assert f"of resnet18, the closest, {said}" in refusal(path)
     torch.save({**peer().state_dict(), "fc.bias": torch.tensor([float("nan"), 0.0])}, path)
     assert "fc.bias holds values that are no finite numbers" in refusal(path)
@@ -205,7 +235,18 @@ def test_nothing_that_is_there_is_replaced_unasked(work: Path) -> None:
     assert load_network(best, "resnet18", resnet.build)[1].preprocessing.mean == (0.0, 0.0, 0.0)
 
 
+def test_a_training_is_not_given_a_foreign_best(work: Path) -> None:
+    torch.save(peer().state_dict(), work / "peer.pth")
+    folder = work / "weights" / "tiny" / "resnet18"
+    for name in ("last", "member_2"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.safetensors").touch()
+        with pytest.raises(UserError, match=r"holds a training or an average; give other --weights"):
+            command(import_weights, "peer.pth", "--data", "tiny", "--size", "32", "--fresh", *MACHINE)
+        (folder / f"{name}.safetensors").unlink()
+
+
 @pytest.mark.parametrize("words", [("--size", "16"), ("--window", "0")])
 def test_impossible_sizes_are_refused(work: Path, words: tuple[str, str]) -> None:
-    with pytest.raises(UserError, match=r"--size must be 32 or more, and --window 1 or more"):
+    with pytest.raises(UserError, match=r"--size must be from 32 to 4,096, and --window from 1 to 16,384"):
         command(import_weights, "peer.pth", "--data", "tiny", *words)

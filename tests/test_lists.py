@@ -224,7 +224,7 @@ def test_paths_that_no_image_has_are_named_by_row_fit_for_a_terminal(tmp_path: P
         (5, "a.bmp\\nb.bmp holds"),
         (7, f"../../etc/passwd {outside}"),  # the quoted one took two lines
         (8, f"/etc/shadow {outside}"),
-        (9, "train is no file"),
+        (9, "train is not a file"),
     ):
         problem = problems.pop(0)
         assert problem.startswith(f"  resnet_18_test.csv line {line}: ") and words in problem
@@ -294,7 +294,7 @@ def test_paths_resolve_against_root_then_the_list_then_the_working_folder(workin
     assert f"paths were tried against {root}:" in text and "line 3: x/b.bmp does not exist" in text
     (working_folder / "x" / "b.bmp").unlink()
     assert f"paths were tried against {lists} and {working_folder}:" in refusal(lists, check_files=True)
-    with pytest.raises(UserError, match=r"--root .*nowhere is no folder"):
+    with pytest.raises(UserError, match=r"--root .*nowhere is not a folder"):
         read_data_set(lists, tmp_path / "nowhere")
 
 
@@ -314,6 +314,16 @@ def test_a_data_set_is_found_by_folder_by_name_and_dropped_into_csv(working_fold
     assert read_data_set("mine").name == "mine"
     with pytest.raises(UserError, match=r"--data other: looked for train\.csv in other, csv/other"):
         read_data_set("other")  # only lab3 may lie in csv itself
+
+
+def test_a_hundred_thousand_rows_are_read_and_named(working_folder: Path) -> None:
+    folder = working_folder / "csv" / "large"
+    folder.mkdir(parents=True)
+    rows = "".join(f"./train/{index}.bmp,{index % 2}\n" for index in range(100_000))
+    (folder / "train.csv").write_text("Path,label\n" + rows)
+    text = refusal(folder, check_files=True)
+    assert "100,000 problems" in text and "train.csv line 11: ./train/9.bmp does not exist" in text
+    assert "and 99,990 more" in text
 
 
 # ---- the lab's own lists ---------------------------------------------------------------------------------------------

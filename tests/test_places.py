@@ -44,8 +44,8 @@ def test_files_within(top: Path, text: str, where: str) -> None:
     [
         ("none.bmp", "does not exist"),
         ("x" * 5000, "does not exist"),
-        ("sub", "is no file"),
-        (".", "is no file"),
+        ("sub", "is not a file"),
+        (".", "is not a file"),
         ("hollow", "is a link that leads to no file"),
         ("loop", "is a link that leads to no file"),
         *[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from made import trained as trained_folder
 from PIL import Image
 
 import train
-from lab.checkpoint import read_about, read_tensors
+from lab.checkpoint import read_about, read_tensors, save_checkpoint
 from lab.errors import UserError
 from lab.hardware import Hardware, choose_hardware
 from lab.interrupt import Stopped
@@ -110,8 +111,8 @@ def test_going_on_elsewhere_is_said_and_kept(
         patch.setattr(torch, "__version__", "2.0.0")
         command(train, "--data", "tiny", *FAST)
     command(train, "--data", "tiny", *FAST)
-    change = f"torch 2.0.0 → {torch.__version__}"
-    assert f"goes on otherwise than it began, which may change the last digits: {change}" in capsys.readouterr().out
+    said = "goes on under other conditions than it began with, which may change the last digits"
+    assert f"{said}: torch 2.0.0 → {torch.__version__}" in capsys.readouterr().out
     assert [record["torch"] for record in read_about(tmp_path / LAST).records] == ["2.0.0", torch.__version__]
 
 
@@ -126,6 +127,17 @@ def test_images_that_have_changed_since_a_run_began_are_refused(tmp_path: Path, 
         command(train, "--data", "tiny", *FAST)
     assert (tmp_path / LAST).read_bytes() == before
     command(train, "--data", "tiny", *FAST, "--fresh")
+
+
+def test_a_best_of_another_run_is_not_gone_on_with(tmp_path: Path, trained: Path, work: pytest.MonkeyPatch) -> None:
+    make_data(tmp_path / "csv" / "tiny")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        stop_after_an_epoch(patch)
+        command(train, "--data", "tiny", *FAST)
+    best = tmp_path / LAST.with_name("best.safetensors")
+    best.write_bytes((trained / "weights" / "other" / "resnet18" / "best.safetensors").read_bytes())
+    with pytest.raises(UserError, match=r"best.safetensors: is of another run than last.safetensors; put back its own"):
+        command(train, "--data", "tiny", *FAST)
 
 
 def test_patience_may_change_on_the_way(
@@ -163,10 +175,55 @@ def test_what_is_asked_otherwise_and_what_is_otherwise_is_said(
     make_data(tmp_path / "csv" / "tiny", seed=5)
     command(train, "--like", trained / LAST, "--epochs", "1", "--model", "resnet50", "--device", "cpu")
     said = capsys.readouterr().out
-    assert "its resnet18 on tiny, but model resnet18 → resnet50; epochs 3 → 1" in said
-    assert "the weights may differ, since this is not as it was then: images" in said
+    assert "resnet18 on tiny, but with model resnet18 → resnet50; epochs 3 → 1" in said
+    assert "with other settings, so with other weights in the end" in said
     about = read_about(tmp_path / "weights" / "tiny" / "resnet50" / "last.safetensors")
     assert about.settings["epochs"] == 1 and about.settings["lr"] == 0.1 and about.records[0]["precision"] == "fp32"
+
+
+def test_other_images_are_said(
+    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_data(tmp_path / "csv" / "tiny")
+    Image.new("RGB", (48, 48), "purple").save(data / "valid" / "0.png")
+    command(train, "--like", trained / LAST, "--device", "cpu")
+    assert "the weights may differ, since this is not as it was then: images" in capsys.readouterr().out
+
+
+def test_a_run_that_diverged_is_no_promise(
+    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_data(tmp_path / "csv" / "tiny")
+    about = read_about(trained / LAST)
+    about.lr_factor = 0.5
+    save_checkpoint(tmp_path / "old" / "best.safetensors", about, {})
+    command(train, "--like", tmp_path / "old", "--device", "cpu")
+    assert "it diverged or was continued under other conditions on its way" in capsys.readouterr().out
+
+
+def test_a_run_is_not_repeated_onto_itself(tmp_path: Path, work: pytest.MonkeyPatch) -> None:
+    make_data(tmp_path / "csv" / "tiny")
+    command(train, "--data", "tiny", *FAST)
+    before = (tmp_path / LAST).read_bytes()
+    with pytest.raises(UserError, match=r"is the run itself; give other --weights and --report to repeat it beside"):
+        command(train, "--like", LAST.parent, "--device", "cpu")
+    assert (tmp_path / LAST).read_bytes() == before
+    command(train, "--like", LAST.parent, "--device", "cpu", "--weights", "again", "--report", "again")
+
+
+def test_lists_elsewhere_must_be_named(tmp_path: Path, trained: Path, work: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        UserError, match=r"no lists found for --data tiny.*name the lists of the run.*--data and --root"
+    ):
+        command(train, "--like", trained / LAST, "--device", "cpu")
+
+
+@pytest.mark.parametrize("values", [{"settings": {}}, {"members": 2}])
+def test_what_is_no_run_is_not_repeated(tmp_path: Path, trained: Path, values: dict[str, object]) -> None:
+    about = replace(read_about(trained / LAST), **values)  # type: ignore[arg-type]
+    save_checkpoint(tmp_path / "best.safetensors", about, {})
+    with pytest.raises(UserError, match=r"is not a training that could be repeated"):
+        read_run(tmp_path)
 
 
 def test_a_run_that_does_not_exist_is_said(tmp_path: Path, work: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,7 +68,7 @@ def touch_later(path: Path, content: bytes) -> None:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock") if folder.is_dir() else []
 
 
 def test_it_holds_what_decoding_gives_byte_for_byte(train: ImageList, tmp_path: Path) -> None:
@@ -221,6 +223,40 @@ def test_a_stop_in_the_middle_leaves_no_store(
     assert names(folder) == []
     store = opened(train, folder)
     np.testing.assert_array_equal(store.images[store.rows], directly(train))
+
+
+def test_two_that_need_the_same_store_build_it_once(
+    train: ImageList,
+    tmp_path: Path,
+    built: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As when two depths are trained at once: the second comes in between the first one's two files, and waits."""
+    folder, second, write = tmp_path / "store", ThreadPoolExecutor(1), lab.store.write_whole
+    found: list[Future[Store]] = []
+
+    def late(path: Path, data: str) -> None:
+        found.append(second.submit(opened, train, folder))
+        while "waiting for it" not in capsys.readouterr().out and not found[0].done():
+            time.sleep(0.005)
+        write(path, data)
+
+    monkeypatch.setattr(lab.store, "write_whole", late)
+    first = opened(train, folder)
+    other = found[0].result(60)
+    assert built == ["train"] and first.digests == other.digests
+    np.testing.assert_array_equal(first.images, other.images)
+
+
+def test_what_a_killed_process_left_of_an_older_store_goes_with_it(train: ImageList, tmp_path: Path) -> None:
+    opened(train, tmp_path / "store")
+    half = tmp_path / "store" / ".train-cell40-24px-0123456789.npy.elsewhere-1.tmp"
+    half.mkdir()
+    (half / "x.npy").write_text("half")
+    train.paths[0].write_bytes(train.paths[1].read_bytes())
+    opened(train, tmp_path / "store")
+    assert not half.exists() and len(names(tmp_path / "store")) == 2
 
 
 def test_lists_that_share_an_image_by_content_show_it_in_their_digests(

@@ -56,7 +56,7 @@ def test_what_is_no_table_is_refused_by_line(content: str | bytes, words: str, t
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     for path in (tmp_path, Path("/dev/zero")):
-        with pytest.raises(UserError, match="is no file"):
+        with pytest.raises(UserError, match="is not a file"):
             read_rows(path, "Path")
     with pytest.raises(UserError, match="there is no such list"):
         read_rows(tmp_path / "valid.csv", "Path")
