@@ -66,9 +66,9 @@ def measure(args: argparse.Namespace, options: str, seed: int) -> dict[str, obje
 
 
 def difference(baseline: pd.Series, variant: pd.Series) -> str:
-    """Mean of the paired differences in points, with its 95 % interval (Student's t); both indexed by seed."""
+    """Mean of the paired differences in points, from three seeds on with its 95 % interval; both indexed by seed."""
     points = 100 * (variant - baseline).dropna()
-    if len(points) < 2:
+    if len(points) < 3:
         return f"{points.mean():+.2f}" if len(points) else ""
     half = student.ppf(0.975, len(points) - 1) * points.std(ddof=1) / np.sqrt(len(points))
     return f"{points.mean():+.2f} ± {half:.2f}"
@@ -126,8 +126,10 @@ def main() -> None:
         "# What single choices of the recipe are worth",
         "",
         "Accuracy on valid in %, means over the seeds; differences in points from the base, paired by seed,",
-        "with the 95 % interval of Student's t. `python benchmarks/ablate.py` measured them; an interval that holds 0 says that",
-        f"so few seeds show nothing. Written on: {describe()}",
+        "from three seeds on with the 95 % interval of Student's t: one that holds 0 says that so few seeds show nothing, and",
+        "fewer than three show nothing anyway. `python benchmarks/ablate.py` measured them, beside other work, so that minutes",
+        "are upper bounds.",
+        f"Written on: {describe()}",
         "",
     ]
     write_whole(DOCUMENT, "\n".join(head + tables(runs)).rstrip() + "\n")
