@@ -334,7 +334,8 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
         if saved.scaler:
             scaler.load_state_dict(saved.scaler)
         if ranks.first:
-            write_history(history, saved.history)  # in case the run was killed between its checkpoint and its history
+            write_history(history, saved.history)  # in case the run was killed between its checkpoint and these
+            redraw_accuracy(history.parent, training=True)
         within = f" and {counted(saved.step, 'step')} of the next" if saved.step else ""
         so_far = f", {describe_best(saved)}" if saved.metrics else ""
         print(f"{model}: going on after epoch {saved.epoch} of {settings.epochs}{within}{so_far}.")

@@ -25,6 +25,13 @@ hypothesis.settings.load_profile("repeatable")
 hypothesis.settings.register_profile("fuzz", max_examples=1800, deadline=None)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """make fuzz promises 10,000 cases; fewer are a failure."""
+    fuzz = session.config.getoption("--hypothesis-profile", None) == "fuzz" and "hostile" in sys.modules
+    if fuzz and sum(sys.modules["hostile"].CASES.values()) < 10_000:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """How many cases were generated, where some were."""
     if "hostile" in sys.modules:

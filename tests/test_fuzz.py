@@ -266,6 +266,7 @@ def test_class_names(tree: Tree, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(0, 1)) if names else 0):
         numbers[data.draw(st.integers(0, len(names) - 1))] = data.draw(st.sampled_from([*LABELS, *NO_LABELS]))
     rows = [[label, name] for label, name in zip(numbers, names, strict=True)]
+    tree.write("train", "Path,label\n")  # which is not read, but makes it a folder of lists
     path = tree.write("classes", data.draw(table(["label", "name"], rows))[0])
     found: list[list[str]] = []
     said = refused(lambda: found.append(read_data_set(tree.lists).classes))
