@@ -127,7 +127,6 @@ FORMATS = [
     "DIB",
     "GIF",
     "ICO",
-    "IM",
     "JPEG",
     "JPEG2000",
     "MSP",

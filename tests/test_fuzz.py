@@ -68,18 +68,18 @@ class Tree:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
     made = Tree(tmp_path_factory.mktemp("tree"))
-    for name in ("lists/img", "work/img", "outside"):
+    for name in ("lists/img", "here/img", "outside"):
         (made.top / name).mkdir(parents=True)
     cell = encode(Image.new("RGB", (6, 5), (9, 99, 9)), "PNG")
     for name in ("0.png", "1.png", "2.png", "3.png", "4.png", "5.png", "a, b.png", 'q"t.png', "ü €.png", "NA"):
         (made.lists / "img" / name).write_bytes(cell)
-    (made.top / "work" / "img" / "6.png").write_bytes(cell)
+    (made.top / "here" / "img" / "6.png").write_bytes(cell)
     (made.top / "outside" / "0.png").write_bytes(cell)
     links = {"link.png": "0.png", "far.png": "../../outside/0.png", "hollow.png": "none.png", "loop.png": "loop.png"}
     for name, target in (links | {"out": "../../outside"}).items():
         (made.lists / "img" / name).symlink_to(target)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(made.top / "work")
+        patch.chdir(made.top / "here")
         patch.setattr(os, "fsync", lambda _: None)  # no power is lost here, and it would take most of the time
         yield made
 
@@ -103,7 +103,7 @@ GOOD += [
     "img/link.png",
     "img/far.png",
     "img/out/0.png",
-    "../work/img/6.png",
+    "../here/img/6.png",
 ]
 BAD = {
     "": "the path is empty",
@@ -202,7 +202,7 @@ def test_a_list_is_read_whole_or_refused_with_each_bad_row(tree: Tree, data: st.
     expected: dict[int, list[str]] = {}
     first: dict[str, int] = {}
     for line, text, label in zip(lines, paths, labels, strict=True):
-        where = {"img/6.png": "../work/img/6.png"}.get(text, text).strip().replace("\\", "/")
+        where = {"img/6.png": "../here/img/6.png"}.get(text, text).strip().replace("\\", "/")
         key = os.path.normpath(tree.lists / where)
         if "holds" in bad.get(text, "") or "empty" in bad.get(text, ""):
             expected[line] = [bad[text]]
@@ -280,13 +280,13 @@ def test_class_names(tree: Tree, data: st.DataObject) -> None:
     (tree.lists / "classes.csv").unlink()
 
 
-SEGMENTS = ["..", "..", "..", ".", "", "img", "lists", "work", "outside", "out", "0.png", "6.png", "none"]
+SEGMENTS = ["..", "..", "..", ".", "", "img", "lists", "here", "outside", "out", "0.png", "6.png", "none"]
 
 
 @hostile(st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=9), st.data())
 def test_no_path_leaves_the_folder_it_starts_from(tree: Tree, segments: list[str], data: st.DataObject) -> None:
     """However it is spelled; links are followed, which is the owner's will and not the list's."""
-    begin = data.draw(st.sampled_from(["", "", "", "/", f"{tree.top}/", f"{tree.lists}/", f"{tree.top}/work/../"]))
+    begin = data.draw(st.sampled_from(["", "", "", "/", f"{tree.top}/", f"{tree.lists}/", f"{tree.top}/here/../"]))
     text = begin + data.draw(st.sampled_from(["/", "/", "\\"])).join(segments)
     root = data.draw(st.sampled_from([None, None, tree.lists, tree.top, Path("../lists"), Path("/")]))
     tree.write("resnet_18_test", f"Path\n{text}\n" if text.strip() else 'Path\n""\n')

@@ -12,12 +12,12 @@ from lab.places import locate, starts
 @pytest.fixture
 def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of lists and a working directory, each with an image, and an image outside of both."""
-    for name in ("lists/0.bmp", "lists/sub/1.bmp", "work/2.bmp", "work/0.bmp", "3.bmp"):
+    for name in ("lists/0.bmp", "lists/sub/1.bmp", "here/2.bmp", "here/0.bmp", "3.bmp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     for name, target in {"linked": "../3.bmp", "out": "..", "hollow": "nothing", "loop": "loop"}.items():
         (tmp_path / "lists" / name).symlink_to(target)
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "here")
     return tmp_path
 
 
@@ -25,11 +25,11 @@ def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("text", "where"),
     [
         ("./0.bmp", "lists/0.bmp"),  # beside the list before the working directory
-        ("2.bmp", "work/2.bmp"),
+        ("2.bmp", "here/2.bmp"),
         (" .\\sub\\..\\sub//1.bmp ", "lists/sub/1.bmp"),
         ("../lists/sub/1.bmp", "lists/sub/1.bmp"),
-        ("../work/2.bmp", "work/2.bmp"),
-        ("TOP/work/2.bmp", "work/2.bmp"),
+        ("../here/2.bmp", "here/2.bmp"),
+        ("TOP/here/2.bmp", "here/2.bmp"),
         ("linked", "lists/linked"),
         ("out/3.bmp", "lists/out/3.bmp"),  # a link is the owner's will, not the list's
     ],
@@ -49,7 +49,7 @@ def test_files_within(top: Path, text: str, where: str) -> None:
         ("hollow", "is a link that leads to no file"),
         ("loop", "is a link that leads to no file"),
         *[
-            (text, "lies outside of TOP/lists and TOP/work; name the folder that holds it with --root")
+            (text, "lies outside of TOP/lists and TOP/here; name the folder that holds it with --root")
             for text in (
                 "../3.bmp",
                 "out/../../3.bmp",
@@ -69,7 +69,7 @@ def test_a_root_is_the_only_place_and_may_be_the_whole_disk(top: Path) -> None:
     root = starts(top / "lists", Path("../lists"))
     assert locate("0.bmp", root) == ("../lists/0.bmp", str(top / "lists" / "0.bmp"), "")
     assert locate(f"{top}/lists/0.bmp", root)[2] == ""
-    for text in ("2.bmp", "../work/2.bmp", f"{top}/work/2.bmp"):
+    for text in ("2.bmp", "../here/2.bmp", f"{top}/here/2.bmp"):
         assert locate(text, root)[2] != ""
     assert f"lies outside of {top}/lists;" in locate("../3.bmp", root)[2]
     assert f"lies outside of {top}/lists;" in locate(f"{top}/lists2/0.bmp", root)[2]  # a like name is another folder
