@@ -17,6 +17,7 @@ WHAT = [
     ("report/{data}/roc.png", "ROC curves"),
     ("report/{data}/metrics.csv", "accuracy with its interval, precision, recall, AUC, McNemar"),
     ("report/{data}/history_*.csv", "one row per epoch"),
+    ("report/{data}/run_*.json", "what a run was made with: settings, versions, device, images"),
     ("report/{data}/valid_*.csv", "each valid image's prediction"),
     ("report/{data}/preprocessing.png", "raw image, mask, window and network input"),
     ("report/{data}/augmentation.png", "augmented views"),
