@@ -97,30 +97,19 @@ def is_running(process: str) -> bool:
 
 
 @contextmanager
-def alone(folder: Path, doing: str) -> Iterator[None]:
-    """Hold a folder for this process alone. The system gives it free when the process ends, however it ends. Raises
-    :class:`UserError` where another process holds it."""
+def alone(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
+    """Hold a folder for this process alone. The system gives it free when the process ends, however it ends. Where another
+    process holds it, ``wait`` for that, or raise :class:`UserError`."""
     make_folder(folder)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"{folder}: another process is {doing} there; wait until it has ended, or stop it.") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def in_turn(folder: Path, doing: str) -> Iterator[None]:
-    """Hold a folder for this process alone, as :func:`alone` does, but wait for another process that holds it."""
-    make_folder(folder)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{folder}: another process is {doing}; waiting for it", flush=True)
+        if not wait:
+            raise UserError(
+                f"{folder}: another process is {doing} there; wait until it has ended, or stop it."
+            ) from None
+        print(f"{folder}: another process is {doing} there; waiting for it", flush=True)
         lock.acquire()
     try:
         yield

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lab.errors import UserError
-from lab.files import in_turn, replacing, reserve, write_whole
+from lab.files import alone, replacing, reserve, write_whole
 from lab.hardware import decoding_threads
 from lab.images import decode
 from lab.lists import ImageList, problems_error
@@ -68,7 +68,7 @@ def open_stores(lists: dict[str, ImageList], preprocessing: Preprocessing, folde
         stem = f"{kind}-{store_key(paths, preprocessing)}"
         store = load(folder, stem, paths, images.paths, preprocessing.source)
         if store is None:
-            with in_turn(folder, "decoding the images"):  # another depth's training may be at it
+            with alone(folder, "decoding images", wait=True):  # another depth's training may be at it
                 store = load(folder, stem, paths, images.paths, preprocessing.source)
                 if store is None:
                     take_away(folder, kind)
