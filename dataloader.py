@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lab.augmentation import affine, normalise, resample, transform
+from lab.augmentation import STANDARD, drawn, normalise, parts_of, resample, transform
 from lab.draws import permutation
 from lab.errors import UserError
 from lab.images import decode, read_image
 from lab.lists import ImageList, problems_error, read_data_set, read_list
+from lab.mixing import draw_mix, mix, one_hot
 from lab.preprocessing import Preprocessing, channel_statistics, choose_window
 from lab.ranks import ALONE, Ranks
 from lab.store import Store, open_stores
@@ -133,6 +134,7 @@ class Batches:
     With ``augment_seed`` the images come shuffled and augmented as a function of (seed, epoch, index), and a last batch that is
     not full is left out, so that every step has the same shape; without it, in order, all of them, unchanged. Of several
     ``ranks`` each gets every Nth batch of the same order to train on, and to evaluate the Nth part of the list.
+    With an ``augmentation`` that mixes images the labels are the shares of the ``classes``, float32 [B, K].
     """
 
     def __init__(
@@ -144,7 +146,10 @@ class Batches:
         device: torch.device,
         augment_seed: int | None = None,
         ranks: Ranks = ALONE,
+        augmentation: str = STANDARD,
+        classes: int = 0,
     ) -> None:
+        self.augmentation, self.classes = augmentation, classes
         self.store, self.preprocessing, self.device, self.seed, self.ranks = (
             store,
             preprocessing,
@@ -197,18 +202,28 @@ class Batches:
     @torch.no_grad()
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
         order = np.arange(self.count) if self.seed is None else permutation(self.seed, self.epoch, self.count)
-        drawn = [] if self.seed is None else [draw.to(self.device) for draw in affine(self.seed, self.epoch, order)]
+        mixing = "" if self.seed is None else "".join(parts_of(self.augmentation) & {"mixup", "cutmix"})
+        if mixing:  # the last image is mixed with the first
+            order = np.append(order, order[:1])
+        draws: list[Tensor | None] = [None, None, None]
+        if self.seed is not None:
+            each = drawn(self.seed, self.epoch, order, self.augmentation)
+            draws = [draw if draw is None else draw.to(self.device) for draw in each]
+        shares = None
+        if mixing and self.seed is not None:
+            shares = draw_mix(mixing, self.seed, self.epoch, order).to(self.device)
         labels = self.labels[torch.from_numpy(order).to(self.device)]
         rows = torch.from_numpy(self.store.rows[order]).to(self.device if self.resident is not None else "cpu")
         for number in self.numbers()[self.begin :]:
             batch = slice(number * self.batch_size, (number + 1) * self.batch_size)
-            images = self.windows(rows[batch])
-            if self.seed is None:
-                images = resample(images, self.size, padding=self.preprocessing.padding)
-            else:
-                geometry, shift, colour = (draw[batch] for draw in drawn)
-                images = transform(images, self.size, geometry, shift, colour, self.preprocessing.padding)
-            yield normalise(images, self.mean, self.std), labels[batch], order[batch]
+            taken = slice(batch.start, batch.stop + 1) if mixing else batch
+            geometry, shift, colour = (draw if draw is None else draw[taken] for draw in draws)
+            images = self.windows(rows[taken])
+            images = transform(images, self.size, geometry, shift, colour, self.preprocessing.padding)
+            targets = labels[batch]
+            if shares is not None:
+                images, targets = mix(mixing, images, one_hot(labels[taken], self.classes), shares[batch])
+            yield normalise(images, self.mean, self.std), targets, order[batch]
 
 
 def fits_on(device: torch.device, size: int) -> bool:

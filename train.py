@@ -48,6 +48,12 @@ def arguments() -> argparse.ArgumentParser:
         help="half size for a third of the epochs, three quarters for the next (default: from ResNet50 on)",
     )
 
+    images.add_argument(
+        "--augmentation",
+        default="geometry,colour",
+        help="none, or some of d4, geometry (any angle, zoom, shift), colour, and mixup or cutmix (default: geometry,colour)",
+    )
+
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--epochs", type=int, default=30, help="passes over the training list (default: 30)")
     recipe.add_argument("--batch-size", type=int, help="images per optimizer step (default: 32 on the CPU, else 64)")
@@ -106,6 +112,7 @@ from tqdm import tqdm
 
 import resnet
 from dataloader import EVALUATION_BATCH, STORES, Batches, choose_preprocessing
+from lab.augmentation import parts_of
 from lab.checkpoint import (
     About,
     check_classes,
@@ -171,6 +178,7 @@ def main() -> None:
     if len(lists["train"]) < 2:
         raise UserError(f"{lists['train'].csv}: one image is not enough to train on; batch norm needs two or more.")
     class_weights(args.class_weights, lists["train"].labels, len(data.classes), torch.device("cpu"))
+    parts_of(args.augmentation)
     hardware = choose_hardware(args.device, args.precision, args.deterministic)
     task = Task(args, given, like, data, lists, hardware, ranks, Stop())
     with task.stop.listening():
@@ -307,7 +315,17 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
     if saved is None:
         mean, std = channel_statistics(stores["train"].images)
         final = replace(final, mean=mean, std=std)
-    batches = Batches(stores["train"], lists["train"].labels, final, part_size, hardware.device, settings.seed, ranks)
+    batches = Batches(
+        stores["train"],
+        lists["train"].labels,
+        final,
+        part_size,
+        hardware.device,
+        settings.seed,
+        ranks,
+        settings.augmentation,
+        len(data.classes),
+    )
     valid = Batches(stores["valid"], lists["valid"].labels, final, EVALUATION_BATCH, hardware.device, None, ranks)
 
     # ---- network, optimizer, averaged weights
@@ -341,7 +359,7 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
         print(f"{model}: going on after epoch {saved.epoch} of {settings.epochs}{within}{so_far}.")
     else:
         if ranks.first:
-            draw_data_figures(history.parent, lists["train"], data.classes, final, settings.seed)
+            draw_data_figures(history.parent, lists["train"], data.classes, final, settings.seed, settings.augmentation)
         why = "as asked" if args.batch_size else f"the default on {hardware.device.type}"
         whole = part_size * parts * ranks.count
         print(f"batch: {whole} images per step, {why}; peak learning rate {settings.lr:g}")
@@ -428,7 +446,8 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
                     logits = parallel(images)
                     loss = functional.cross_entropy(logits, labels, weight, label_smoothing=settings.smoothing)
                 scaler.scale(loss / accumulate).backward()
-            hits = (logits.detach().argmax(dim=1) == labels).float().sum()
+            told = labels if labels.ndim == 1 else labels.argmax(dim=1)  # of a mixture the class with the most of it
+            hits = (logits.detach().argmax(dim=1) == told).float().sum()
             # Loss and hits stay on the device: reading them here would make a GPU wait for Python.
             totals += torch.stack([loss.detach() * len(labels), hits])
             if not last_part:

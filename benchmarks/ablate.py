@@ -33,8 +33,16 @@ DOCUMENT = PROJECT / "docs" / "ablations.md"
 KEY = ["data", "model", "size", "epochs", "also", "options", "seed"]
 # What every run is given first, so that a table stays true when a default changes; a variant's options come after and win.
 BASE = "--optimizer adamw --lr 0.002 --warmup 1 --ema 0.99 --smoothing 0.1 --zero-init --no-progressive"
+BASE += " --augmentation geometry,colour"
 # A question and its answers; each differs from BASE, whose runs all questions share.
 GROUPS: dict[str, dict[str, str]] = {
+    "augmentation": {
+        "none": "--augmentation none",
+        "D4 alone": "--augmentation d4",
+        "no colour": "--augmentation geometry",
+        "and mixup": "--augmentation geometry,colour,mixup",
+        "and CutMix": "--augmentation geometry,colour,cutmix",
+    },
     "optimizer": {
         "SGD 0.05": "--optimizer sgd --lr 0.05",
         "SGD 0.1": "--optimizer sgd --lr 0.1",
@@ -93,6 +101,13 @@ def tables(runs: pd.DataFrame) -> list[str]:
                 cells += [f"{100 * rows[column].mean():.2f}"]
                 cells += [difference(seeds[""][column], rows[column]) if options else ""]
             lines.append(f"| {' | '.join(cells)} | {rows['seconds'].mean() / 60:.1f} |")
+        # The same networks, of all variants, each with D4 averaging and without.
+        gain = 100 * (part["best_d4"] - part["best"])
+        half = student.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 2 else np.nan
+        lines += [
+            "",
+            f"D4 averaging, over the best checkpoints of all {len(gain)} runs: {gain.mean():+.2f} ± {half:.2f} points.",
+        ]
         lines.append("")
     return lines
 

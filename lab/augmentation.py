@@ -15,6 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from lab.draws import uniform
+from lab.errors import UserError
+
+PARTS = ("d4", "geometry", "colour", "mixup", "cutmix")  # of ``--augmentation``; the last two are lab/mixing.py's
+STANDARD = "geometry,colour"
 
 # Each choice has its reason; the kinds are those that Tellez et al. 2019 (arXiv 1902.06543, §3) found to carry a network
 # from one laboratory's slides to another's.
@@ -32,6 +36,41 @@ DRAWS = 9
 # an offset t from a pixel keeps less of the finest detail the nearer t is to ½; the mean of 2t(1 − t) over all t is ⅓,
 # which this one t gives too. On the pixels themselves evaluation images would be a sixth sharper than training images.
 OFFSET = (1 - math.sqrt(1 / 3)) / 2
+
+
+Drawn = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def parts_of(text: str) -> frozenset[str]:
+    """The parts of an augmentation such as ``geometry,colour``, or of ``none``. Raises :class:`UserError` where there is no such
+    part, or two exclude each other."""
+    parts = frozenset() if text == "none" else frozenset(text.split(","))
+    if not parts <= set(PARTS):
+        raise UserError(
+            f"--augmentation {text}: expected none, or some of {', '.join(PARTS)} with commas between them."
+        )
+    for one, other in (("d4", "geometry"), ("mixup", "cutmix")):
+        if {one, other} <= parts:
+            raise UserError(f"--augmentation {text}: {one} and {other} exclude each other; choose one.")
+    return parts
+
+
+def drawn(seed: int, epoch: int, indices: np.ndarray, augmentation: str = STANDARD) -> Drawn:
+    """As :func:`affine`; what is not a part of the ``augmentation`` is None."""
+    parts = parts_of(augmentation)
+    geometry, shift, colour = affine(seed, epoch, indices)
+    if "d4" in parts:  # the grid lies where evaluation's does
+        return eighths(seed, epoch, indices), None, colour if "colour" in parts else None
+    turned = "geometry" in parts
+    return geometry if turned else None, shift if turned else None, colour if "colour" in parts else None
+
+
+def eighths(seed: int, epoch: int, indices: np.ndarray) -> Tensor:
+    """Draw one of the eight flips and quarter turns for each image: geometry [N, 2, 2]."""
+    draw = torch.from_numpy(uniform(seed, epoch, indices, 2))
+    quarter, mirror = (4 * draw[:, 0]).long(), torch.where(draw[:, 1] < 0.5, -1.0, 1.0)
+    cosine, sine = torch.tensor([1.0, 0, -1, 0])[quarter], torch.tensor([0, 1.0, 0, -1])[quarter]
+    return torch.stack([cosine * mirror, -sine, sine * mirror, cosine], dim=1).view(-1, 2, 2)
 
 
 def affine(seed: int, epoch: int, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +99,7 @@ def resample(
     """uint8 [N, S, S, 3] → float32 [N, 3, size, size] in 0…1.
 
     A source twice too fine, or more, is first averaged down by a whole factor; then one bilinear sampling at twice the
-    size, then the mean of 2×2 points. Without a geometry nothing is turned, and the grid lies OFFSET off the pixels.
+    size, then the mean of 2×2 points. Without a geometry nothing is turned; without a shift the grid lies OFFSET off the pixels.
     Beyond the border lies what ``padding`` says: a smear continues as its ``reflection``, a cell on black as ``zeros``.
     A source that has the size already, as for weights from elsewhere, is left as it is where nothing is turned.
     """
@@ -69,8 +108,9 @@ def resample(
         return pixels / 255
     if images.shape[1] >= 4 * size:
         pixels = functional.avg_pool2d(pixels, images.shape[1] // (2 * size))
-    if geometry is None or shift is None:
+    if geometry is None:
         geometry = torch.eye(2).expand(len(images), 2, 2)
+    if shift is None:
         shift = torch.full((len(images), 2), 2 * OFFSET / pixels.shape[-1])  # the grid's coordinates run from -1 to 1
     grid = sampling_grid(geometry.to(images.device), shift.to(images.device), 2 * size)
     pixels = functional.grid_sample(pixels, grid, padding_mode=padding, align_corners=False)
@@ -93,17 +133,30 @@ def normalise(images: Tensor, mean: Tensor | tuple[float, ...], std: Tensor | tu
 
 
 def augment(
-    images: Tensor, size: int, seed: int, epoch: int, indices: np.ndarray, padding: str = "reflection"
+    images: Tensor,
+    size: int,
+    seed: int,
+    epoch: int,
+    indices: np.ndarray,
+    padding: str = "reflection",
+    augmentation: str = STANDARD,
 ) -> Tensor:
     """Random views, float32 [N, 3, size, size] in 0…1, of images uint8 [N, S, S, 3], drawn for (seed, epoch, index)."""
-    return transform(images, size, *affine(seed, epoch, indices), padding)
+    return transform(images, size, *drawn(seed, epoch, indices, augmentation), padding)
 
 
 def transform(
-    images: Tensor, size: int, geometry: Tensor, shift: Tensor, colour: Tensor, padding: str = "reflection"
+    images: Tensor,
+    size: int,
+    geometry: Tensor | None,
+    shift: Tensor | None,
+    colour: Tensor | None,
+    padding: str = "reflection",
 ) -> Tensor:
-    """The views that :func:`affine` has drawn."""
+    """The views that :func:`drawn` has drawn."""
     views = resample(images, size, geometry, shift, padding)
+    if colour is None:
+        return views
     colour = colour.to(images.device)[:, :, None, None]
     # By Beer and Lambert, x**a scales the optical density -log x by a. Black stays black, and a white smear white.
     return (views.clamp_min(1e-4) ** colour[:, :3] * colour[:, 3:]).clamp_(0, 1)

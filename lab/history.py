@@ -73,9 +73,10 @@ def redraw_accuracy(folder: Path, training: bool = False) -> None:
 
 
 def draw_data_figures(
-    folder: Path, train: ImageList, classes: list[str], preprocessing: Preprocessing, seed: int
+    folder: Path, train: ImageList, classes: list[str], preprocessing: Preprocessing, seed: int, augmentation: str
 ) -> None:
-    """Draw ``preprocessing.png`` (raw → mask → window → network input, some cells of each class) and ``augmentation.png``."""
+    """Draw ``preprocessing.png`` (raw → mask → window → network input, some cells of each class) and ``augmentation.png``, the
+    views before any are mixed."""
     each = 3 if len(classes) <= 2 else 1
     picked = [int(i) for label in range(len(classes)) for i in np.flatnonzero(train.labels == label)[:each]]
     rows, originals, views = [], [], []
@@ -98,7 +99,7 @@ def draw_data_figures(
         )
         originals.append(shown)
         drawn = [
-            augment(source, preprocessing.size, seed, epoch, np.array([index]), preprocessing.padding)
+            augment(source, preprocessing.size, seed, epoch, np.array([index]), preprocessing.padding, augmentation)
             for epoch in range(7)
         ]
         views.append([to_uint8(view)[0] for view in drawn])

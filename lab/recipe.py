@@ -28,6 +28,7 @@ class Settings:
     size: int
     window: int
     progressive: bool
+    augmentation: str
     epochs: int
     batch_size: int
     accumulate: int

@@ -16,15 +16,19 @@ from torch.nn import functional
 from lab.augmentation import (
     BRIGHTNESS,
     OFFSET,
+    PARTS,
     SCALE,
     SHIFT,
     STAIN,
     affine,
     augment,
+    drawn,
     normalise,
+    parts_of,
     resample,
     sampling_grid,
 )
+from lab.errors import UserError
 
 EVERY = np.arange(4000)
 
@@ -268,3 +272,58 @@ def test_normalise_gives_zero_mean_and_unit_variance_channels_last() -> None:
     assert done.is_contiguous(memory_format=torch.channels_last)
     apart = normalise(torch.full((1, 3, 2, 2), 0.5), (0.5, 0.4, 0.6), (1.0, 0.1, 0.2))
     torch.testing.assert_close(apart[0, :, 0, 0], torch.tensor([0.0, 1.0, -0.5]))
+
+
+# ---- the parts of --augmentation -------------------------------------------------------------------------------------
+
+
+def test_nothing_but_the_evaluated_view_without_augmentation() -> None:
+    images = noise(5, 48)
+    assert torch.equal(augment(images, 16, 0, 0, np.arange(5), augmentation="none"), resample(images, 16))
+
+
+def test_d4_shows_each_image_in_one_of_its_eight_views_all_equally_often() -> None:
+    image = noise(1, 32)
+    # Turning the sources is another way to the same views, but for where the grid lies off the pixels.
+    turned = [
+        view for quarter in range(4) for view in (image.rot90(quarter, (1, 2)), image.rot90(quarter, (1, 2)).flip(2))
+    ]
+    sources = torch.cat(turned)
+    centred = torch.eye(2).repeat(8, 1, 1)
+    expected = resample(sources, 16, centred, torch.zeros(8, 2))
+    geometry, shift, colour = drawn(0, 0, EVERY, "d4")
+    assert shift is None and colour is None and geometry is not None
+    views = resample(image.expand(len(EVERY), -1, -1, -1), 16, geometry, torch.zeros(len(EVERY), 2))
+    distance = (views[:, None] - expected[None]).abs().amax(dim=(2, 3, 4))
+    assert distance.amin(dim=1).max() < 1e-4
+    counts = torch.bincount(distance.argmin(dim=1), minlength=8)
+    assert counts.min() > len(EVERY) / 8 * 0.8 and counts.max() < len(EVERY) / 8 * 1.2
+
+
+def test_d4_training_is_as_sharp_as_evaluation() -> None:
+    images = noise(64, 64)
+    sharp = resample(images, 32).var()
+    torch.testing.assert_close(
+        augment(images, 32, 0, 0, np.arange(64), augmentation="d4").var(), sharp, atol=0, rtol=0.01
+    )
+
+
+def test_a_part_is_drawn_alike_with_others_and_alone() -> None:
+    whole = affine(5, 2, EVERY)
+    geometry, shift, nothing = drawn(5, 2, EVERY, "geometry,mixup")
+    assert geometry is not None and shift is not None and nothing is None
+    assert torch.equal(geometry, whole[0]) and torch.equal(shift, whole[1])
+    colour = drawn(5, 2, EVERY, "colour")
+    assert colour[0] is None and colour[1] is None and colour[2] is not None and torch.equal(colour[2], whole[2])
+    assert all(torch.equal(one, other) for one, other in zip(drawn(5, 2, EVERY), whole, strict=True) if one is not None)
+
+
+@given(st.lists(st.sampled_from([*PARTS, "none", "", "flip"]), max_size=4))
+def test_an_augmentation_is_a_choice_of_its_parts(words: list[str]) -> None:
+    text, parts = ",".join(words), set(words)
+    wrong = not parts <= set(PARTS) or not words or {"d4", "geometry"} <= parts or {"mixup", "cutmix"} <= parts
+    if wrong and text != "none":
+        with pytest.raises(UserError, match="--augmentation"):
+            parts_of(text)
+    else:
+        assert parts_of(text) == parts - {"none"}

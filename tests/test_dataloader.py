@@ -28,6 +28,7 @@ from lab.augmentation import augment, normalise, resample
 from lab.errors import UserError
 from lab.images import read_image
 from lab.lists import read_data_set, read_list
+from lab.mixing import draw_mix
 from lab.preprocessing import Preprocessing, channel_statistics
 from lab.store import Store
 
@@ -276,6 +277,33 @@ def test_an_epoch_can_be_repeated_and_is_like_no_other() -> None:
     assert not any(torch.equal(first[index], other[index]) for index in first)
     fresh = batches(16, 4, 1)
     assert list(by_index(fresh)) != list(first)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixing_hangs_on_neither_the_batch_size_nor_the_place_to_go_on_from(kind: str) -> None:
+    labels = np.arange(12) % 3
+    made = [
+        Batches(made_store(12), labels, SMALL, size, CPU, 5, augmentation=f"d4,{kind}", classes=3)
+        for size in (2, 3, 12)
+    ]
+    made[0].begin = 2
+    plain = Batches(made_store(12), labels, SMALL, 12, CPU, 5, augmentation="d4")
+    (views, _, order) = next(iter(plain))
+    found: list[tuple[Tensor, Tensor]] = []
+    for loader in made:
+        parts = list(loader)
+        assert [i for _, _, part in parts for i in part] == order[loader.begin * loader.batch_size :].tolist()
+        found.append((torch.cat([images for images, _, _ in parts]), torch.cat([targets for _, targets, _ in parts])))
+    for images, targets in found[1:]:
+        torch.testing.assert_close(images[-8:], found[0][0][-8:], atol=2e-4, rtol=0)
+        torch.testing.assert_close(targets[-8:], found[0][1][-8:])
+    images, targets = found[2]
+    share = draw_mix(kind, 5, 0, order)[:, 0]
+    if kind == "mixup":  # the last is mixed with the first
+        torch.testing.assert_close(images[-1], share[-1] * views[-1] + (1 - share[-1]) * views[0], atol=2e-4, rtol=0)
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(12))
+    given_to_own = targets[torch.arange(12), torch.from_numpy(labels[order])]
+    assert bool((given_to_own >= share - 1e-5).all() if kind == "mixup" else (given_to_own > 0).any())
 
 
 def test_batches_lie_channels_last_and_follow_the_size(make_data: Callable[..., Path]) -> None:
