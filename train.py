@@ -93,6 +93,11 @@ def arguments() -> argparse.ArgumentParser:
         action="store_true",
         help="the same bits on a GPU every time, more slowly; the CPU always does",
     )
+    machine.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="torch.compile the training step (default: on a GPU where measured steps say that it pays)",
+    )
     return parser
 
 
@@ -125,6 +130,7 @@ from lab.checkpoint import (
     read_tensors,
     save_checkpoint,
 )
+from lab.compiling import compiled, decide_compile
 from lab.ema import EMA
 from lab.errors import UserError, out_of_memory, run
 from lab.files import alone, check_writable
@@ -370,7 +376,14 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
         count = sum(parameter.numel() for parameter in network.parameters())
         print(f"{model}: {count:,} parameters, {counted(settings.epochs, 'epoch')} of {counted(steps, 'step')}")
         print(forecast(pace, settings, about.epoch, about.step / steps), flush=True)
-    parallel = ranks.parallel(network, hardware.device)
+    parallel = forward = ranks.parallel(network, hardware.device)
+    if not about.finished:
+        before = about.records[-1].get("compile", "")
+        compiles = decide_compile(
+            args.compile, before, network, settings, hardware, batches, valid, pace, about.epoch, ranks.count
+        )
+        about.records[-1]["compile"] = "on" if compiles else "off"
+        forward = compiled(parallel) if compiles else parallel
 
     # ---- what a run goes on from
     about.lr_factor = lr_factor or about.lr_factor
@@ -443,7 +456,7 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
             last_part = (number + 1) % accumulate == 0
             with ranks.local(parallel, not last_part):
                 with hardware.autocast():
-                    logits = parallel(images)
+                    logits = forward(images)
                     loss = functional.cross_entropy(logits, labels, weight, label_smoothing=settings.smoothing)
                 scaler.scale(loss / accumulate).backward()
             told = labels if labels.ndim == 1 else labels.argmax(dim=1)  # of a mixture the class with the most of it

@@ -52,6 +52,8 @@ GROUPS: dict[str, dict[str, str]] = {
     "averaged weights": {"none": "--ema 0", "decay 0.98": "--ema 0.98"},
     "smoothing": {"none": "--smoothing 0", "0.05": "--smoothing 0.05"},
     "zero-init": {"no": "--no-zero-init"},
+    "size": {"48 px": "--size 48"},
+    "window": {"160 px": "--window 160"},
     "size schedule": {"progressive": "--progressive"},
     "warm-up": {"none": "--warmup 0", "2 epochs": "--warmup 2"},
 }

@@ -52,11 +52,19 @@ class Pace:
         return sum(self.epoch(size_at(epoch, settings)) for epoch in range(done, settings.epochs))
 
 
-def measure(network: nn.Module, settings: Settings, hardware: Hardware, train: Batches, valid: Batches) -> Pace:
+def measure(
+    network: nn.Module,
+    settings: Settings,
+    hardware: Hardware,
+    train: Batches,
+    valid: Batches,
+    wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
+) -> Pace:
     """Time one training step and one evaluated batch, data included, at the smallest side and at the run's; on a copy of the
-    network, so that the run is untouched by it."""
-    tried = copy.deepcopy(network).train()
-    optimizer = make_optimizer(tried, settings, hardware.precision)
+    network, so that the run is untouched by it. The training step takes what ``wrap`` makes of the copy."""
+    copied = copy.deepcopy(network).train()
+    tried = wrap(copied)
+    optimizer = make_optimizer(copied, settings, hardware.precision)
     evaluated = folded(network)
     sizes = train.size, valid.size
     sides = sorted({max(32, settings.size // 2), settings.size})

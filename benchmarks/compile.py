@@ -1,0 +1,64 @@
+"""What torch.compile gains in a training step, and what its warm-up costs.
+
+    python benchmarks/compile.py                             # ResNet18 and 50 at 64 px
+    python benchmarks/compile.py --models resnet152 --sizes 128
+
+Forward and backward on one batch in memory, the network as it is and compiled in turn. The kernels are made anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+import resnet
+from benchmarks.machine import describe, keep
+from benchmarks.step import BATCH, alone, rates
+from lab.compiling import compiled
+from lab.hardware import choose_hardware
+
+CLASSES = 8
+
+
+def main() -> None:
+    """Time both ways and keep one table."""
+    parser = argparse.ArgumentParser(description="Images per second of a compiled training step.")
+    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of each in a round")
+    args = parser.parse_args()
+    hardware = choose_hardware()
+    lines = [describe(), f"batches of {BATCH}, {hardware.precision}; images/s, medians of {args.rounds} rounds", ""]
+    lines += [
+        "| model | px | as it is | compiled | ratio | warm-up, s | pays after, min |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for size in args.sizes:
+        for model in args.models:
+            with tempfile.TemporaryDirectory() as folder:
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+                torch.compiler.reset()
+                network = resnet.build(model, CLASSES)
+                plain = alone(network, size, hardware, CLASSES)
+                fused = alone(compiled(network), size, hardware, CLASSES)
+                began = time.perf_counter()
+                next(fused)()
+                warm = time.perf_counter() - began
+                slow, fast = rates([plain, fused], args.rounds, args.steps, hardware)
+            pays = f"{warm / (1 - slow / fast) / 60:.0f}" if fast > slow else "never"
+            lines.append(f"| {model} | {size} | {slow:.1f} | {fast:.1f} | {fast / slow:.2f} | {warm:.0f} | {pays} |")
+            print(lines[-1], flush=True)
+    keep("compile", lines)
+
+
+if __name__ == "__main__":
+    main()

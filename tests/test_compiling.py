@@ -1,0 +1,104 @@
+"""lab.compiling: the decision by every reason, and a compiled training that ends as one that is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from made import FAST, command, inside, make_data, settings, thin
+from torch import nn
+
+import train
+from lab import compiling
+from lab.checkpoint import read_about
+from lab.compiling import decide_compile
+from lab.errors import UserError
+from lab.forecast import Pace
+from lab.hardware import Hardware
+
+CPU, GPU = Hardware(torch.device("cpu"), "fp32"), Hardware(torch.device("cuda"), "bf16")
+HOUR = Pace(32, 64, train=(300.0, 1200.0), valid=(0.0, 0.0))  # three epochs of 20 minutes
+
+
+def decide(hardware: Hardware, pace: Pace = HOUR, asked: bool | None = None, before: str = "", ranks: int = 1) -> bool:
+    nothing: Any = None
+    return decide_compile(asked, before, thin("resnet18"), settings(), hardware, nothing, nothing, pace, 0, ranks)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets a compiled step take this share of the time, after a warm-up of so many seconds."""
+
+    def of(share: float, warmup: float) -> None:
+        clock = iter([0.0, warmup])
+        low, high = HOUR.train
+        fast = Pace(32, 64, (share * low, share * high), (0.0, 0.0))
+        monkeypatch.setattr(compiling, "measure", lambda *_: fast)
+        monkeypatch.setattr(compiling.time, "perf_counter", lambda: next(clock))
+
+    return of
+
+
+@pytest.mark.parametrize(("share", "warmup", "use"), [(0.8, 600, True), (0.8, 900, False), (1.1, 1, False)])
+def test_on_a_gpu_measured_steps_decide(
+    measured: Any, share: float, warmup: float, use: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured(share, warmup)
+    assert decide(GPU) is use
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"compile: {'on' if use else 'off'}, ")
+    if share < 1:  # of an hour a fifth is saved
+        assert "12 min saved after 10 min" in printed or "12 min saved after 15 min" in printed
+
+
+def test_nothing_is_tried_where_it_cannot_pay_or_was_decided_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: Any) -> Pace:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(compiling, "measure", forbidden)
+    short = Pace(32, 64, (10.0, 40.0), (0.0, 0.0))
+    assert not decide(CPU) and not decide(GPU, short) and not decide(GPU, ranks=2)
+    assert decide(GPU, before="on") and not decide(GPU, before="off") and decide(GPU, asked=True, before="off")
+
+
+def test_a_compiler_that_fails_stops_no_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any) -> Pace:
+        raise RuntimeError("no triton here\nand more")
+
+    monkeypatch.setattr(compiling, "measure", broken)
+    assert not decide(GPU)
+    assert capsys.readouterr().out == "compile: off, it does not work here (no triton here)\n"
+
+
+def test_asked_for_without_a_compiler_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling.shutil, "which", lambda _: None)
+    with pytest.raises(UserError, match=r"install g\+\+"):
+        decide(CPU, asked=True)
+
+
+def test_a_compiled_training_ends_as_one_that_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the graph traced, but run by torch's own kernels: making new ones would take minutes."""
+    seen = []
+
+    def traced(network: nn.Module) -> Any:
+        seen.append(network)
+        return torch.compile(network, backend="aot_eager", dynamic=False)
+
+    monkeypatch.setattr(train, "compiled", traced)
+    make_data(tmp_path / "csv" / "tiny")
+    with inside(tmp_path, figures=False):
+        for name, option in (("plain", "--no-compile"), ("traced", "--compile")):
+            command(train, "--data", "csv/tiny", *FAST, "--weights", name, "--report", name, option)
+    assert len(seen) == 1
+    plain, compiled = (pd.read_csv(tmp_path / name / "tiny" / "history_resnet18.csv") for name in ("plain", "traced"))
+    np.testing.assert_allclose(compiled["train_loss"], plain["train_loss"], rtol=1e-3)
+    kept = [
+        read_about(tmp_path / name / "tiny" / "resnet18" / "last.safetensors").records for name in ("plain", "traced")
+    ]
+    assert [record["compile"] for records in kept for record in records] == ["off", "on"]
