@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from benchmarks.machine import describe, keep
-from benchmarks.step import BATCH, ours
+from benchmarks.step import BATCH, ours, rates
 from dataloader import Batches, measured_preprocessing
 from lab.hardware import choose_hardware
 from lab.images import read_image
@@ -78,13 +78,13 @@ def main() -> None:
     count = min(args.count, len(whole))
     images = ImageList(whole.csv, whole.ids[:count], whole.paths[:count], whole.labels[:count])
     preprocessing = measured_preprocessing(images, SIZE)
-    rates: dict[str, float] = {}
+    speeds: dict[str, float] = {}
 
     def timed(name: str, work: Iterable[object]) -> None:
         began = time.perf_counter()
         for _ in work:
             pass
-        rates[name] = count / (time.perf_counter() - began)
+        speeds[name] = count / (time.perf_counter() - began)
 
     timed("decoding alone, one image after another", (read_image(path) for path in images.paths))
     timed("usual per-image pipeline, one process", (per_image(path, preprocessing.window) for path in images.paths))
@@ -96,7 +96,7 @@ def main() -> None:
         timed("from the store, augmented", Batches(store, images.labels, preprocessing, 32, torch.device("cpu"), 0))
         timed("from the store, as evaluated", Batches(store, images.labels, preprocessing, 32, torch.device("cpu")))
     lines = [describe(), f"{count} images of {data.name}, {SIZE} px, store opened in {1000 * opened:.0f} ms", ""]
-    lines += ["| way | images/s |", "|---|---|"] + [f"| {name} | {rate:,.0f} |" for name, rate in rates.items()]
+    lines += ["| way | images/s |", "|---|---|"] + [f"| {name} | {rate:,.0f} |" for name, rate in speeds.items()]
     lines += ["", "| model | px | training, images/s | of its time waiting for data |", "|---|---|---|---|"]
     hardware = choose_hardware()
     for size in args.sizes:
