@@ -1,12 +1,14 @@
 """The decoded-image store: every image of a list decoded and cropped once, memory-mapped uint8 ever after.
 
 A store is two files: ``….npy`` (uint8 [N, S, S, 3], one row per distinct path, paths sorted) and ``….json`` (the SHA-256
-of each file's bytes). The key covers the paths, the files' sizes and times and all that decides the crop, so a
-changed file or setting finds no store and builds a new one. Lists of the same images in another order share a store.
+of each file's bytes). The key covers the paths, the files' sizes and times, all that decides the crop and the
+code that crops, so a changed file, setting or version finds no store and builds a new one. Lists of the same images in
+another order share a store.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -16,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import PIL
 from tqdm import tqdm
 
 from lab.errors import UserError
@@ -25,8 +28,6 @@ from lab.images import decode
 from lab.lists import ImageList, problems_error
 from lab.preprocessing import Preprocessing
 from lab.words import counted
-
-VERSION = 2  # raised whenever decoding or cropping changes what a store holds
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,18 @@ class Store:
         return [self.digests[row] for row in self.rows]
 
 
+@functools.cache
+def code_version() -> str:
+    """A hash of the code that decides what a store holds, and the version of Pillow, which decodes."""
+    digest = hashlib.sha256(PIL.__version__.encode())
+    for name in ("images.py", "preprocessing.py"):
+        digest.update(Path(__file__).with_name(name).read_bytes())
+    return digest.hexdigest()
+
+
 def store_key(paths: list[Path], preprocessing: Preprocessing) -> str:
     """What a store's content depends on, hashed."""
-    crop = [VERSION, preprocessing.window, preprocessing.locate, preprocessing.source]
+    crop = [code_version(), preprocessing.window, preprocessing.locate, preprocessing.source]
     digest = hashlib.sha256(json.dumps(crop).encode())
     for path in paths:
         try:

@@ -71,6 +71,16 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != ".lock") if folder.is_dir() else []
 
 
+def test_other_code_builds_another_store(
+    train: ImageList, tmp_path: Path, built: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(train, tmp_path / "store")
+    monkeypatch.setattr(lab.store, "code_version", lambda: "another")
+    opened(train, tmp_path / "store")
+    opened(train, tmp_path / "store")
+    assert built == ["train", "train"] and len(names(tmp_path / "store")) == 2  # the first one is gone
+
+
 def test_it_holds_what_decoding_gives_byte_for_byte(train: ImageList, tmp_path: Path) -> None:
     for locate in ("cell", "centre"):
         preprocessing = replace(SMALL, locate=locate)
