@@ -80,6 +80,7 @@ def upload(api: Any, entry: Entry) -> int:
     if before is not None:
         print(f"{entry.model}: {entry.path} is in {entry.competition} already, number {before.ref}; not sent again")
         return int(before.ref)
+    print(f"{entry.model}: sending {entry.path}, {entry.rows:,} rows → {entry.competition}", flush=True)
     with limited(), muted() as said, spoken(f"{entry.model}, {entry.competition}", entry.page):
         answer = api.competition_submit(str(entry.path), entry.message, entry.competition, quiet=True)
     if answer.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE or not answer.ref:
@@ -87,7 +88,7 @@ def upload(api: Any, entry: Entry) -> int:
         raise UserError(
             f"{entry.model}, {entry.competition}: {entry.path} did not arrive ({words}); run the command again."
         )
-    print(f"{entry.model}: {entry.path}, {entry.rows:,} rows → {entry.competition}, number {answer.ref}")
+    print(f"{entry.model}: arrived, number {answer.ref}")
     return int(answer.ref)
 
 

@@ -7,6 +7,7 @@ to the address that it is told, and follows the redirect of a download; ``Kaggle
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import re
 import threading
@@ -28,7 +29,9 @@ class Kaggle:
     score: str = "0.97843"
     verdict: str = "COMPLETE"  # or ERROR
     why: str = ""
-    faults: dict[str, tuple[int, str, dict[str, str]]] = field(default_factory=dict)  # method or competition: the answer
+    faults: dict[str, tuple[int, str, dict[str, str]]] = field(
+        default_factory=dict
+    )  # method or competition: the answer
     archive: bytes = b""
     cut: list[int] = field(default_factory=list)  # after how many bytes the next downloads break off
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -48,9 +51,8 @@ class Kaggle:
         patch.setenv("HOME", str(home))
         patch.setenv("USERPROFILE", str(home))
         patch.setenv("KAGGLE_CONFIG_DIR", str(home / ".kaggle"))
-        import kaggle  # as it is imported, it looks for credentials and makes its folder: both in this home
-        import kagglesdk.kaggle_env as environment
-
+        # As it is imported, it looks for credentials and makes its folder: both in this home.
+        kaggle, environment = importlib.import_module("kaggle"), importlib.import_module("kagglesdk.kaggle_env")
         patch.setitem(environment._env_to_endpoint, environment.KaggleEnv.PROD, self.address)
         patch.setattr(kaggle.KaggleApi, "config", str(home / ".kaggle" / "kaggle.json"))
 
@@ -109,7 +111,11 @@ def serve(kaggle: Kaggle) -> ThreadingHTTPServer:
         def say(self, status: int, said: dict[str, Any], headers: dict[str, str]) -> None:
             data = json.dumps(said).encode()
             self.send_response(status)
-            for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
+            for name, value in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(data)),
+                **headers,
+            }.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
