@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from lab.errors import UserError
 from lab.files import flush_folder, make_folder
-from lab.service import limited, read_settings, sign_in, spoken
+from lab.service import Unreachable, limited, read_settings, sign_in, spoken
 from lab.words import counted, shown
 
 # The labelled images as Kaggle hands them out: folder, files, and SHA-256 of their sorted lines "name sha256". Computed from a
@@ -48,11 +48,18 @@ def download(name: str, archive: Path) -> None:
     if archive.exists():
         print(f"{archive} is there already")
         return
-    api = sign_in()
+    page = f"https://www.kaggle.com/datasets/{name}"
+    try:
+        api = sign_in()
+    except Unreachable:
+        raise
+    except UserError as error:
+        browser = f"or download {page} in a browser and give the zip with --archive"
+        raise UserError(f"{str(error).rstrip('.')}; {browser}.") from None
     make_folder(archive.parent)
     owner, slug = name.split("/")
     part = archive.with_name(f"{archive.name}.part")
-    with limited(), spoken(f"downloading {name}", f"https://www.kaggle.com/datasets/{name}"):
+    with limited(), spoken(f"downloading {name}", page):
         request = importlib.import_module("kagglesdk.datasets.types.dataset_api_service").ApiDownloadDatasetRequest()
         request.owner_slug, request.dataset_slug = owner, slug
         with api.build_kaggle_client() as client:

@@ -21,7 +21,8 @@ OUTPUTS = ("csv", "data", "mlruns", "report", "runs", "weights")  # what command
 NOTES = ("csv/README.md", "weights/README.md")
 KINDS = (".py", ".md", ".txt", ".toml", ".ini")  # of files at the top
 NAMES = ("LICENSE", "Makefile")
-JUNK = ("__pycache__", ".pyc", ".tmp")
+JUNK = ("__pycache__", "site-packages", ".pyc", ".tmp")
+ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")  # what a folder with a Python of its own holds
 NEEDED = ("README.md", "requirements.txt", "constraints.txt")  # that imports do not ask for
 WINDOWS = re.compile(r'[<>:"/\\|?*]')  # what a file's name cannot hold there
 LONGEST = 200  # bytes of a name in UTF-8; the usual file systems hold 255
@@ -58,8 +59,8 @@ def sources(project: Path) -> dict[str, Path]:
     found += [project / name for name in NOTES]
     found += [path for name in FOLDERS for path in (project / name).rglob("*")]
     for folder in project.iterdir():
-        known = folder.name in (*FOLDERS, *OUTPUTS) or folder.name.startswith(".") or (folder / "pyvenv.cfg").exists()
-        if folder.is_dir() and not known:
+        known = folder.name in (*FOLDERS, *OUTPUTS) or any((folder / name).exists() for name in ENVIRONMENTS)
+        if folder.is_dir() and not known and not junk(folder.name):
             found += folder.rglob("*.py")
     files = {path.relative_to(project).as_posix(): path for path in found if path.is_file()}
     return {place: path for place, path in sorted(files.items()) if not any(map(junk, place.split("/")))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -109,4 +110,4 @@ def prove_unpacked(folder: Path, weights: Path | None) -> tuple[list[str], list[
     except (ValueError, IndexError):
         last = (done.stderr.strip().splitlines() or ["no word of it"])[-1]
         return [f"the sources: the interpreter that imports them from the zip alone failed ({shown(last)})"], []
-    return [fault.replace(f"{folder}/", "") for fault in faults], rows
+    return [fault.replace(f"{folder}{os.sep}", "") for fault in faults], rows

@@ -104,7 +104,10 @@ def spoken(doing: str, page: str) -> Iterator[None]:
     except requests.HTTPError as error:
         kind = Unreachable if error.response.status_code == 401 else UserError
         raise kind(f"{doing}: {refusal(error.response, page)}") from None
-    except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
+    except (
+        *(requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError),
+        urllib3.exceptions.HTTPError,
+    ) as error:
         raise Unreachable(
             f"{doing}: Kaggle cannot be reached ({type(error).__name__}); look at the network, or at "
             f"https://status.kaggle.com, and run the command again."

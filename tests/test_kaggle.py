@@ -8,7 +8,6 @@ import io
 import re
 import stat
 import sys
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ import prepare
 import submit
 from lab import competitions, download, service
 from lab.errors import UserError
+from lab.files import alone
 
 pytestmark = pytest.mark.skipif(
     find_spec("kaggle") is None,
@@ -488,12 +488,24 @@ def test_images_that_were_changed_since_are_not_verified(cnmc: dict[str, bytes],
 
 
 def test_two_at_once_do_not_meet(cnmc: dict[str, bytes], kaggle: Kaggle) -> None:
-    kaggle.silent.clear()
-    first = threading.Thread(target=lambda: prepare.main(["kaggle"]))
-    first.start()
-    while not kaggle.asked and not Path("data/.lock").exists():
-        pass
-    said = refused("kaggle", "--name", "second", module=prepare)
-    kaggle.silent.set()
-    first.join()
-    assert "data: another process is downloading there" in said
+    with alone(Path("data"), "downloading"):
+        assert "data: another process is downloading there" in refused("kaggle", module=prepare)
+    assert kaggle.asked == []
+
+
+def test_a_network_that_breaks_off_for_good(
+    cnmc: dict[str, bytes], kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["kaggle.api.kaggle_api_extended"], "time", clock(lambda _: None))
+    kaggle.cut = [10] * 9
+    said = refused("kaggle", module=prepare)
+    assert said.startswith("downloading someone/leukemia: Kaggle cannot be reached (ChunkedEncodingError)")
+
+
+def test_without_a_token_the_browser_is_named(cnmc: dict[str, bytes], kaggle: Kaggle, tmp_path: Path) -> None:
+    (tmp_path / "home" / ".kaggle" / "access_token").unlink()
+    said = refused("kaggle", module=prepare)
+    assert said.startswith("no Kaggle credentials were found; make a token at")
+    assert said.endswith(
+        "; or download https://www.kaggle.com/datasets/someone/leukemia in a browser and give the zip with --archive."
+    )

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import unicodedata
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import made
@@ -77,24 +76,6 @@ def handed_in(project: Path) -> Path:
     return out
 
 
-@pytest.fixture
-def broken(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Runs the command on a copy of the project in which some files are gone or changed; what it says as it refuses."""
-
-    def run(change: Callable[[Path], None], *words: str) -> str:
-        copy = project.parent / "copy"
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(project, copy)
-        change(copy)
-        monkeypatch.setattr(submit, "PROJECT", copy)
-        with inside(copy), pytest.raises(UserError) as caught:
-            command(submit, *STUDENT, "--data", "tiny", "--out", "out", *words)
-        assert not (copy / "out").exists() or not list((copy / "out").iterdir())
-        return str(caught.value)
-
-    return run
-
-
 # ---- the zips --------------------------------------------------------------------------------------------------------
 
 
@@ -146,23 +127,28 @@ def test_nothing_that_git_tracks_is_missing() -> None:
     assert tracked - hand_in.sources(PROJECT).keys() == set()
 
 
-def test_the_same_files_give_the_same_bytes(handed_in: Path, tmp_path: Path) -> None:
-    """Unpacked beside each other, without git, on another day, the two zips hand themselves in again, byte for byte; and their
-    README's lines prove the weights."""
+def test_the_same_files_give_the_same_bytes(
+    handed_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unpacked beside each other, without git, on another day, the two zips hand themselves in again, byte for byte; and the
+    lines of their README prove the weights."""
     before = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in handed_in.iterdir()}
     for archive in handed_in.iterdir():
         with zipfile.ZipFile(archive) as zipped:
             zipped.extractall(tmp_path)
     folder = tmp_path / TITLE
-    again = script(folder, folder / "submit.py", *STUDENT, "--data", "tiny")
-    assert again.returncode == 0, again.stderr
+    monkeypatch.setattr(submit, "PROJECT", folder)
+    with inside(folder):
+        command(submit, *STUDENT, "--data", "tiny")
     assert before == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.zip")}
 
     readme = (folder / "weights" / "tiny" / "README.txt").read_text(encoding="utf-8")
-    line = next(line.strip() for line in readme.splitlines() if "--prove" in line).split("#")[0].split()
+    line = next(line for line in readme.splitlines() if "--prove" in line).split("#")[0].split()
     assert line == ["python", "submit.py", "--prove", "weights/tiny"]
-    done = script(folder, folder / "submit.py", *line[2:])
-    assert done.returncode == 0 and done.stdout.count("loads and computes") == 3, done.stderr
+    capsys.readouterr()
+    with inside(folder):
+        command(submit, *line[2:])
+    assert capsys.readouterr().out.count("loads and computes") == 3
     if shutil.which("sha256sum"):
         check = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder / "weights" / "tiny", capture_output=True)
         assert check.returncode == 0 and check.stdout.count(b"OK") == 3
@@ -170,10 +156,10 @@ def test_the_same_files_give_the_same_bytes(handed_in: Path, tmp_path: Path) -> 
     best = folder / "weights" / "tiny" / "resnet50" / "best.safetensors"
     best.write_bytes(best.read_bytes()[:-1] + b"\1")
     (folder / "weights" / "tiny" / "resnet18" / "best.safetensors").unlink()
-    done = script(folder, folder / "submit.py", *line[2:])
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "resnet50/best.safetensors: its bytes are not those that were handed in" in done.stderr
-    assert "resnet18/best.safetensors: is missing; unpack the zip again" in done.stderr
+    with inside(folder), pytest.raises(UserError) as caught:
+        command(submit, *line[2:])
+    assert "resnet50/best.safetensors: its bytes are not those that were handed in" in str(caught.value)
+    assert "resnet18/best.safetensors: is missing; unpack the zip again" in str(caught.value)
 
 
 def test_an_average_is_handed_in_with_all_its_members(project: Path, tmp_path: Path) -> None:
@@ -191,17 +177,24 @@ def test_an_average_is_handed_in_with_all_its_members(project: Path, tmp_path: P
 # ---- what is missing -------------------------------------------------------------------------------------------------
 
 
-def test_all_that_is_missing_is_said_at_once_with_its_command(broken: Callable[..., str]) -> None:
-    def change(copy: Path) -> None:
-        (copy / "report" / "tiny" / "report.pdf").unlink()
-        (copy / "README.md").unlink()
-        shutil.rmtree(copy / "weights" / "tiny" / "resnet18")
-        (copy / "csv" / "tiny" / "submission_resnet50.csv").unlink()
-        lines = (copy / "csv" / "tiny" / "submission_resnet152.csv").read_text().splitlines()
-        (copy / "csv" / "tiny" / "submission_resnet152.csv").write_text("\n".join(lines[:-1]) + "\n")
-
-    said = broken(change).splitlines()
-    assert said[0] == "nothing was written, since the hand-in is not whole:"
+def test_all_that_is_missing_is_said_at_once_with_its_command(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy)
+    (copy / "report" / "tiny" / "report.pdf").unlink()
+    (copy / "README.md").unlink()
+    shutil.rmtree(copy / "weights" / "tiny" / "resnet18")
+    (copy / "csv" / "tiny" / "submission_resnet50.csv").unlink()
+    lines = (copy / "csv" / "tiny" / "submission_resnet152.csv").read_text().splitlines()
+    (copy / "csv" / "tiny" / "submission_resnet152.csv").write_text("\n".join(lines[:-1]) + "\n")
+    monkeypatch.setattr(submit, "PROJECT", copy)
+    monkeypatch.setattr(submit, "prove_unpacked", lambda *_: (["train: cannot be imported"], []))
+    with inside(copy), pytest.raises(UserError) as caught:
+        command(submit, *STUDENT, "--data", "tiny", "--out", "out")
+    assert not list((copy / "out").iterdir())
+    first, *said = str(caught.value).splitlines()
+    assert first == "nothing was written, since the hand-in is not whole:"
     made_by = {
         "report/tiny/report.pdf: is missing": "python report.py --student-id 311605004 --name '劉子齊' --data tiny",
         "README.md: is missing": "take it from the project anew",
@@ -209,34 +202,46 @@ def test_all_that_is_missing_is_said_at_once_with_its_command(broken: Callable[.
         "csv/tiny/submission_resnet50.csv: is missing": "python predict.py --model resnet50 --data tiny",
         "csv/tiny/submission_resnet152.csv: 1 problem:; no row answers": "python predict.py --model resnet152 --data tiny",
     }
-    assert len(said) == 1 + len(made_by)
-    for line, (fault, mend) in zip(said[1:], made_by.items(), strict=True):
+    for line, (fault, mend) in zip(said[:-1], made_by.items(), strict=True):
         assert line.startswith(f"  {fault}") and line.endswith(f"; {mend}")
+    assert said[-1] == "  train: cannot be imported"
 
 
-def test_sources_that_need_what_is_not_in_the_zip(broken: Callable[..., str]) -> None:
-    def change(copy: Path) -> None:
-        (copy / ".secret").mkdir()
-        (copy / ".secret" / "tricks.py").write_text("X = 1\n")
-        script_text = (copy / "evaluate.py").read_text()
-        (copy / "evaluate.py").write_text(script_text + "\nimport tricks\n")
-        (copy / "demo.py").write_text("def broken(:\n")
+def test_sources_that_need_what_is_not_in_the_zip(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    files = {
+        "zip/resnet/__init__.py": "",
+        "zip/dataloader.py": "import csv, json",
+        "zip/train.py": f"import sys\nsys.path.append({str(elsewhere)!r})\nimport predict, lab.errors",
+        "zip/evaluate.py": "import tricks",
+        "zip/demo.py": "def broken(:",
+        "zip/csv/list.csv": "Path,label",
+        "elsewhere/predict.py": "",
+        "elsewhere/lab/errors.py": "",
+    }
+    for place, text in files.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(text)
+    faults, _ = proof.prove_unpacked(tmp_path / "zip", None)
+    assert [fault.split(" (")[0] for fault in faults] == [
+        "evaluate: cannot be imported from the zip alone",
+        "demo: cannot be imported from the zip alone",
+        f"lab.errors: comes from {elsewhere}/lab/errors.py, not from the zip",
+        f"predict: comes from {elsewhere}/predict.py, not from the zip",
+    ]
+    assert "ModuleNotFoundError: No module named 'tricks'" in faults[0] and "SyntaxError" in faults[1]
 
-    said = broken(change)
-    assert "evaluate: cannot be imported from the zip alone (ModuleNotFoundError: No module named 'tricks')" in said
-    assert "demo: cannot be imported from the zip alone (SyntaxError" in said
-    assert "train: " not in said
 
-
-def test_weights_that_do_not_load(broken: Callable[..., str]) -> None:
-    def change(copy: Path) -> None:
-        weights = copy / "weights" / "tiny"
-        shutil.copyfile(weights / "resnet18" / "best.safetensors", weights / "resnet50" / "best.safetensors")
-        (weights / "resnet152" / "best.safetensors").write_bytes(b"half")
-
-    said = broken(change)
-    assert "weights/tiny/resnet50/best.safetensors: expected weights of resnet50, found weights of resnet18" in said
-    assert "weights/tiny/resnet152/best.safetensors: expected a checkpoint in safetensors format" in said
+def test_weights_that_do_not_load(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proof, "MODULES", ("resnet",))  # the others take seconds
+    weights = tmp_path / "weights" / "tiny"
+    shutil.copytree(project / "weights" / "tiny", weights)
+    shutil.copyfile(weights / "resnet18" / "best.safetensors", weights / "resnet50" / "best.safetensors")
+    (weights / "resnet152" / "best.safetensors").write_bytes(b"half")
+    faults, rows = proof.prove_unpacked(project, weights)
+    assert rows == [] and len(faults) == 1
+    assert "tiny/resnet50/best.safetensors: expected weights of resnet50, found weights of resnet18" in faults[0]
+    assert "tiny/resnet152/best.safetensors: expected a checkpoint in safetensors format" in faults[0]
 
 
 def test_a_dry_run_writes_nothing(
