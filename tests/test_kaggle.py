@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import re
+import shutil
 import stat
 import sys
 import time
@@ -18,6 +19,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from kaggle_stand_in import KEY, TOKEN, USER, Kaggle, serve
 from made import DEPTHS, command, make_data
 from PIL import Image
@@ -474,6 +477,31 @@ def test_an_archive_that_is_not_the_data_set(cnmc: dict[str, bytes], tmp_path: P
     assert sentence in said and "\n" not in said
     assert not list(Path("data").glob("*C-NMC*")) and not Path("csv/cnmc").exists()
     assert not list(tmp_path.rglob("evil*"))
+
+
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_archive_is_refused_or_gives_the_same_images(
+    cnmc: dict[str, bytes], tmp_path: Path, data: st.DataObject
+) -> None:
+    whole = bytearray(zipped(cnmc))
+    for _ in range(data.draw(st.integers(0, 2))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    end = data.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))
+    archive, folder = tmp_path / "a.zip", tmp_path / "out" / "images"
+    archive.write_bytes(whole[:end])
+    shutil.rmtree(folder.parent, ignore_errors=True)
+    try:
+        download.unpack(archive, folder)
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        rows = [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
+        download.verify(folder, pd.DataFrame(rows, columns=["path", "sha256"]))
+    except UserError as error:
+        assert "\n" not in str(error) and str(error).isprintable()
+    else:
+        found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+        assert found == {path.split("/", 1)[1]: data for path, data in cnmc.items() if "training_data" in path}
+    assert [path.name for path in folder.parent.iterdir()] in ([], ["images"])
 
 
 def test_images_that_were_changed_since_are_not_verified(cnmc: dict[str, bytes], kaggle: Kaggle) -> None:
