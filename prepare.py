@@ -1,7 +1,8 @@
 """Make the lists that training reads, from the sample generator or from real images.
 
     python prepare.py sample                                  # 500 drawn cells → csv/sample
-    python prepare.py cnmc ~/C-NMC_Leukemia                   # C-NMC 2019 as downloaded, split by patient → csv/cnmc
+    python prepare.py kaggle                                  # C-NMC 2019 from Kaggle into data/, verified → csv/cnmc
+    python prepare.py cnmc ~/C-NMC_Leukemia                   # the same as downloaded, split by patient → csv/cnmc
     python prepare.py folders ~/PBC_dataset --name pbc        # a folder per class, split by image → csv/pbc
     python prepare.py medmnist ~/bloodmnist_64.npz            # MedMNIST, its own split → csv/bloodmnist_64
 
@@ -40,10 +41,10 @@ def seed(text: str) -> int:
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The four subcommands and their options."""
+    """The five subcommands and their options."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{sample,cnmc,folders,medmnist}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{sample,kaggle,cnmc,folders,medmnist}")
 
     sample = commands.add_parser("sample", help="draw sample cells in the lab's own form")
     sample.add_argument(
@@ -57,20 +58,27 @@ def arguments() -> argparse.ArgumentParser:
     cnmc.add_argument(
         "src", type=Path, metavar="SRC", help="its folder; the images in .../all/ and .../hem/ are found below it"
     )
+    kaggle = commands.add_parser("kaggle", help="download C-NMC 2019 from Kaggle, verify it, and split it like cnmc")
+    text = "folder of downloads; the images go into C-NMC_Leukemia below it (default: data)"
+    kaggle.add_argument("--to", type=Path, default=Path("data"), metavar="FOLDER", help=text)
+    text = "its zip where you downloaded it yourself, which needs no token"
+    kaggle.add_argument("--archive", type=Path, metavar="FILE", help=text)
+    text = "file with the data set's name on Kaggle (default: kaggle.ini)"
+    kaggle.add_argument("--settings", type=Path, default=Path("kaggle.ini"), metavar="FILE", help=text)
     folders = commands.add_parser("folders", help="a tree with a folder per class, each class split alike")
     folders.add_argument("src", type=Path, metavar="SRC", help="the folder that holds the class folders")
     medmnist = commands.add_parser("medmnist", help="a MedMNIST .npz as PNG images and lists, its own split kept")
     medmnist.add_argument("src", type=Path, metavar="FILE", help="the .npz file")
 
-    for command, name in ((cnmc, "cnmc"), (folders, "that of SRC"), (medmnist, "that of FILE")):
+    for command, name in ((kaggle, "cnmc"), (cnmc, "cnmc"), (folders, "that of SRC"), (medmnist, "that of FILE")):
         where = command.add_mutually_exclusive_group()
         where.add_argument("--name", help=f"short name of the data set: the lists go into csv/NAME (default: {name})")
         where.add_argument("--out", type=Path, help="or the folder to write the lists into")
-    for command, shares in ((cnmc, (75, 15, 10)), (folders, (70, 15, 15))):
+    for command, shares in ((kaggle, (75, 15, 10)), (cnmc, (75, 15, 10)), (folders, (70, 15, 15))):
         text = "relative sizes of the lists (default: {} {} {})".format(*shares)
         names = ("TRAIN", "VALID", "TEST")
         command.add_argument("--shares", type=positive, nargs=3, default=shares, metavar=names, help=text)
-    for command in (sample, cnmc, folders, medmnist):
+    for command in (sample, kaggle, cnmc, folders, medmnist):
         command.add_argument("--seed", type=seed, default=0, help="everything random is a function of it (default: 0)")
         command.add_argument("--fresh", action="store_true", help="replace the lists that are there")
     return parser
@@ -79,12 +87,10 @@ def arguments() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     answer(arguments())
 
-import hashlib
 import json
-import re
 import shlex
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -93,18 +99,14 @@ from tqdm import tqdm
 
 from lab import sample as generator
 from lab import splits
+from lab.download import data_set_name, download, unpack, verify
 from lab.errors import UserError, run
-from lab.files import replacing, write_whole
-from lab.images import SUFFIXES
-from lab.tables import CONTROL
-from lab.words import counted, shown
+from lab.files import alone, replacing, write_whole
+from lab.medmnist import MEDMNIST_PARTS, medmnist_part
+from lab.trees import find_images, fingerprints
+from lab.words import counted
 
-MOST_CLASSES = 10_000  # a larger label is no class but damage, and would be asked a name for each number below it
 CLASSES = ("normal", "leukemia blast")
-UNLISTABLE = re.compile(
-    rf"{CONTROL.pattern}|[\\\ud800-\udfff]"
-)  # a file name's bytes that are no UTF-8 come as surrogates
-MEDMNIST_PARTS = {"train": "train", "valid": "val", "test": "test"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments().parse_args(argv)
     if args.command == "sample":
         return sample(args)
+    if args.command == "kaggle":
+        return kaggle(args)
     args.src = args.src.expanduser()
     if args.command == "medmnist":
         return medmnist(args)
@@ -120,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cnmc(args) if args.command == "cnmc" else folders(args)
 
 
-# ---- the four verbs ---------------------------------------------------------------------------------------------------------
+# ---- the five verbs ---------------------------------------------------------------------------------------------------------
 
 
 def sample(args: argparse.Namespace) -> int:
@@ -141,15 +145,38 @@ def sample(args: argparse.Namespace) -> int:
     return say_next(out)
 
 
-def cnmc(args: argparse.Namespace) -> int:
-    """Split the labelled part of C-NMC 2019 by patient and by content."""
+def kaggle(args: argparse.Namespace) -> int:
+    """Download C-NMC 2019 unless it is there, verify it, and split it. What was unpacked stays where the next step fails."""
+    target(args, "cnmc")  # lists that are there are in the way before a long download, not after it
+    args.to = args.to.expanduser()
+    archive = args.archive.expanduser() if args.archive else args.to / "C-NMC_Leukemia.zip"
+    args.src = args.to / "C-NMC_Leukemia"
+    with alone(args.to, "downloading"):
+        if args.src.is_dir():
+            print(f"{args.src} is there already")
+        else:
+            if args.archive is None:
+                download(data_set_name(args.settings), archive)
+            unpack(archive, args.src)
+        status = cnmc(args, partial(verify, args.src))
+        if args.archive is None and archive.exists():
+            archive.unlink()
+            print(f"removed {archive}, whose labelled images are unpacked and verified")
+    return status
+
+
+def cnmc(args: argparse.Namespace, check: Callable[[pd.DataFrame], None] | None = None) -> int:
+    """Split the labelled part of C-NMC 2019 by patient and by content, after a ``check`` of all images with their hashes."""
     out = target(args, "cnmc")
     table, ignored = splits.cnmc_table(find_images(args.src))
     if ignored:
         print(
             f"{counted(ignored, 'image')} outside the class folders all/ and hem/ ignored (the unlabelled parts of C-NMC)."
         )
-    table = kept(table.assign(sha256=fingerprints(args.src, table["path"])), CLASSES)
+    table = table.assign(sha256=fingerprints(args.src, table["path"]))
+    if check:
+        check(table)
+    table = kept(table, CLASSES)
     table = splits.split_by_patient(table, args.shares, args.seed)
     copies = int(table["sha256"].duplicated().sum())
     groups = len(np.unique(splits.joined(table["patient"], table["sha256"])))
@@ -228,38 +255,6 @@ def remove_lists(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def find_images(src: Path) -> list[str]:
-    """All images below ``src``, as paths relative to it, in natural order; hidden files are passed over."""
-    found = (path.relative_to(src) for path in src.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    paths = sorted(
-        (path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)), key=splits.natural
-    )
-    if not paths:
-        raise UserError(
-            f"no image ({', '.join(sorted(SUFFIXES))}) lies below {src}: name the folder that holds the images."
-        )
-    odd = [path for path in paths if UNLISTABLE.search(path)]
-    if odd:
-        raise UserError(
-            f"{counted(len(odd), 'image name')} below {src} cannot stand in a list, for a line break or another control "
-            f"character, a backslash or bytes that are no UTF-8: {', '.join(map(shown, odd[:4]))}"
-            f"{', …' if odd[4:] else ''}; rename them."
-        )
-    return paths
-
-
-def fingerprints(src: Path, paths: Iterable[str]) -> list[str]:
-    """SHA-256 of each file, hex, in the order of ``paths``."""
-
-    def fingerprint(path: str) -> str:
-        with (src / path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    wanted = list(paths)
-    with ThreadPoolExecutor(4) as pool:
-        return list(tqdm(pool.map(fingerprint, wanted), total=len(wanted), desc="comparing contents", unit="image"))
-
-
 def kept(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Leave out, and say so, images whose bytes also stand under another label; refuse where that empties a class."""
     table, conflicts = splits.without_conflicts(table)
@@ -273,37 +268,6 @@ def kept(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
             f"no image of class {names[label]} is left: add images that stand under this class alone, or remove the class."
         )
     return table
-
-
-def medmnist_part(file: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """One part ("train", "val", "test") of a MedMNIST file: images, uint8 (N, H, W) or (N, H, W, 3), and labels, int64 (N,)."""
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
-        if not (isinstance(images, np.ndarray) and isinstance(labels, np.ndarray)):
-            raise ValueError("no arrays")
-    except Exception as error:  # damaged archives raise nearly anything
-        reason = shown(str(error)) or type(error).__name__
-        raise UserError(f"{file} is not a MedMNIST .npz with {part}_images and {part}_labels: {reason}.") from error
-    if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
-        raise UserError(
-            f"{file}: {part}_images is {images.dtype} {images.shape}; only uint8 images can be used, "
-            "grey (N, H, W) or RGB (N, H, W, 3)."
-        )
-    if not images.size:
-        raise UserError(f"{file}: {part}_images holds no image.")
-    if (
-        labels.shape not in ((len(images), 1), (len(images),))
-        or labels.dtype.kind not in "iu"
-        or labels.min() < 0
-        or labels.max() >= MOST_CLASSES
-    ):
-        raise UserError(
-            f"{file}: {part}_labels is {labels.dtype} {labels.shape}; one class number per image, from 0 to "
-            f"{MOST_CLASSES - 1:,}, is needed "
-            "(a data set with several labels per image cannot be used)."
-        )
-    return images, labels.reshape(-1).astype(np.int64)
 
 
 def finish(out: Path, table: pd.DataFrame, names: Sequence[str], random_seed: int) -> None:
