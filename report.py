@@ -40,6 +40,7 @@ import resnet
 from lab.errors import UserError, run
 from lab.lists import DataSet, ImageList, data_name, read_data_set, read_list
 from lab.report_discussion import discussion
+from lab.report_networks import layers
 from lab.report_pages import check_libraries, terminal, uncovered, write_html, write_pdf
 from lab.report_parts import Parts
 from lab.report_results import results
@@ -84,15 +85,19 @@ def main() -> None:
         if not getattr(args, option):
             gaps.note(f"no --{option.replace('_', '-')} was given.")
 
+    words = own_words(report / "discussion.txt", gaps)
+    classes = class_names(data, runs)
+    size = max((run.about.preprocessing.size for run in runs.values() if run.about is not None), default=224)
     parts = Parts(gaps)
     material = Material(
         report=report,
         runs=runs,
         data=data,
         lists=lists,
-        classes=class_names(data, runs),
+        classes=classes,
         command=command,
-        build=resnet.build,
+        size=size,
+        layers={model: layers(resnet.build, model, max(len(classes), 2), size) for model in runs},
         listings={title: thing for group in LISTINGS.values() for title, thing in group.items()},
         ablations=PROJECT / "benchmarks" / "results" / "ablations.csv",
         terminal=terminal,
@@ -111,7 +116,7 @@ def main() -> None:
         "discussion": discussion(material, parts),
         "listings": {group: list(things) for group, things in LISTINGS.items()},
         "triple": lambda numbers: ", ".join(f"{number:.3f}" for number in numbers),
-        **own_words(report / "discussion.txt", gaps),
+        **words,
     }
     write_html(report / "report.html", values)
     write_pdf(report / "report.pdf", values, parts.made, day)

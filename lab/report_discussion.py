@@ -15,7 +15,6 @@ from lab.images import read_image
 from lab.metrics import mcnemar, metrics_table
 from lab.report_facts import calibration, confusions, hardest, wrong_by_depth
 from lab.report_figures import png, reliability_figure, thumbnail
-from lab.report_networks import layers
 from lab.report_parts import Card, Part, Parts
 from lab.report_results import no_evaluation
 from lab.report_sections import Material, percent
@@ -80,8 +79,7 @@ def data_table(material: Material, parts: Parts) -> Part:
     images = len(material.lists["train"]) if "train" in material.lists else None
     rows: list[list[str | None]] = []
     for model, run in material.runs.items():
-        network = layers(material.build, model, max(len(material.classes), 2), 64)
-        count = sum(layer.parameters for layer in network)
+        count = sum(layer.parameters for layer in material.layers[model])
         each = None if images is None else f"{count / images:,.0f}"
         cells: list[str | None] = [None] * 3
         if run.history is not None and {"train_accuracy", "test_accuracy"} <= set(run.history.columns):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,7 +140,7 @@ def chinese_font() -> Path:
 
 def beyond_latin(text: str) -> set[str]:
     """The characters that are no Latin, Greek, Cyrillic or sign: Chinese, for the most part."""
-    return {character for character in text if ord(character) >= 0x2E80 or 0x0530 <= ord(character) < 0x1E00}
+    return set(re.findall("[\u0530-\u1dff\u2e80-\U0010ffff]", text))
 
 
 def uncovered(text: str) -> str:

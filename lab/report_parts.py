@@ -82,7 +82,7 @@ class Table(Part):
     @property
     def long(self) -> bool:
         """Whether it may run over the end of a page; its head is then repeated."""
-        return len(self.rows) > 14
+        return len(self.rows) > 24
 
 
 def data_uri(data: bytes, suffix: str) -> str:

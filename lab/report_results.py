@@ -134,11 +134,11 @@ def time_table(material: Material, parts: Parts) -> Part:
                 ", ".join(map(str, sizes)) or None,
                 duration(float(seconds.sum())),
                 f"{rate.median():.0f}" if rate.notna().any() else None,
-                record.get("device"),
+                record.get("device", "not noted"),
             ]
         )
     head = ["depth", "epochs", "input, px", "time", "images/s", "device"]
-    if not any(row[-1] for row in rows):  # earlier versions of train.py did not note it
+    if all(row[-1] in (None, "not noted") for row in rows):  # earlier versions of train.py did not note it
         head, rows = head[:-1], [row[:-1] for row in rows]
     return parts.table(
         head,

@@ -9,12 +9,11 @@ import inspect
 import textwrap
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from lab.checkpoint import About
 from lab.errors import UserError
@@ -22,25 +21,27 @@ from lab.figures import display_name
 from lab.history import draw_data_figures
 from lab.lists import DataSet, ImageList
 from lab.report_ablations import ablations
-from lab.report_networks import layers
+from lab.report_networks import Layer
 from lab.report_parts import Part, Parts
 from lab.report_runs import Run
 
 
 @dataclass
 class Material:
-    """All that the sections draw on. ``lists`` holds train and valid, where they are at hand."""
+    """All that the sections draw on. ``lists`` holds train and valid, where they are at hand; ``layers`` are those of each depth
+    for an input of ``size`` px."""
 
     report: Path
     runs: dict[str, Run]
     data: DataSet | None
     lists: dict[str, ImageList]
     command: Callable[[str, str], str]
-    build: Callable[[str, int], nn.Module]
     listings: Mapping[str, object]
     ablations: Path
     terminal: Callable[[str, list[tuple[str, str]]], bytes]
-    classes: list[str] = field(default_factory=list)
+    classes: list[str]
+    layers: dict[str, list[Layer]]
+    size: int
 
     @property
     def evaluated(self) -> dict[str, Run]:
@@ -77,9 +78,8 @@ def introduction(material: Material, parts: Parts) -> dict[str, Any]:
 def implementation(material: Material, parts: Parts) -> dict[str, Any]:
     """The networks, taken apart; the code of the blocks and of the DataLoader; the settings of the runs."""
     models, classes = list(material.runs), max(len(material.classes), 2)
-    sides = [about.preprocessing.size for about in material.abouts.values()]
-    size = max(sides, default=224)
-    found = {model: {layer.name: layer for layer in layers(material.build, model, classes, size)} for model in models}
+    size = material.size
+    found = {model: {layer.name: layer for layer in table} for model, table in material.layers.items()}
     names = list(dict.fromkeys(name for table in found.values() for name in table))
     first = {name: next(table[name] for table in found.values() if name in table) for name in names}
 
@@ -157,7 +157,9 @@ def settings_table(material: Material, parts: Parts) -> Part:
     for name, title in SHOWN_RECORD.items():
         records = {m: about.records[0] for m, about in known.items() if about.records}
         if records:
-            rows.append([title, *(records[m].get(name) if m in records else None for m in material.runs)])
+            rows.append(
+                [title, *(records[m].get(name, "not noted") if m in records else "not noted" for m in material.runs)]
+            )
     head = ["setting", *map(display_name, material.runs)]
     return parts.table(head, rows, "How each depth was trained, as its run has noted.", "l" + "c" * len(material.runs))
 
