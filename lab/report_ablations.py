@@ -1,0 +1,50 @@
+"""What single choices were worth, from benchmarks/results/ablations.csv: runs that differ in one choice, paired by seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+# The options of train.py, in its group "images", that change what a network is shown.
+IMAGES = ("--size", "--window", "--progressive", "--no-progressive")
+KEY = ["data", "model", "size", "epochs", "also"]
+
+
+def ablations(path: Path, data: str, images: bool) -> tuple[str, list[list[str]]] | None:
+    """A caption and the rows of a table: run, change, seeds, accuracy after the last epoch in %, difference from the base.
+
+    Of ``images`` those about what a network is shown, else the others; of this data set where it has any, else of all.
+    None where nothing was measured.
+    """
+    if not path.is_file():
+        return None
+    runs = pd.read_csv(path, keep_default_na=False)
+    own = runs[runs["data"] == data]
+    rows = rows_of(own, images) or rows_of(runs, images)
+    if not rows:
+        return None
+    where = "" if rows_of(own, images) else " on other data sets"
+    caption = f"Single changes, measured{where} by benchmarks/ablate.py: accuracy on valid.csv after the last epoch, mean over "
+    caption += (
+        "the seeds, and its difference from the same runs without the change. Fewer than three seeds show nothing yet."
+    )
+    return caption, rows
+
+
+def rows_of(runs: pd.DataFrame, images: bool) -> list[list[str]]:
+    """The rows of :func:`ablations` for some runs."""
+    rows: list[list[str]] = []
+    for (data, model, size, epochs, _), part in runs.groupby(KEY, sort=False):
+        seeds = {options: each.set_index("seed")["last"] for options, each in part.groupby("options", sort=False)}
+        base = seeds.pop("", None)
+        if base is None:
+            continue
+        for options, last in seeds.items():
+            shared = (last - base).dropna()
+            about_images = any(word in IMAGES for word in str(options).split())
+            if about_images == images and len(shared):
+                run = f"{model} on {data}, {size} px, {epochs} epochs"
+                cells = [run, str(options), f"{len(shared)}", f"{100 * last[shared.index].mean():.2f}"]
+                rows.append([*cells, f"{100 * shared.mean():+.2f}"])
+    return rows

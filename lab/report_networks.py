@@ -1,0 +1,80 @@
+"""The table of layers, taken from the networks themselves: what each part does, its output, parameters and multiplications."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One part of a network: its member's name, what it does (a line for each convolution), the shape of its output, its
+    parameters (those of a norm belong to the part before it), and multiply-accumulates for one image."""
+
+    name: str
+    operation: str
+    output: tuple[int, ...]
+    parameters: int
+    macs: int
+
+
+def layers(build: Callable[[str, int], nn.Module], model: str, classes: int, size: int) -> list[Layer]:
+    """The parts of a network for one image of ``size`` px, in the order in which they work."""
+    # On the meta device: shapes without numbers, so that the deepest network takes neither time nor memory.
+    with torch.device("meta"):
+        network, image = build(model, classes).eval(), torch.empty(1, 3, size, size)
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        return lambda _module, _inputs, output: shapes.update({name: tuple(output.shape[1:])})
+
+    for name, module in network.named_children():
+        module.register_forward_hook(keep(name))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(image)
+    counts = counter.get_flop_counts()
+    root = type(network).__name__
+    parts: list[Layer] = []
+    for name, module in network.named_children():
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        what = describe(module)
+        if what:
+            # The counter counts a multiplication and an addition as two operations.
+            macs = sum(counts.get(f"{root}.{name}", {}).values()) // 2
+            parts.append(Layer(name, what, shapes[name], parameters, macs))
+        elif parameters:
+            before = parts.pop()
+            parts.append(
+                Layer(before.name, before.operation, before.output, before.parameters + parameters, before.macs)
+            )
+    return parts
+
+
+def describe(module: nn.Module) -> str:
+    """What a part does; empty for a norm and an activation, which change no shape."""
+    if isinstance(module, nn.Conv2d):
+        return convolution(module)
+    if isinstance(module, nn.MaxPool2d):
+        return f"{module.kernel_size}×{module.kernel_size} max, stride {module.stride}"
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        return "global average"
+    if isinstance(module, nn.Linear):
+        return f"{module.in_features} → {module.out_features}"
+    blocks = list(module.children()) if isinstance(module, nn.Sequential) else [module]
+    convolutions = [child for child in blocks[-1].children() if isinstance(child, nn.Conv2d)] if blocks else []
+    if not convolutions:
+        return ""
+    lines = [convolution(child) for child in convolutions]
+    return "\n".join([*lines, f"× {len(blocks)} block{'' if len(blocks) == 1 else 's'}"])
+
+
+def convolution(module: nn.Conv2d) -> str:
+    """``3×3, 64``; a stride above 1 is said."""
+    height, width = module.kernel_size
+    stride = f", stride {module.stride[0]}" if module.stride[0] > 1 else ""
+    return f"{height}×{width}, {module.out_channels}{stride}"

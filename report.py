@@ -1,0 +1,189 @@
+"""Write the lab's report of a data set, from the files that training and evaluation have left.
+
+    python report.py --student-id 311605004 --name 劉子齊          # the runs on csv/lab3
+    python report.py --data csv/sample                             # without a name: the place is marked
+
+Writes report.pdf and report.html (one file, no other needed) into report/<data>/. Every number comes from the runs' files; what
+is missing leaves a marked gap and a warning. The discussion's own words are read from report/<data>/discussion.txt, where
+it is there: plain text, an empty line between paragraphs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lab.errors import answer
+from lab.options import add_places, add_report
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The options, each with its one default."""
+    parser = argparse.ArgumentParser(description="Write the report of a data set as PDF and as one page of HTML.")
+    parser.add_argument("--student-id", help="as it is to stand in the title (default: a marked gap)")
+    parser.add_argument("--name", help="of the student (default: a marked gap)")
+    parser.add_argument("--date", help="YYYY-MM-DD (default: the day on which the newest history was written)")
+    add_places(parser)
+    add_report(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    answer(arguments())
+
+import re
+import shlex
+from datetime import UTC, date, datetime
+
+import dataloader
+import resnet
+from lab.errors import UserError, run
+from lab.lists import DataSet, ImageList, data_name, read_data_set, read_list
+from lab.report_discussion import discussion
+from lab.report_networks import layers
+from lab.report_pages import check_libraries, terminal, uncovered, write_html, write_pdf
+from lab.report_parts import Parts
+from lab.report_results import results
+from lab.report_runs import Gaps, Run, check_against_metrics, read_runs
+from lab.report_sections import Material, implementation, introduction, preprocessing
+from lab.tables import read_text
+
+PROJECT = Path(__file__).resolve().parent
+LISTINGS: dict[str, dict[str, object]] = {
+    "networks": {
+        "The basic block (resnet/resnet.py)": resnet.resnet.BasicBlock,
+        "The bottleneck (resnet/resnet.py)": resnet.resnet.Bottleneck,
+        "The shortcut (resnet/resnet.py)": resnet.resnet.shortcut,
+    },
+    "loader": {"One image of the DataLoader (dataloader.py)": dataloader.LeukemiaLoader.__getitem__},
+}
+
+
+def main() -> None:
+    """Read, compute, write; then say what is missing."""
+    args = arguments().parse_args()
+    check_words(args)
+    check_libraries()
+    name = data_name(args.data)
+    report, gaps = args.report / name, Gaps()
+
+    def command(script: str, model: str) -> str:
+        """The line that runs a script on this data set."""
+        words = ["python", script, "--data", args.data, *(["--root", args.root] if args.root else [])]
+        words += [
+            f"--{place}={getattr(args, place)}" for place in ("weights", "report") if str(getattr(args, place)) != place
+        ]
+        return shlex.join(words + ([] if model == "all" and script != "train.py" else ["--model", model]))
+
+    runs = read_runs(report, args.weights / name, command, gaps)
+    check_against_metrics(runs, report / "metrics.csv", command("evaluate.py", "all"), gaps)
+    data, lists = read_lists_at_hand(args.data, args.root, gaps)
+    day = args.date or last_day(report)
+    if day is None:
+        gaps.note("no history tells a day; give --date.")
+    for option in ("student_id", "name"):
+        if not getattr(args, option):
+            gaps.note(f"no --{option.replace('_', '-')} was given.")
+
+    words = own_words(report / "discussion.txt", gaps)
+    classes = class_names(data, runs)
+    size = max((run.about.preprocessing.size for run in runs.values() if run.about is not None), default=224)
+    parts = Parts(gaps)
+    material = Material(
+        report=report,
+        runs=runs,
+        data=data,
+        lists=lists,
+        classes=classes,
+        command=command,
+        size=size,
+        layers={model: layers(resnet.build, model, max(len(classes), 2), size) for model in runs},
+        listings={title: thing for group in LISTINGS.values() for title, thing in group.items()},
+        ablations=PROJECT / "benchmarks" / "results" / "ablations.csv",
+        terminal=terminal,
+    )
+    values = {
+        "title": "Lab 3: ResNet by hand",
+        "subtitle": f"Classification of the images of {name} by ResNets of three depths",
+        "data": name,
+        "student_id": args.student_id,
+        "name": args.name,
+        "date": day,
+        "introduction": introduction(material, parts),
+        "implementation": implementation(material, parts),
+        "preprocessing": preprocessing(material, parts),
+        "results": results(material, parts),
+        "discussion": discussion(material, parts),
+        "listings": {group: list(things) for group, things in LISTINGS.items()},
+        "triple": lambda numbers: ", ".join(f"{number:.3f}" for number in numbers),
+        **words,
+    }
+    write_html(report / "report.html", values)
+    write_pdf(report / "report.pdf", values, parts.made, day)
+    for text in gaps.texts:
+        print(f"warning: {text}")
+    print(f"written to {report}: report.pdf, report.html")
+
+
+def check_words(args: argparse.Namespace) -> None:
+    """Refuse a name, number or date that could not stand in a title."""
+    for option in ("name", "student_id"):
+        text = getattr(args, option) or ""
+        if not text.isprintable() or len(text) > 80 or (text and not text.strip()):
+            raise UserError(f"--{option.replace('_', '-')}: expected 1 to 80 letters and digits on one line.")
+    try:
+        if args.date:
+            args.date = date.fromisoformat(args.date).isoformat()
+    except ValueError:
+        raise UserError(f"--date {args.date}: expected a day such as 2026-01-31.") from None
+    beyond = uncovered(f"{args.name or ''}{args.student_id or ''}")
+    if beyond:
+        print(
+            f"note: the report's font lacks {beyond}; this computer's fonts are looked at for it, so look at the PDF."
+        )
+
+
+def last_day(report: Path) -> str | None:
+    """The day on which the newest history was written."""
+    times = [path.stat().st_mtime for path in report.glob("history_*.csv")]
+    return datetime.fromtimestamp(max(times), UTC).date().isoformat() if times else None
+
+
+def read_lists_at_hand(folder: str, root: str | None, gaps: Gaps) -> tuple[DataSet | None, dict[str, ImageList]]:
+    """The data set and its labelled lists, where they are there; the images need not be."""
+    try:
+        data = read_data_set(folder, root)
+        return data, {name: read_list(data, name, labelled=True, check_files=False) for name in ("train", "valid")}
+    except UserError as error:
+        gaps.note(f"what the lists and images show is left out, since {str(error).splitlines()[0]}")
+        return None, {}
+
+
+def class_names(data: DataSet | None, runs: dict[str, Run]) -> list[str]:
+    """The classes, from the lists or from a run, checked against the evaluations."""
+    known = [data.classes] if data is not None else []
+    known += [run.about.classes for run in runs.values() if run.about is not None]
+    widths = {model: found.result[1].shape[1] for model, found in runs.items() if found.labels is not None}
+    classes = known[0] if known else [f"class {label}" for label in range(max(widths.values(), default=0))]
+    for model, width in widths.items():
+        if width != len(classes):
+            raise UserError(
+                f"valid_{model}.csv has {width} classes where the data set has {len(classes)}; run evaluate.py on it again."
+            )
+    return classes
+
+
+def own_words(path: Path, gaps: Gaps) -> dict[str, object]:
+    """The student's paragraphs, or what stands in their empty place."""
+    words = read_text(path) if path.is_file() else ""
+    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", words) if part.strip()]
+    ask = (
+        f"This place is for the student's own words: write them into {path.name} beside this report, and make it again."
+    )
+    if not paragraphs:
+        gaps.note(f"the discussion's own words are empty; write them into {path}, an empty line between paragraphs.")
+    return {"words": paragraphs, "words_gap": ask}
+
+
+if __name__ == "__main__":
+    run(main)
