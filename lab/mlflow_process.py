@@ -18,6 +18,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 from filelock import FileLock
 from safetensors import safe_open
 
-from lab.options import MODELS
+from lab.files import replacing
 from lab.words import counted
 
 NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
@@ -96,12 +97,12 @@ class Training:
 
         said = json.loads((self.report / f"run_{self.model}.json").read_text(encoding="utf-8"))
         if self.store is not None:
-            with FileLock(self.store / ".mlflow.lock"):  # of two trainings that begin at once, one sets the database up
-                experiment = self.experiment(client, said["data"])
-        else:
-            experiment = self.experiment(client, said["data"])
+            set_up(self.store)
+        experiment = self.experiment(client, said["data"])
         found = client.search_runs([experiment], f"tags.training = '{self.training}'", max_results=1)
-        run = found[0] if found else client.create_run(experiment, tags={"training": self.training}, run_name=self.model)
+        run = (
+            found[0] if found else client.create_run(experiment, tags={"training": self.training}, run_name=self.model)
+        )
         identity = run.info.run_id
         wanted = {name: str(value) for name, value in said["settings"].items()}
         wanted |= {f"preprocessing.{name}": str(value) for name, value in said["preprocessing"].items()}
@@ -109,9 +110,10 @@ class Training:
         record = said["records"][-1] if said["records"] else {}
         tags = {**record, "data": said["data"], "lists": said["lists"], "classes": ", ".join(said["classes"])[:5000]}
         # A parameter keeps its first value; of the settings --patience may change.
-        tags |= {f"{name} (changed)": wanted[name] for name in known if known[name] != wanted.get(name, known[name])}
+        tags |= {f"{name} changed to": wanted[name] for name in known if known[name] != wanted.get(name, known[name])}
         tags |= {"mlflow.source.name": "train.py", "mlflow.source.type": "LOCAL"}
-        tags["mlflow.source.git.commit"] = record.get("git", "none").split()[0]
+        if (git := record.get("git", "none")) != "none":
+            tags["mlflow.source.git.commit"] = git.split()[0]
         client.log_batch(
             identity,
             params=[Param(name, value) for name, value in wanted.items() if name not in known],
@@ -162,21 +164,33 @@ class Training:
             client.log_artifact(self.run, str(path))
 
 
+def set_up(folder: Path) -> None:
+    """Make the local database, whole or not at all; of two trainings that begin at once, one."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    database = folder / "mlflow.db"
+    with FileLock(folder / ".mlflow.lock"):
+        if not database.is_file():
+            with replacing(database) as temporary:
+                SqlAlchemyStore(f"sqlite:///{temporary}", (folder / "mlflow").as_uri()).engine.dispose()
+
+
 def reason(error: BaseException) -> str:
     """Why something was not sent, in a few words without an address or a password."""
     import requests
 
-    chain, one = [], error
-    while one is not None and one not in chain:
-        chain.append(one)
-        one = one.__cause__ or one.__context__
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
     text = " ".join(str(error).split())
     code = re.search(r"error code (\d{3})|too many (\d{3}) error|\b([45]\d{2}) (?:Client|Server) Error", text)
     if code:
         number = next(group for group in code.groups() if group)
         hint = ", see MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if number in ("401", "403") else ""
         return f"it refuses with status {number}{hint}"
-    if any(isinstance(one, requests.exceptions.Timeout) for one in chain):
+    if any(isinstance(one, requests.exceptions.Timeout) for one in chain) or "timed out" in text:
         return f"no answer within {os.environ['MLFLOW_HTTP_REQUEST_TIMEOUT']} s"
     if any(isinstance(one, requests.exceptions.ConnectionError) for one in chain):
         return "no connection"
@@ -191,11 +205,11 @@ def masked(text: str) -> str:
     return re.sub(r"//[^/\s]*@", "//***@", text)
 
 
-def follow(training: Training, say: Any) -> None:
-    """Send after each line of standard input, until the training has ended. What goes wrong is said once."""
-    status, epochs, rest, said = "RUNNING", 0, b"", False
-    while status == "RUNNING":
-        chunk = os.read(sys.stdin.fileno(), 65536)
+def follow(training: Training, chunks: Iterable[bytes], say: Callable[[str], None]) -> None:
+    """Send after each line of ``chunks``, of which an empty one is their end, until the training has ended. What goes wrong is
+    said once, and at the end."""
+    status, epochs, rest, failed = "RUNNING", 0, b"", False
+    for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
         if lines:  # while an answer was waited for there may have come several; the last says all
             status, number = lines[-1].decode().split()
@@ -208,18 +222,24 @@ def follow(training: Training, say: Any) -> None:
             training.send(status, epochs)
         except Exception as error:  # whatever it is, the training goes on
             why = reason(error)
-            if status == "RUNNING" and not said:
-                say(f"mlflow: {training.model} could not be sent ({why}); training goes on, and what is missing is sent later.")
-                said = True
-            elif status != "RUNNING":
-                count = f"{len(training.sent)} of {counted(epochs, 'epoch')}"
-                say(f"mlflow: {training.model} was not sent whole, {count} ({why}); start the same command again to send the rest.")
+            if status != "RUNNING":
+                count = f"{len(training.sent)} of {counted(epochs, 'epoch')} there"
+                say(
+                    f"{training.model} was not sent whole, {count} ({why}); start the same command again to send the rest."
+                )
+            elif not failed:
+                say(f"{training.model} cannot be sent now ({why}); the training goes on, and each epoch tries again.")
+            failed = True
+        else:
+            if failed and status != "RUNNING":
+                say(f"{training.model} was sent whole in the end.")
+        if status != "RUNNING":
+            return
 
 
 def main() -> None:
     """Take the words of lab/tracking.py."""
     model, report, best, training, store = sys.argv[1:]
-    assert model in MODELS
     os.environ |= NO_TELEMETRY | {name: os.environ.get(name) or value for name, value in PATIENCE.items()}
     if hasattr(os, "nice"):
         os.nice(5)  # the training goes first
@@ -229,9 +249,10 @@ def main() -> None:
     os.dup2(nothing, 2)
 
     def say(text: str) -> None:
-        print(f"\n{text}", file=terminal, flush=True)
+        print(f"\nmlflow: {text}", file=terminal, flush=True)
 
-    follow(Training(model, Path(report), Path(best), training, Path(store) if store else None), say)
+    chunks = iter(lambda: os.read(sys.stdin.fileno(), 65536), None)
+    follow(Training(model, Path(report), Path(best), training, Path(store) if store else None), chunks, say)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -112,13 +112,16 @@ class TensorBoard:
 
         folder = report / "tensorboard" / about.model
         for file in folder.glob("events.out.tfevents.*"):
-            file.unlink()
+            os.truncate(file, 0)  # not removed: a TensorBoard that is reading it would look for no other file any more
         self.report, self.best, self.shown = report, best, 0
-        self.writer = SummaryWriter(folder, purge_step=0)  # also what a TensorBoard that is looking has of them
+        self.writer = SummaryWriter(folder, purge_step=0)  # and who has read them forgets them
         print(f"tensorboard: {about.model} is shown by `tensorboard --logdir {folder.parent}`")
-        settings = {name: value if isinstance(value, (bool, int, float)) else str(value) for name, value in about.settings.items()}
+        settings = {
+            name: value if isinstance(value, (bool, int, float)) else str(value)
+            for name, value in about.settings.items()
+        }
         for summary in hparams(settings, {scalar_name("test_accuracy"): 0.0}):
-            self.writer.file_writer.add_summary(summary)
+            self.writer._get_file_writer().add_summary(summary)
         self.writer.add_text("settings", table(about.settings))
         self.writer.add_text("preprocessing", table(asdict(about.preprocessing)))
         self.writer.add_text("made with", "\n\n".join(map(table, about.records)))
@@ -164,12 +167,16 @@ class MLflow:
         if not re.fullmatch(r"[0-9a-f]{32}", known):
             known = uuid.uuid4().hex
             write_whole(kept, known)
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+        }
         store = ""
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             store = str(report.parent.resolve())
             environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{store}/mlflow.db"
-            print(f"mlflow: {about.model} is shown by `mlflow ui --backend-store-uri sqlite:///{report.parent / 'mlflow.db'}`")
+            print(
+                f"mlflow: {about.model} is shown by `mlflow ui --backend-store-uri sqlite:///{report.parent / 'mlflow.db'}`"
+            )
         else:
             print(f"mlflow: {about.model} is sent to {without_secrets(os.environ['MLFLOW_TRACKING_URI'])}")
         words = [about.model, str(report.resolve()), str(best.resolve()), known, store]
@@ -197,8 +204,8 @@ class MLflow:
         self.megabytes = self.best.stat().st_size / 1e6 if self.best.is_file() else 0.0
 
     def wait(self, limit: float, leave: bool) -> None:
-        """Wait until all is sent or given up, but not beyond ``limit`` of the monotonic clock; then ``leave`` the process alone, which
-        soon ends by itself, or end it."""
+        """Wait until all is sent or given up, but not beyond ``limit`` of the monotonic clock; then ``leave`` the process
+        alone, which soon ends by itself, or end it."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(min(2.0, max(0.0, limit - time.monotonic())))
             return
@@ -228,7 +235,7 @@ def scalar_name(column: str) -> str:
     return f"{what}/{part}" if part in ("train", "test") else column
 
 
-def table(values: dict[str, object]) -> str:
+def table(values: Mapping[str, object]) -> str:
     """Names and values as a table of Markdown."""
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in values.items())])
 
