@@ -37,7 +37,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     run.add_argument("--fresh", action="store_true", help="start over; an earlier run of the same model is overwritten")
     trackers = ["tensorboard", "mlflow"]
-    run.add_argument("--track", nargs="+", default=[], choices=trackers, help="follow the run there (default: nowhere)")
+    run.add_argument("--track", nargs="+", default=(), choices=trackers, help="follow the run there (default: nowhere)")
 
     images = parser.add_argument_group("images")
     images.add_argument("--size", type=int, help="side of the network input in px (default: 64 on the CPU, else 128)")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +39,7 @@ class Tracking:
     stopped it, FAILED by anything else. Raises :class:`UserError` where a tool is not installed.
     """
 
-    def __init__(self, tools: list[str], report: Path) -> None:
+    def __init__(self, tools: Sequence[str], report: Path) -> None:
         for name in tools:
             if importlib.util.find_spec(name) is None:
                 raise UserError(

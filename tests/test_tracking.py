@@ -264,6 +264,20 @@ def test_tensorboard_shows_no_epoch_twice_of_a_run_that_went_on(
 
 
 @extras
+def test_a_run_that_went_back_to_its_last_checkpoint_is_followed_on(tmp_path: Path) -> None:
+    """It begins again, with the epochs that its checkpoint knows."""
+    rows = [dict.fromkeys(COLUMNS, float(epoch)) | {"epoch": epoch} for epoch in (1, 2, 3)]
+    tracking = Tracking(["tensorboard"], tmp_path)
+    with tracking:
+        for known, new in ((rows[:1], rows[1]), (rows[:2], rows[2])):
+            run = about(data="tiny", history=list(known))
+            tracking.begin(run, tmp_path / "best.safetensors")
+            run.history.append(new)
+            tracking.epoch()
+    assert curves(tmp_path / "tiny" / "tensorboard" / "resnet18")["size"] == {1: 1.0, 2: 2.0, 3: 3.0}
+
+
+@extras
 def test_an_untracked_run_can_be_shown_later(tmp_path: Path, trained: Path, tracked: Callable[..., None]) -> None:
     tracked()
     tracked("--track", "tensorboard")  # finished already
@@ -416,6 +430,7 @@ def reached(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     folder = tmp_path_factory.mktemp("watch")
     (folder / "sitecustomize.py").write_text(WATCH.format(path=str(folder / "places")))
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))  # MLflow keeps a name for the installation there
     from mlflow.telemetry import utils
 
     assert utils.is_telemetry_disabled()
