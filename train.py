@@ -36,6 +36,8 @@ def arguments() -> argparse.ArgumentParser:
         "--like", type=Path, help="repeat this run (a folder such as weights/all4/resnet18) with its settings"
     )
     run.add_argument("--fresh", action="store_true", help="start over; an earlier run of the same model is overwritten")
+    trackers = ["tensorboard", "mlflow"]
+    run.add_argument("--track", nargs="+", default=(), choices=trackers, help="follow the run there (default: nowhere)")
 
     images = parser.add_argument_group("images")
     images.add_argument("--size", type=int, help="side of the network input in px (default: 64 on the CPU, else 128)")
@@ -156,6 +158,7 @@ from lab.recipe import (
 )
 from lab.record import compare, differences, make_record, read_run, take_over
 from lab.store import open_stores, warn_of_shared_images
+from lab.tracking import Tracking
 from lab.words import counted, duration
 
 SNAPSHOT = 600.0  # seconds between two last checkpoints within an epoch
@@ -169,6 +172,7 @@ def main() -> None:
     if like is not None:
         given = take_over(like, args, given)
     check_numbers(args)
+    tracking = Tracking(args.track if ranks.first else [], args.report)
     with ranks.first_before_others():
         try:
             data = read_data_set(args.data, args.root)
@@ -186,8 +190,8 @@ def main() -> None:
     class_weights(args.class_weights, lists["train"].labels, len(data.classes), torch.device("cpu"))
     parts_of(args.augmentation)
     hardware = choose_hardware(args.device, args.precision, args.deterministic)
-    task = Task(args, given, like, data, lists, hardware, ranks, Stop())
-    with task.stop.listening():
+    task = Task(args, given, like, data, lists, hardware, ranks, Stop(), tracking)
+    with task.stop.listening(), tracking:
         for model in DEPTHS if args.model == "all" else [args.model]:
             with alone(args.weights / data.name / model, "training") if ranks.first else nullcontext():
                 train_or_go_back(model, task)
@@ -205,6 +209,7 @@ class Task:
     hardware: Hardware
     ranks: Ranks
     stop: Stop
+    tracking: Tracking
 
 
 class Diverged(Exception):
@@ -284,6 +289,8 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
             )
         if saved.finished and "valid_accuracy_d4" in read_about(best, model).metrics:
             print(f"{model}: finished already, {describe_best(saved)}; --fresh trains it anew.")
+            task.tracking.begin(saved, best)  # in case it was not followed, or not to the end
+            task.tracking.end()
             return
     else:
         size = args.size or (64 if hardware.device.type == "cpu" else 128)
@@ -427,10 +434,12 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
 
     if saved is None and ranks.first:
         remove_members(folder)
+        task.tracking.forget(best)
     if saved is None or lr_factor is not None:
         keep_last()  # in place of an earlier run's, before anything of this one could be taken for it
     if ranks.first:
         write_run(history.with_name(f"run_{model}.json"), about)
+    task.tracking.begin(about, best)
 
     # ---- the epochs
     for epoch in range(about.epoch, about.epoch if about.finished else settings.epochs):
@@ -523,6 +532,7 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
         if ranks.first:
             write_history(history, about.history)
             redraw_accuracy(history.parent, training=True)
+        task.tracking.epoch()
         left = pace.run(settings, epoch + 1) * row["seconds"] / pace.epoch(size)
         print(f"{epoch_line(model, row, about, settings.epochs)}, {duration(left)} left", flush=True)
         leave_if_asked()
@@ -532,6 +542,7 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
     stop.patient = False
     leave_if_asked()
     note_d4(best, about.history, valid, lists["valid"].labels, hardware, ranks)
+    task.tracking.end()
 
 
 def note_d4(
