@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 # The options of train.py, in its group "images", that change what a network is shown.
-IMAGES = ("--size", "--window", "--progressive", "--no-progressive")
+IMAGES = ("--size", "--window", "--augmentation", "--progressive", "--no-progressive")
 KEY = ["data", "model", "size", "epochs", "also"]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lab.augmentation import STANDARD
 from lab.checkpoint import About
 from lab.errors import UserError
 from lab.figures import display_name
@@ -119,6 +120,7 @@ def implementation(material: Material, parts: Parts) -> dict[str, Any]:
 SHOWN_SETTINGS = {
     "size": "input, px",
     "progressive": "smaller images first",
+    "augmentation": "augmentation",
     "epochs": "epochs",
     "batch_size": "batch size",
     "optimizer": "optimizer",
@@ -190,8 +192,9 @@ def draw_missing(material: Material) -> None:
     ):
         return
     train = material.lists["train"]
+    seed, augmentation = known[0].settings["seed"], known[0].settings.get("augmentation", STANDARD)
     with suppress(UserError):  # an image that is not there: the gap says so
-        draw_data_figures(material.report, train, material.classes, known[0].preprocessing, known[0].settings["seed"])
+        draw_data_figures(material.report, train, material.classes, known[0].preprocessing, seed, augmentation)
 
 
 def data_figure(material: Material, parts: Parts, name: str, caption: str, alt: str, width: int) -> Part:
