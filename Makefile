@@ -24,6 +24,7 @@ demo: .venv/run
 	$(BIN)/python evaluate.py --data $(DATA)
 	$(BIN)/python predict.py --data $(DATA)
 	$(BIN)/python demo.py --data $(DATA)
+	$(BIN)/python report.py --data $(DATA)
 	$(BIN)/python -m lab.written $(DATA)
 
 test: .venv/dev

@@ -104,7 +104,7 @@ def main() -> None:
     )
     values = {
         "title": "Lab 3: ResNet by hand",
-        "subtitle": f"Classification of the images of {name} by ResNets of three depths",
+        "subtitle": f"Classification of the images of {name} by residual networks",
         "data": name,
         "student_id": args.student_id,
         "name": args.name,

@@ -39,10 +39,11 @@ def discussion(material: Material, parts: Parts) -> dict[str, Any]:
         [material.classes[t], material.classes[p], *map(str, each), f"{images:,}"]
         for t, p, each, images in confusions(found, len(material.classes), CONFUSED)
     ]
-    text = "The most frequent mistakes: how many images of a class each depth takes for another."
-    confused = parts.table(
-        ["true class", "taken for", *names, "images of the class"], rows, text, "ll" + "r" * (len(names) + 1)
-    )
+    confused = Part("note", "No class is taken for another.")
+    if rows:
+        text = "The most frequent mistakes: how many images of a class each depth takes for another."
+        head = ["true class", "taken for", *names, "images of the class"]
+        confused = parts.table(head, rows, text, "ll" + "r" * (len(names) + 1))
     wrong = wrong_by_depth(found)
     gallery = hardest_gallery(material, found, parts)
     measured = {model: calibration(*result) for model, result in found.items()}
@@ -92,10 +93,8 @@ def data_table(material: Material, parts: Parts) -> Part:
             ]
         rows.append([display_name(model), f"{count:,}", each, *cells])
     head = ["depth", "parameters", "per training image", "training", "testing", "gap, points"]
-    of = f"the {images:,} images of train.csv" if images else "train.csv, which is not at hand"
-    return parts.table(
-        head, rows, f"Depth against data: parameters, also for each of {of}; accuracy in the last epoch."
-    )
+    of = f"each of the {images:,} images of train.csv" if images else "each training image"
+    return parts.table(head, rows, f"Depth against data: parameters, also for {of}; accuracy in the last epoch.")
 
 
 def pairs_table(found: Mapping[str, tuple[np.ndarray, np.ndarray]], parts: Parts) -> Part:

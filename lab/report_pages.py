@@ -8,6 +8,7 @@ wheel too, has the Chinese characters.
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import re
 import tempfile
@@ -47,6 +48,7 @@ def shown_in_typst(value: object) -> object:
     return value if isinstance(value, Markup) else Markup(f"#{literal(value)};")
 
 
+@functools.cache
 def environment(typst: bool) -> Environment:
     """Jinja for one of the two forms. Values are escaped, templates are not."""
     options: dict[str, Any] = {"finalize": shown_in_typst} if typst else {}

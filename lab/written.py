@@ -22,6 +22,7 @@ WHAT = [
     ("report/{data}/preprocessing.png", "raw image, mask, window and network input"),
     ("report/{data}/augmentation.png", "augmented views"),
     ("report/{data}/demo.png", "the demo's figure"),
+    ("report/{data}/report.*", "the report, as PDF and as a page"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The links of docs/defence.md lead to the code that they name. ``python tests/test_defence.py --fix`` sets their lines."""
+"""The links of docs/defence.md lead to the code that they name; ``python tests/test_defence.py --fix`` sets their lines."""
 
 from __future__ import annotations
 

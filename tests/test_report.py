@@ -123,7 +123,7 @@ def work(tmp_path: Path, evaluated: Path, trained: Path) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of one pixel, which take no time; but for a test that draws them, by its name."""
-    if "draws" not in request.node.name:
+    if "that_draws" not in request.node.name:
         buffer = io.BytesIO()
         Image.new("RGB", (1, 1)).save(buffer, "PNG")
         for module in (lab.report_results, lab.report_discussion):
@@ -447,6 +447,23 @@ def test_hardest_images_and_confusions_by_hand() -> None:
     assert hardest(results, 8) == [1, 3, 2] and hardest(results, 1) == [1]
     assert confusions(results, 3, 8) == [(0, 1, [1, 1], 2), (1, 0, [0, 1], 1), (2, 0, [1, 0], 1)]
     assert confusions(results, 3, 1) == [(0, 1, [1, 1], 2)]
+    right = {"resnet18": (labels[:1], one[:1])}
+    assert hardest(right, 8) == [] and confusions(right, 3, 8) == []
+
+
+def test_perfect_depths_leave_no_empty_table(write: Write, work: Path) -> None:
+    (work / "report" / "tiny" / "metrics.csv").unlink()
+    for model in DEPTHS:
+        path = work / "report" / "tiny" / f"valid_{model}.csv"
+        table = pd.read_csv(path)
+        table["probability_0"], table["probability_1"] = (table["label"] == 0) * 1.0, (table["label"] == 1) * 1.0
+        table.to_csv(path, index=False)
+    found, _ = write()
+    assert (
+        "No class is taken for another." in found.text and "No depth gets any image of valid.csv wrong." in found.text
+    )
+    assert all(len(table) > 1 for table in found.tables)
+    assert found.table("depth", "mean confidence")["ResNet50"] == ["100.00 %", "100.00 %", "+0.00", "0.00"]
 
 
 def test_ablations_are_paired_by_seed(tmp_path: Path) -> None:
