@@ -152,9 +152,7 @@ def settings_table(material: Material, parts: Parts) -> Part:
 
     rows: list[list[str | None]] = []
     for name, title in SHOWN_SETTINGS.items():
-        cells = [
-            word(known[m].settings[name]) if m in known and name in known[m].settings else None for m in material.runs
-        ]
+        cells = [word(known[m].settings.get(name, "not noted")) if m in known else None for m in material.runs]
         rows.append([title, *cells])
     for name, title in SHOWN_RECORD.items():
         records = {m: about.records[0] for m, about in known.items() if about.records}
