@@ -56,8 +56,7 @@ class LookTab:
         self.chosen = gr.State(first)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=260):
-                words = f"Drop an image of a cell, {BYTES // 2**20} MiB at most"
-                upload = gr.File(label=words, height=150, elem_id="upload")
+                upload = gr.File(label=f"An image of a cell, to {BYTES // 2**20} MiB", height=170, elem_id="upload")
             with gr.Column(scale=5, min_width=300):
                 if examples:
                     words = "or pick one of valid.csv: one of each class, then some on which the depths differ"
@@ -74,7 +73,7 @@ class LookTab:
         asked = [self.explained, self.stage]
         upload.upload(self.take, [upload, *asked], [self.chosen, self.answer], **PRIVATE)
         upload.clear(lambda: (None, exhibit.answer(None)), None, [self.chosen, self.answer], **PRIVATE)
-        for control in asked:
+        for control in (self.explained, self.stage):
             control.input(exhibit.answer, [self.chosen, *asked], self.answer, **PRIVATE)
         if examples:
             listed = gr.State(examples)
@@ -96,14 +95,14 @@ def gallery_tab(exhibit: Exhibit, tab: gr.Tab, tabs: gr.Tabs, look: LookTab) -> 
     valid, names = exhibit.valid, exhibit.names()
     assert valid
     with gr.Row():
-        model = gr.Radio(names, value=names[-1][1], label="As answered by", min_width=280, elem_id="by")
+        model = gr.Radio(names, value=names[0][1], label="As answered by", min_width=280, elem_id="by")
         results = [("all", "all"), ("right", "right"), ("wrong", "wrong")]
         results += [("depths differ", "differ")] if len(names) > 1 else []
         result = gr.Radio(results, value="all", label="Result", min_width=280, elem_id="result")
     with gr.Row():
         classes = [(ANY, -1), *((name, label) for label, name in enumerate(exhibit.classes))]
         label = gr.Dropdown(classes, value=-1, label="True class", min_width=170, elem_id="class")
-        pairs = [(ANY, ANY), *exhibit.pairs(names[-1][1])]
+        pairs = [(ANY, ANY), *exhibit.pairs(names[0][1])]
         pair = gr.Dropdown(pairs, value=ANY, label="Most confused pairs", min_width=220, elem_id="pair")
         orders = [("as in the list", "list"), ("least sure first", "least"), ("surest first", "most")]
         order = gr.Dropdown(orders, value="list", label="Order", min_width=150, elem_id="order")
@@ -181,7 +180,7 @@ def confusion_tab(exhibit: Exhibit, tab: gr.Tab) -> None:
         errors = gr.Radio(kinds, value=False, label="Colour by", elem_id="errors")
     dark = gr.Checkbox(visible=False)
     with gr.Row():
-        plots = [gr.Plot(show_label=False, min_width=340, elem_classes="matrix") for _ in names]
+        plots = [gr.Plot(show_label=False, min_width=300, elem_classes="matrix") for _ in names]
 
     def draw(models: list[str], errors: bool, dark: bool) -> list[Any]:
         return [

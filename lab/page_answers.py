@@ -88,8 +88,8 @@ class Exhibit:
                 row = self.valid.probabilities[model][index]
                 predicted = int(row.argmax())
                 kind = "right" if predicted == label else "wrong"
-                caption = f"✓ {caption}" if predicted == label else f"✗ {self.classes[predicted]}, is {caption}"
-                caption += f" · {percent(float(row.max()), 0)}"
+                said = caption if kind == "right" else f"{self.classes[predicted]}, is {caption}"
+                caption = f"{'✓' if kind == 'right' else '✗'}\N{NO-BREAK SPACE}{said} · {percent(float(row.max()), 0)}"
             pictures.append((self.valid.windows.images[self.valid.windows.rows[index]], caption, kind))
         return grid(pictures, title)
 

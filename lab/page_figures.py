@@ -71,10 +71,11 @@ def curves_figure(histories: Mapping[str, pd.DataFrame], kind: str = "accuracy",
                 hovertemplate=f"%{{y:{digits}}} {unit}",
             )
         if sides["test"].notna().any():
-            best = sides["test"].idxmax() if kind == "accuracy" else sides["test"].idxmin()
+            values = sides["test"].to_numpy(dtype=float)
+            best = int(np.nanargmax(values) if kind == "accuracy" else np.nanargmin(values))
             figure.add_scatter(
-                x=[int(table["epoch"][best])],
-                y=[float(sides["test"][best])],
+                x=[int(table["epoch"].iloc[best])],
+                y=[float(values[best])],
                 legendgroup=model,
                 showlegend=False,
                 mode="markers",
@@ -146,8 +147,10 @@ def confusion_figure(
     short = [name if len(name) <= 18 else f"{name[:10]}…{name[-6:]}" for name in classes]
     axis = {"tickvals": list(range(len(classes))), "ticktext": [escape(name) for name in short], "showgrid": False}
     axis |= {"zeroline": False, "ticks": ""}
-    figure.update_xaxes(title="Predicted class", tickangle=-40 if len(classes) > 3 else 0, **axis)
-    figure.update_yaxes(title="True class", autorange="reversed", **axis)
+    figure.update_xaxes(
+        title={"text": "Predicted class", "standoff": 12}, tickangle=-40 if len(classes) > 3 else 0, **axis
+    )
+    figure.update_yaxes(title={"text": "True class", "standoff": 12}, autorange="reversed", **axis)
     figure.update_xaxes(automargin=True)
     figure.update_yaxes(automargin=True)
     hits = int(np.trace(matrix))

@@ -88,7 +88,7 @@ def card(depth: Depth, start: float, device: str) -> str:
         value, bar = '<p class="big">–<small> not measured on valid</small></p>', ""
     facts = {
         "parameters": f"{count_parameters(depth.members) / 1e6:.1f} M",
-        f"per image, {device}": f"{depth.milliseconds:.0f} ms",
+        f"an image, {device}": f"{depth.milliseconds:,.0f} ms",
         "input": f"{depth.preprocessing.size} px",
     }
     listed = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in facts.items())

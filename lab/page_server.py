@@ -25,6 +25,8 @@ from lab.page_answers import BYTES, Exhibit
 
 FONTS = [fonts.Font(name) for name in ("system-ui", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")]
 MONO = [fonts.Font(name) for name in ("ui-monospace", "Consolas", "monospace")]
+QUIET = {"background_fill": "transparent", "background_fill_dark": "transparent", "text_weight": "600"}
+QUIET |= {"text_color": "*body_text_color", "text_color_dark": "*body_text_color"}
 OPEN = ("/assets/", "/static/", "/gradio_api/queue/", "/gradio_api/heartbeat/", "/gradio_api/upload")
 OPEN_WHOLE = {"/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/startup-events"}
 OPEN_WHOLE |= {"/gradio_api/cancel", "/gradio_api/reset"}
@@ -40,9 +42,18 @@ class OnlyThePage:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
         if scope["type"] != "http" or path in OPEN_WHOLE or path.startswith(OPEN):
-            await self.app(scope, receive, send)
+            # Packing megabytes of script takes longer than loopback takes to carry them.
+            headers = [header for header in scope.get("headers", []) if header[0] != b"accept-encoding"]
+            await self.app({**scope, "headers": headers}, receive, send)
         else:
             await PlainTextResponse("not found", status_code=404)(scope, receive, send)
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's looks with the system's fonts and quiet labels."""
+    quiet = {f"block_{part}_{what}": value for part in ("title", "label") for what, value in QUIET.items()}
+    soft = gr.themes.Soft(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO)
+    return soft.set(**quiet, block_title_padding="0")
 
 
 def is_loopback(host: str) -> bool:
@@ -74,9 +85,7 @@ def launch(exhibit: Exhibit, host: str, port: int | None, folder: str) -> tuple[
             footer_links=[],
             state_session_capacity=64,
             app_kwargs={"middleware": [Middleware(OnlyThePage)], "docs_url": None, "redoc_url": None},
-            theme=gr.themes.Soft(
-                primary_hue="blue", secondary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO
-            ),
+            theme=theme(),
             css_paths=Path(__file__).with_name("page.css"),
         )
     except OSError as error:

@@ -66,9 +66,12 @@ class Valid:
         pair: tuple[int, int] | None = None,
         order: str = "list",
     ) -> np.ndarray:
-        """Indices of the images that a filter leaves, as ``model`` answers: those of class ``label``, the ``right`` or ``wrong`` ones or
-        those on which the depths ``differ``, with a confidence from ``low`` to ``high`` (fractions), of true and predicted
-        class ``pair``; in the list's ``order``, or the least or most ``sure`` first."""
+        """Indices of the images that a filter leaves, as ``model`` answers.
+
+        Those of class ``label``; the ``right`` or ``wrong`` ones, or those on which the depths ``differ``; with a confidence
+        from ``low`` to ``high`` (fractions); of true and predicted class ``pair``. In the ``list``'s order, or the ``least`` or
+        ``most`` sure first.
+        """
         rows, labels = self.probabilities[model], self.images.labels
         predicted, sure = rows.argmax(axis=1), rows.max(axis=1)
         kept = (sure >= low) & (sure <= high)
