@@ -2,6 +2,7 @@
 
     python demo.py --data csv/sample                    # table and figure of the valid list
     python demo.py --data csv/sample cell.bmp           # and the probabilities of single images
+    python demo.py --data csv/sample --serve            # a page for the browser: drop an image, see where each depth looks
 
 Needs the code and weights/<data>/ only: without the lists the table shows what each checkpoint was saved with.
 """
@@ -22,6 +23,11 @@ def arguments() -> argparse.ArgumentParser:
     add_places(parser)
     add_report(parser)
     add_machine(parser)
+    parser.add_argument("--serve", action="store_true", help="serve a page for the browser, until Ctrl-C")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to serve on (default: 127.0.0.1, this machine only)"
+    )
+    parser.add_argument("--port", type=int, help="port to serve on (default: the first free one from 7860 on)")
     return parser
 
 
@@ -45,8 +51,8 @@ from lab.hardware import Hardware, choose_hardware
 from lab.images import read_image
 from lab.inference import Feed, decide_d4, predict_members
 from lab.lists import DataSet, ImageList, data_name, read_data_set, read_list
-from lab.members import Member, load_members
-from lab.metrics import wilson
+from lab.members import Member, count_parameters, load_members
+from lab.metrics import saved_accuracy, wilson
 from lab.preprocessing import Preprocessing
 
 Networks = dict[str, list[Member]]
@@ -55,6 +61,8 @@ Networks = dict[str, list[Member]]
 def main() -> None:
     """Load every trained depth; results on the valid list, then the images named."""
     args = arguments().parse_args()
+    if args.serve and args.images:
+        raise UserError("give images, or --serve and drop them on the page; not both.")
     images = [read_image(path) for path in args.images]
     name = data_name(args.data)  # the lists themselves may be missing here
     hardware = choose_hardware(args.device, args.precision)
@@ -66,16 +74,22 @@ def main() -> None:
     if len({tuple(members[0][1].classes) for members in networks.values()}) > 1:
         raise UserError(f"{args.weights / name}: the saved models were trained on different classes; train them anew.")
     report = args.report / name
+    valid, why = None, ""
     try:
         data = read_data_set(args.data, args.root)
         valid = read_list(data, "valid", labelled=True)
     except UserError as error:
-        print(
-            f"no results on the valid list, since {str(error).splitlines()[0]}\nWhat the checkpoints were saved with:"
-        )
+        why = str(error).splitlines()[0]
+    else:
+        for model, members in networks.items():
+            check_classes(args.weights / name / model / "best.safetensors", members[0][1], data.classes)
+    if args.serve:
+        show_page(networks, name, valid, why, hardware, report, args.host, args.port)
+    elif valid is None:
+        print(f"no results on the valid list, since {why}\nWhat the checkpoints were saved with:")
         show_saved(networks, report / "demo.png", name)
     else:
-        show_valid(networks, data, valid, hardware, args.weights / name, report / "demo.png")
+        show_valid(networks, data, valid, hardware, report / "demo.png")
     if images:
         show_images(networks, args.images, images, hardware, report / "demo_images.png")
 
@@ -85,15 +99,11 @@ def show_saved(networks: Networks, path: Path, name: str) -> None:
     rows = []
     for model, members in networks.items():
         about = members[0][1]
-        kind = "valid_accuracy_d4" if decide_d4(about, "auto", quiet=True) else "valid_accuracy"
-        accuracy, images = about.metrics.get(kind), about.metrics.get("valid_images")
-        interval = ""
-        if accuracy is not None and images:
-            low, high = wilson(round(accuracy * images), int(images))
-            interval = f"{100 * low:.2f}–{100 * high:.2f} %"
-        reached = "not measured" if accuracy is None else f"{100 * accuracy:.2f} %"  # an average need not have been
+        accuracy, low, high = saved_accuracy(about.metrics, decide_d4(about, "auto", quiet=True))
+        interval = f"{100 * low:.2f}–{100 * high:.2f} %" if low == low else ""
+        reached = f"{100 * accuracy:.2f} %" if accuracy == accuracy else "not measured"  # an average need not have been
         epoch = f"{about.metrics['epoch']:.0f}" if "epoch" in about.metrics else ""
-        rows.append([model, f"{parameters(members):,}", reached, interval, epoch, str(about.preprocessing.size)])
+        rows.append([model, f"{count_parameters(members):,}", reached, interval, epoch, str(about.preprocessing.size)])
     columns = ["model", "parameters", "test accuracy", "95 % interval", "epoch", "size, px"]
     print(pd.DataFrame(rows, columns=columns).to_string(index=False))
     saved = {model: members[0][1].history for model, members in networks.items()}
@@ -103,14 +113,11 @@ def show_saved(networks: Networks, path: Path, name: str) -> None:
         print(f"\nfigure: {path}")
 
 
-def show_valid(
-    networks: Networks, data: DataSet, valid: ImageList, hardware: Hardware, weights: Path, path: Path
-) -> None:
+def show_valid(networks: Networks, data: DataSet, valid: ImageList, hardware: Hardware, path: Path) -> None:
     """Results on the valid list as a table, and the confusion matrices of all depths as one figure."""
     rows, matrices = [], {}
     for model, members in networks.items():
         about = members[0][1]
-        check_classes(weights / model / "best.safetensors", about, data.classes)
         # Opened before the clock starts, which is to measure the networks.
         batches = {
             said.preprocessing: stored_batches(data.name, "valid", valid, said.preprocessing, hardware.device)
@@ -126,7 +133,7 @@ def show_valid(
         low, high = wilson(hits, len(valid))
         percent = f"{100 * hits / len(valid):.2f} %"
         interval = f"{100 * low:.2f}–{100 * high:.2f} %"
-        rows.append([model, f"{parameters(members):,}", percent, interval, f"{speed:.0f}"])
+        rows.append([model, f"{count_parameters(members):,}", percent, interval, f"{speed:.0f}"])
     columns = ["model", "parameters", "test accuracy", "95 % interval", "views/s"]
     print(f"\n{data.name}, {len(valid):,} images of valid.csv")
     print(pd.DataFrame(rows, columns=columns).to_string(index=False))
@@ -159,9 +166,29 @@ def show_images(
     print(f"\nfigure: {path}")
 
 
-def parameters(members: list[Member]) -> int:
-    """Number of trained values, of all members of an average."""
-    return sum(parameter.numel() for network, _ in members for parameter in network.parameters())
+def show_page(
+    networks: Networks,
+    name: str,
+    valid: ImageList | None,
+    why: str,
+    hardware: Hardware,
+    report: Path,
+    host: str,
+    port: int | None,
+) -> None:
+    """Serve the page of lab/page.py; ``why`` says why there is no valid list."""
+    try:
+        from lab.page_exhibit import prepare  # slow to import, and not needed for the table
+        from lab.page_server import serve
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--serve needs the package {error.name}; `python -m pip install gradio plotly captum -c constraints.txt`."
+        ) from None
+    batches = {}
+    if valid is not None:
+        cuts = {said.preprocessing for members in networks.values() for _, said in members}
+        batches = {cut: stored_batches(name, "valid", valid, cut, hardware.device) for cut in cuts}
+    serve(prepare(name, networks, hardware, valid, why, batches, report), host, port)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 # ---------------------------------------------------------------------------------------------- accuracy over epochs
 
 
-def _accuracy_columns(model: str, history: pd.DataFrame) -> pd.DataFrame:
+def accuracy_columns(model: str, history: pd.DataFrame) -> pd.DataFrame:
     """Return epoch, training and testing accuracy (%) of a history; UserError if it cannot be drawn."""
     missing = {"epoch", "train_accuracy", "test_accuracy"} - set(history.columns)
     if missing:
@@ -89,7 +89,7 @@ def _accuracy_columns(model: str, history: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _lowest_shown(curves: Mapping[str, pd.DataFrame]) -> float:
+def lowest_shown(curves: Mapping[str, pd.DataFrame]) -> float:
     """Choose the lower end of the accuracy axis (%): all points, unless a few bad epochs would squash the rest.
 
     The usual range reaches from 100 % down to the 10th percentile of the lowest curve; one and a half times that is
@@ -115,8 +115,8 @@ def accuracy_figure(histories: Mapping[str, pd.DataFrame], title: str = "") -> F
     """
     if not histories:
         raise UserError("there is no history to draw; train a model first.")
-    curves = {model: _accuracy_columns(model, history) for model, history in histories.items()}
-    low = _lowest_shown(curves)
+    curves = {model: accuracy_columns(model, history) for model, history in histories.items()}
+    low = lowest_shown(curves)
     top = 100 + (100 - low) * 0.02
     figure = new_figure(6.4, 5.4, title)
     axes = figure.add_subplot()
@@ -180,7 +180,7 @@ def draw_accuracy(histories: Mapping[str, pd.DataFrame], path: Path, title: str 
 # ------------------------------------------------------------------------------------------------ confusion matrices
 
 
-def _shares(matrix: np.ndarray) -> np.ndarray:
+def row_shares(matrix: np.ndarray) -> np.ndarray:
     """Return each row of counts (K, K) in % of its sum; NaN for a class without images."""
     sums = matrix.sum(axis=1, keepdims=True)
     return np.divide(100.0 * matrix, sums, out=np.full(matrix.shape, np.nan), where=sums > 0)
@@ -256,7 +256,7 @@ def _matrix_figure(panels: int, class_names: Sequence[str], title: str, foot: fl
 def confusion_figure(matrix: np.ndarray, class_names: Sequence[str], title: str = "") -> Figure:
     """Draw a confusion matrix (K, K) of counts, true classes down, predicted across: in counts, and in % of its row."""
     matrix = _checked_matrix(matrix, class_names)
-    shares = _shares(matrix)
+    shares = row_shares(matrix)
     figure, (one, two) = _matrix_figure(2, class_names, title)
     counts = [[f"{n}" for n in row] for row in matrix]
     _confusion_panel(one, matrix.astype(float), counts, class_names, "Number of images", True)
@@ -278,7 +278,7 @@ def confusions_figure(matrices: Mapping[str, np.ndarray], class_names: Sequence[
     figure, panels = _matrix_figure(len(matrices), class_names, title, foot=0.3)
     for axes, (model, given) in zip(panels, matrices.items(), strict=True):
         matrix = _checked_matrix(given, class_names)
-        shares = _shares(matrix)
+        shares = row_shares(matrix)
         texts = [
             [f"{n}" if k > 4 or np.isnan(share) else f"{share:.1f} %\n{n}" for n, share in zip(*pair, strict=True)]
             for pair in zip(matrix, shares, strict=True)

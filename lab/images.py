@@ -22,27 +22,28 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-def decode(data: bytes) -> np.ndarray:
+def decode(data: bytes, pixels: float = math.inf) -> np.ndarray:
     """Decode an image file's bytes to RGB uint8 [H, W, 3].
 
     Grey, 1-bit, palette, alpha, CMYK and 16-bit images are converted; transparency lies on black, the background of
     the lab's images; of an animation the first frame counts. Raises ``ValueError`` with the reason when the bytes are no
-    whole image.
+    whole image, or one of more than so many ``pixels``, which is told before any is decoded.
     """
     if not data:
         raise ValueError("the file is empty")
+    most = min(pixels, Image.MAX_IMAGE_PIXELS or math.inf)
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.format == "EPS":  # a program, which Pillow would have Ghostscript run
                 raise UnidentifiedImageError
             # Up to twice the limit Pillow itself only warns.
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+            if image.width * image.height > most:
                 raise Image.DecompressionBombError
             return to_rgb(image)
     except UnidentifiedImageError:
         raise ValueError("not an image that Pillow can read") from None
     except Image.DecompressionBombError:
-        raise ValueError(f"larger than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+        raise ValueError(f"larger than {most:,} pixels") from None
     except MemoryError:
         raise ValueError("damaged, or larger than the memory that is free") from None
     except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes

@@ -47,6 +47,11 @@ def load_members(path: Path, model: str | None, build: Callable[[str, int], nn.M
     return members
 
 
+def count_parameters(members: list[Member]) -> int:
+    """Number of trained values, of all members of an average."""
+    return sum(values.numel() for network, _ in members for values in network.parameters())
+
+
 def listed(paths: list[Path]) -> str:
     """Names of files in words."""
     return ", ".join(path.name for path in paths) or "no other member"

@@ -94,6 +94,14 @@ def wilson(hits: int, images: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def saved_accuracy(metrics: Mapping[str, float], d4: bool) -> tuple[float, float, float]:
+    """Accuracy on valid as a checkpoint's metrics have it, averaged over D4 or not, with its 95 % interval; NaN if unknown."""
+    accuracy = metrics.get("valid_accuracy_d4" if d4 else "valid_accuracy", float("nan"))
+    images = int(metrics.get("valid_images", 0))
+    hits = 0 if accuracy != accuracy else round(accuracy * images)  # NaN alone is not itself
+    return accuracy, *wilson(hits, images)
+
+
 def _row(scope: str, metric: str, value: float, of: tuple[int, int] | None = None, note: str = "") -> dict[str, object]:
     """Make one row of the table; ``of`` are (hits, images) of a metric that is a proportion of images."""
     low, high = wilson(*of) if of else (float("nan"), float("nan"))

@@ -1,0 +1,114 @@
+"""What the tests of the page share: thin networks with a ResNet's stages, and a page of them that is being served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from made import DEPTHS, Thin, about, cell, inside, make_data, save_thin
+from torch import Tensor, nn
+
+from lab.hardware import Hardware
+from lab.lists import read_data_set, read_list
+from lab.members import load_members
+from lab.page_answers import Exhibit
+from lab.page_exhibit import prepare
+from resnet.resnet import BasicBlock
+
+CPU = Hardware(torch.device("cpu"), "fp32")
+HISTORY = [
+    {"epoch": 1, "train_accuracy": 0.5, "test_accuracy": 0.6, "train_loss": 0.7, "test_loss": 0.65},
+    {"epoch": 2, "train_accuracy": 0.7, "test_accuracy": 0.8, "train_loss": 0.5, "test_loss": 0.45},
+    {"epoch": 3, "train_accuracy": 0.9, "test_accuracy": 0.75, "train_loss": 0.3, "test_loss": 0.5},
+]
+
+
+class Staged(Thin):
+    """A thin network with the four stages; of 32 px the last two see 4 × 4 places."""
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__(classes, width)
+        self.norm = nn.BatchNorm1d(2 * width)
+        self.layer2, self.layer3, self.layer4 = (
+            nn.Sequential(BasicBlock(2 * width, 2 * width, stride)) for stride in (1, 2, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer1(self.bn1(self.conv1(x)).relu())
+        return self.fc(self.norm(self.layer4(self.layer3(self.layer2(x))).mean((2, 3))))
+
+
+def staged(name: str, num_classes: int = 2, zero_init_residual: bool = False) -> Staged:
+    """Stands in for ``resnet.build``; each depth has a width of its own and the same weights every time. The norms have seen some
+    cells, so that its answers differ from cell to cell."""
+    torch.manual_seed(int(name.removeprefix("resnet")))
+    network = Staged(num_classes, {"resnet18": 4, "resnet50": 6, "resnet152": 8}[name])
+    rng = np.random.default_rng(0)
+    cells = np.stack([cell(rng, index % 2)[8:40, 8:40] for index in range(32)])
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network((torch.from_numpy(cells).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)
+    return network.eval()
+
+
+def save_staged(weights: Path, models: list[str] = DEPTHS, **said: object) -> Path:
+    """Checkpoints of untrained networks below ``weights/tiny``: they answer at random, and always alike."""
+    for model in models:
+        classes = said.get("classes")
+        count = len(classes) if isinstance(classes, list) else 2
+        values = {"history": HISTORY, **said}
+        save_thin(weights / "tiny" / model / "best.safetensors", about(model, **values), staged(model, count))
+    return weights
+
+
+def exhibit(folder: Path, models: list[str] = DEPTHS, lists: bool = True, why: str = "no lists were found.") -> Exhibit:
+    """What the page shows of the networks saved in ``folder``, made as demo.py makes it; the data set is ``folder/csv/tiny``."""
+    from dataloader import stored_batches
+
+    networks = {
+        model: load_members(folder / "weights" / "tiny" / model / "best.safetensors", model, staged) for model in models
+    }
+    valid, batches = None, {}
+    if lists:
+        valid = read_list(read_data_set(folder / "csv" / "tiny"), "valid", labelled=True)
+        cuts = {said.preprocessing for members in networks.values() for _, said in members}
+        batches = {cut: stored_batches("tiny", "valid", valid, cut, CPU.device) for cut in cuts}
+    return prepare("tiny", networks, CPU, valid, why, batches, folder / "report" / "tiny")
+
+
+@contextmanager
+def served(folder: Path, shown: Exhibit) -> Iterator[str]:
+    """The address at which the page is served, on a free port."""
+    from lab.page_server import launch
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GRADIO_TEMP_DIR", "NO_PROXY", "no_proxy"):
+            patch.setenv(name, "")  # put back as they were afterwards
+        page, address = launch(shown, "127.0.0.1", None, str(folder))
+        try:
+            yield address.rstrip("/")
+        finally:
+            page.close(verbose=False)
+
+
+@contextmanager
+def made_page(folder: Path) -> Iterator[tuple[str, Exhibit]]:
+    """A page of three depths and a data set of twelve valid images: its address, and what it shows."""
+    make_data(folder / "csv" / "tiny")
+    save_staged(folder / "weights")
+    with inside(folder, staged):
+        shown = exhibit(folder)
+        (folder / "uploads").mkdir()
+        with served(folder / "uploads", shown) as address:
+            yield address, shown
+
+
+def random_image(seed: int, side: int = 48) -> np.ndarray:
+    """Noise, RGB uint8 [side, side, 3]."""
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
