@@ -2,8 +2,8 @@
 
     python benchmarks/page.py --data ../shared/data/pbc8
 
-Starts ``demo.py --serve`` with the given options on two threads and visits it with headless Chromium (Debian: chromium), each time
-with an empty cache. "Opened": from the address being entered until the cards of all depths and the first answer are on the
+Starts ``demo.py --serve`` with the given options on two threads and visits it with headless Chromium (Debian: chromium), each
+time with an empty cache. "Opened": from the address being entered until the cards of all depths and the first answer are on the
 screen. "Answered": from an image being dropped until its answer of all depths, heat maps included, is.
 """
 
@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import torch
 from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks.machine import describe, keep
@@ -62,7 +63,8 @@ def main() -> None:
                 opened, answered = zip(*(visit(browser, address, image) for image in images), strict=True)
         finally:
             server.terminate()
-    lines = [describe().replace(f"{os.cpu_count()} threads", f"{args.threads} threads"), ""]
+    torch.set_num_threads(int(args.threads))  # for the description
+    lines = [describe(), ""]
     lines += [f"{Path(args.data).resolve().name}, all trained depths, seconds:", ""]
     lines += ["| | median | slowest |", "|---" * 3 + "|"]
     for name, taken in (("opened", opened), ("answered", answered)):

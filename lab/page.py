@@ -59,7 +59,8 @@ class LookTab:
                 upload = gr.File(label=f"An image of a cell, to {BYTES // 2**20} MiB", height=170, elem_id="upload")
             with gr.Column(scale=5, min_width=300):
                 if examples:
-                    words = "or pick one of valid.csv: one of each class, then some on which the depths differ"
+                    words = "or pick one of valid.csv: one of each class"
+                    words += ", then some on which the depths differ" if len(exhibit.depths) > 1 else ""
                     thumbnails = exhibit.thumbnails(examples, title=words)
                     picks = gr.HTML(thumbnails, js_on_load=CHOOSE, elem_id="examples", elem_classes="page")
                 else:

@@ -7,6 +7,7 @@ only those that the page needs are open; the ones that fetch addresses for a vis
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import threading
 from pathlib import Path
@@ -16,6 +17,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read as Gradio is imported
 import gradio as gr
 from gradio.themes.utils import fonts
 from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -63,10 +65,15 @@ def is_loopback(host: str) -> bool:
 
 def launch(exhibit: Exhibit, host: str, port: int | None, folder: str) -> tuple[gr.Blocks, str]:
     """Start to serve the page; it, and its address. Uploads and thumbnails go into ``folder``."""
+    if port is not None and not 0 < port < 2**16:
+        raise UserError(f"--port {port}: must be from 1 to 65535; or give none, for the first that is free.")
     os.environ["GRADIO_TEMP_DIR"] = folder
     # Gradio looks at its own page once; that must not go through a proxy.
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost", host]))
+    # A foreign site whose name was made to lead to this machine would be read by its visitors' browsers.
+    hosts = ["127.0.0.1", "localhost", host] if is_loopback(host) and ":" not in host else ["*"]
+    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(OnlyThePage)]
     page = build(exhibit).queue(max_size=64)
     try:
         _, address, _ = page.launch(
@@ -84,7 +91,7 @@ def launch(exhibit: Exhibit, host: str, port: int | None, folder: str) -> tuple[
             mcp_server=False,
             footer_links=[],
             state_session_capacity=64,
-            app_kwargs={"middleware": [Middleware(OnlyThePage)], "docs_url": None, "redoc_url": None},
+            app_kwargs={"middleware": guards, "docs_url": None, "redoc_url": None},
             theme=theme(),
             css_paths=Path(__file__).with_name("page.css"),
         )
@@ -98,7 +105,8 @@ def launch(exhibit: Exhibit, host: str, port: int | None, folder: str) -> tuple[
 
 
 def serve(exhibit: Exhibit, host: str, port: int | None) -> None:
-    """Serve the page until Ctrl-C."""
+    """Serve the page until Ctrl-C, or until the process is told to end."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="page-") as folder:
         page, address = launch(exhibit, host, port, str(Path(folder).resolve()))
         if not is_loopback(host):

@@ -108,6 +108,10 @@ def valid_probabilities(
             print(f"{about.model}: valid list as in {kept}, which fits these weights")
             return table
         print(f"{about.model}: {kept} was made by other weights, so the valid list is predicted anew")
+    else:
+        print(
+            f"{about.model}: predicting the valid list; `python evaluate.py` keeps it, and the page then opens at once"
+        )
     return predict_members(members, batches.__getitem__, hardware, d4, f"{about.model} on valid")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def staged(name: str, num_classes: int = 2, zero_init_residual: bool = False) ->
     return network.eval()
 
 
-def save_staged(weights: Path, models: list[str] = DEPTHS, **said: object) -> Path:
+def save_staged(weights: Path, models: list[str] = DEPTHS, **said: Any) -> Path:
     """Checkpoints of untrained networks below ``weights/tiny``: they answer at random, and always alike."""
     for model in models:
         classes = said.get("classes")

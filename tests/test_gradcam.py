@@ -9,6 +9,7 @@ from made_page import CPU, staged
 from torch import Tensor, nn
 
 from lab.gradcam import STAGES, explain, finest_needed, heat, overlay, undo_dihedral
+from lab.hardware import Hardware
 from lab.inference import dihedral, probabilities
 
 
@@ -60,6 +61,13 @@ def test_the_same_pass_predicts(network: nn.Module, d4: bool) -> None:
     row, found = explain(network, image(2), None, "layer4", CPU, d4)
     np.testing.assert_allclose(row, probabilities(network, image(2), CPU, d4)[0].numpy(), rtol=1e-5)
     torch.testing.assert_close(found, explain(network, image(2), int(row.argmax()), "layer4", CPU, d4)[1])
+
+
+def test_in_bf16_the_map_is_nearly_the_same(network: nn.Module) -> None:
+    row, found = explain(network, image(3), 1, "layer3", Hardware(torch.device("cpu"), "bf16"), d4=True)
+    exact, expected = explain(network, image(3), 1, "layer3", CPU, d4=True)
+    np.testing.assert_allclose(row, exact, atol=0.02)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.05 * float(expected.abs().max()))
 
 
 def test_nothing_is_left_in_the_network(network: nn.Module) -> None:

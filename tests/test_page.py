@@ -366,7 +366,7 @@ def test_a_table_that_does_not_fit_the_list_is_not_believed(evaluated: Path, fau
     if fault == "row":
         table = table.iloc[[1, 0, *range(2, len(table))]]
     elif fault == "label":
-        table.loc[3, "label"] = 1 - table.loc[3, "label"]
+        table["label"] = [1 - label if row == 3 else label for row, label in enumerate(table["label"])]
     elif fault == "sum":
         table.loc[3, "probability_0"] = 2.0
     elif fault == "hits":  # an answer that was changed by hand, where it is not probed

@@ -18,8 +18,10 @@ from PIL import Image
 
 from lab.page_answers import BYTES, Exhibit
 
+pytest.importorskip("playwright", reason="needs the package playwright (requirements-dev.txt)")
+from playwright.sync_api import Browser, Page, sync_playwright
+
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*(silent_downcasting|copy keyword)")  # Gradio's own, of pandas
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 QUIET += ["--disable-component-update", "--disable-sync"]
@@ -30,7 +32,7 @@ PATIENCE = 120_000  # ms; a busy machine may take long, and no test is about spe
 class Visit:
     """A page that is open, and all that went wrong or out of it."""
 
-    page: sync_api.Page
+    page: Page
     address: str
     foreign: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -45,20 +47,20 @@ class Visit:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
+def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("needs Chromium, which is not installed here (Debian: apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, browser: sync_api.Browser) -> Iterator[tuple[str, Exhibit]]:
+def page(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[tuple[str, Exhibit]]:
     with made_page(tmp_path_factory.mktemp("browsed")) as made:
         yield made
 
 
-def visit(browser: sync_api.Browser, address: str, dark: bool = False, width: int = 1280) -> Visit:
+def visit(browser: Browser, address: str, dark: bool = False, width: int = 1280) -> Visit:
     context = browser.new_context(color_scheme="dark" if dark else "light", viewport={"width": width, "height": 900})
     context.set_default_timeout(PATIENCE)
     seen = Visit(context.new_page(), address)
@@ -76,7 +78,7 @@ def note(foreign: list[str], url: str, address: str) -> None:
         foreign.append(url)
 
 
-def test_an_examiners_visit(page: tuple[str, Exhibit], browser: sync_api.Browser, tmp_path: Path) -> None:
+def test_an_examiners_visit(page: tuple[str, Exhibit], browser: Browser, tmp_path: Path) -> None:
     address, shown = page
     assert shown.valid
     seen = visit(browser, address)
@@ -96,9 +98,8 @@ def test_an_examiners_visit(page: tuple[str, Exhibit], browser: sync_api.Browser
     window.locator("#answer .legend").get_by_text("layer2").wait_for()
     # A bad upload gets a sentence, and no answer is left that might be taken for its own.
     (tmp_path / "notes.txt").write_text("no image")
-    window.locator("#upload").get_by_label("Clear").or_(
-        window.locator("#upload button[aria-label='Remove']")
-    ).first.click()
+    clear = window.locator("#upload").get_by_label("Clear").or_(window.locator("#upload [aria-label='Remove']")).first
+    clear.click()
     window.locator("#answer .hint").wait_for()
     window.locator("#upload input[type=file]").set_input_files(tmp_path / "notes.txt")
     window.get_by_role("alert").get_by_text("not an image that Pillow can read").wait_for()
@@ -115,7 +116,7 @@ def test_an_examiners_visit(page: tuple[str, Exhibit], browser: sync_api.Browser
 
 
 def test_the_gallery_is_filtered_and_an_image_of_it_looked_at(
-    page: tuple[str, Exhibit], browser: sync_api.Browser, tmp_path: Path
+    page: tuple[str, Exhibit], browser: Browser, tmp_path: Path
 ) -> None:
     address, shown = page
     assert shown.valid
@@ -140,7 +141,7 @@ def test_the_gallery_is_filtered_and_an_image_of_it_looked_at(
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_curves_and_matrices_are_drawn_in_the_pages_colours(
-    page: tuple[str, Exhibit], browser: sync_api.Browser, tmp_path: Path, dark: bool
+    page: tuple[str, Exhibit], browser: Browser, tmp_path: Path, dark: bool
 ) -> None:
     seen = visit(browser, page[0], dark)
     window = seen.page
@@ -162,7 +163,7 @@ def test_curves_and_matrices_are_drawn_in_the_pages_colours(
     assert (seen.foreign, seen.errors) == ([], [])
 
 
-def test_on_a_narrow_screen_nothing_leaves_it(page: tuple[str, Exhibit], browser: sync_api.Browser) -> None:
+def test_on_a_narrow_screen_nothing_leaves_it(page: tuple[str, Exhibit], browser: Browser) -> None:
     seen = visit(browser, page[0], width=360)
     for name in ("Look at an image", "Valid images", "Curves", "Confusion matrices"):
         seen.tab(name)
@@ -171,7 +172,7 @@ def test_on_a_narrow_screen_nothing_leaves_it(page: tuple[str, Exhibit], browser
 
 
 def test_with_weights_alone_the_page_says_what_is_missing(
-    browser: sync_api.Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["<b>bold</b>", "{{value}} ${1+1} &amp;"]  # of classes: whoever makes the lists chooses them
     save_staged(tmp_path / "weights", ["resnet18"], classes=names)

@@ -147,6 +147,18 @@ def test_only_this_machine_is_loopback() -> None:
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.0.2", "example.org", "")))
 
 
+def test_a_foreign_name_for_this_machine_is_refused(page: tuple[str, Exhibit]) -> None:
+    request = urllib.request.Request(page[0] + "/", headers={"Host": "pictures.example"})
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60)
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536])
+def test_a_port_that_is_none_is_said(page: tuple[str, Exhibit], tmp_path: Path, port: int) -> None:
+    with pytest.raises(UserError, match=f"--port {port}: must be from 1 to 65535"):
+        launch(page[1], "127.0.0.1", port, str(tmp_path))
+
+
 def test_a_port_in_use_is_said(page: tuple[str, Exhibit], tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -167,7 +179,7 @@ run(lambda: serve(exhibit(Path(sys.argv[3]), ["resnet18"], lists=False), "0.0.0.
 """
 
 
-def test_the_command_says_where_it_listens_and_ends_with_ctrl_c(tmp_path: Path) -> None:
+def test_the_command_says_where_it_listens_and_leaves_nothing_when_it_is_told_to_end(tmp_path: Path) -> None:
     save_staged(tmp_path / "weights", ["resnet18"])
     assert exhibit(tmp_path, ["resnet18"], lists=False).data == "tiny"
     (tmp_path / "temporary").mkdir()
@@ -184,7 +196,7 @@ def test_the_command_says_where_it_listens_and_ends_with_ctrl_c(tmp_path: Path) 
     address = said.split("open at ")[1].split()[0].replace("0.0.0.0", "127.0.0.1")
     assert ask(address)[0] == 200
     time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # which ends it as Ctrl-C does
     out, wrong = process.communicate(timeout=60)
     assert process.returncode == 0 and "closed." in out and "Traceback" not in wrong
     assert not list((tmp_path / "temporary").glob("page-*"))
