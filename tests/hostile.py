@@ -167,6 +167,8 @@ def samples() -> dict[str, bytes]:
     noise = np.random.default_rng(0).integers(0, 256, (16, 20, 4), np.uint8)
     made: dict[str, bytes] = {}
     for kind, mode, options in [*((kind, mode, {}) for kind in FORMATS for mode in MODES), *OPTIONS]:
+        if (kind, mode, options) == ("TIFF", "YCbCr", {}):
+            continue  # Pillow before 13 writes such files without compression, but cannot read them
         grey = Image.fromarray(noise[..., 0])
         image = Image.fromarray(noise).convert("RGB").convert(mode) if mode in ("LAB", "HSV", "CMYK") else grey
         if mode == "I;16B":
