@@ -23,9 +23,9 @@ FEWEST = 4  # places along a side of which a map can still tell where
 STRENGTH = 0.75  # how much of the image the hottest colour hides
 
 
-def finest_needed(size: int) -> str:
-    """The last stage that still tells where in an input of ``size`` px: layer4, which decides, or one before it."""
-    return next((stage for stage, step in STAGES.items() if math.ceil(size / step) >= FEWEST), "layer2")
+def telling_stages(size: int) -> list[str]:
+    """The stages that tell where in an input of ``size`` px: from layer4, which decides, backwards, those with places enough."""
+    return [stage for stage, step in STAGES.items() if math.ceil(size / step) >= FEWEST]
 
 
 def explain(

@@ -107,8 +107,9 @@ def gallery_tab(exhibit: Exhibit, tab: gr.Tab, tabs: gr.Tabs, look: LookTab) -> 
         pair = gr.Dropdown(pairs, value=ANY, label="Most confused pairs", min_width=220, elem_id="pair")
         orders = [("as in the list", "list"), ("least sure first", "least"), ("surest first", "most")]
         order = gr.Dropdown(orders, value="list", label="Order", min_width=150, elem_id="order")
-        low = gr.Slider(0, 100, 0, step=1, label="Confidence from, %", min_width=170, elem_id="low")
-        high = gr.Slider(0, 100, 100, step=1, label="to, %", min_width=170, elem_id="high")
+    with gr.Row():
+        low = gr.Slider(0, 100, 0, step=1, label="Confidence from, %", min_width=240, elem_id="low")
+        high = gr.Slider(0, 100, 100, step=1, label="Confidence to, %", min_width=240, elem_id="high")
     gallery = gr.HTML(js_on_load=CHOOSE, elem_id="gallery", elem_classes="page")
     with gr.Row():
         back = gr.Button("‹ Previous", size="sm", min_width=90, elem_id="back")

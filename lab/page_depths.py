@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lab.augmentation import normalise, resample
-from lab.gradcam import explain, finest_needed, heat, overlay
+from lab.gradcam import explain, heat, overlay, telling_stages
 from lab.hardware import Hardware
 from lab.history import to_uint8
 from lab.inference import probabilities
@@ -94,17 +94,21 @@ def predict_inputs(depth: Depth, inputs: list[Tensor], hardware: Hardware) -> np
 
 def look(depth: Depth, image: np.ndarray, hardware: Hardware, label: int | None = None, stage: str = "") -> Answer:
     """Predict one raw image, RGB uint8 [H, W, 3], and show what speaks for class ``label``, or else for the one predicted, at a
-    ``stage``, or else at the last that still tells where. The map is the mean over the members, too."""
+    ``stage``, or else at the last that tells where: one before layer4 can find nothing that speaks for a class, and then the
+    one before it is asked. The map is the mean over the members, too."""
     window, seen, inputs = network_inputs(depth, image, hardware)
-    stage = stage or finest_needed(seen.shape[0])
     if label is None and len(inputs) > 1:  # one network finds it in the same pass
         label = int(predict_inputs(depth, inputs, hardware).argmax())
-    found = [
-        explain(network, one, label, stage, hardware, depth.d4)
-        for (network, _), one in zip(depth.members, inputs, strict=True)
-    ]
+    stages = [stage] if stage else telling_stages(seen.shape[0]) or ["layer2"]
+    for stage in stages:
+        found = [
+            explain(network, one, label, stage, hardware, depth.d4)
+            for (network, _), one in zip(depth.members, inputs, strict=True)
+        ]
+        hot = np.mean([heat(places, window.shape[0]) for _, places in found], axis=0)
+        if hot.max() > 0:
+            break
     row = np.mean([shares for shares, _ in found], axis=0)
-    hot = np.mean([heat(places, window.shape[0]) for _, places in found], axis=0)
     label = int(row.argmax()) if label is None else label
     return Answer(depth, row, seen, overlay(window, hot), label, stage, found[0][1].shape[-1], bool(hot.max() > 0))
 

@@ -1,6 +1,6 @@
 """Interactive figures of the page, by Plotly: accuracy and loss over epochs, and confusion matrices.
 
-Backgrounds are transparent and texts take the page's colour (page.css), so that they are read in light and dark alike.
+Backgrounds are transparent, and texts have the page's colour, so that they are read in light and dark alike.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 
 from lab.figures import OTHER, STYLES, accuracy_columns, display_name, lowest_shown, row_shares
 
+GREY = "#888888"
 GRID = "rgba(128, 128, 128, 0.25)"
 SYMBOLS = {"o": "circle", "v": "triangle-down", "s": "square", "D": "diamond", "^": "triangle-up", "X": "x"}
 # What is black or dark blue on white paper cannot be seen on a dark page.
@@ -25,18 +26,18 @@ def colour(model: str, dark: bool) -> str:
     return ON_DARK[model] if dark and model in ON_DARK else STYLES.get(model, OTHER)[0]
 
 
-def bare(height: int) -> go.Figure:
-    """An empty figure without a background of its own."""
-    clear = "rgba(0, 0, 0, 0)"
+def bare(height: int, dark: bool) -> go.Figure:
+    """An empty figure without a background of its own; its texts in the page's colour."""
+    clear, ink, paper = "rgba(0, 0, 0, 0)", "#f1f5f9" if dark else "#1e293b", "#0f172a" if dark else "#ffffff"
     figure = go.Figure()
     figure.update_layout(
         template="none",
         height=height,
         paper_bgcolor=clear,
         plot_bgcolor=clear,
-        font={"size": 13, "family": "system-ui, sans-serif"},
-        modebar={"bgcolor": clear, "color": "#888888", "activecolor": "#555555"},
-        hoverlabel={"font": {"size": 13}},
+        font={"size": 13, "family": "system-ui, sans-serif", "color": ink},
+        modebar={"bgcolor": clear, "color": GREY, "activecolor": ink, "remove": ["select2d", "lasso2d"]},
+        hoverlabel={"bgcolor": paper, "bordercolor": GREY, "font": {"size": 13, "color": ink}},
     )
     return figure
 
@@ -46,7 +47,7 @@ def curves_figure(histories: Mapping[str, pd.DataFrame], kind: str = "accuracy",
 
     Raises UserError for a history that is none.
     """
-    figure = bare(440)
+    figure = bare(440, dark)
     tables = {model: accuracy_columns(model, history) for model, history in histories.items()}
     for model, table in tables.items():
         history, name, hue = histories[model], display_name(model), colour(model, dark)
@@ -79,17 +80,18 @@ def curves_figure(histories: Mapping[str, pd.DataFrame], kind: str = "accuracy",
                 legendgroup=model,
                 showlegend=False,
                 mode="markers",
-                marker={"symbol": "star", "size": 17, "color": hue, "line": {"width": 1, "color": "#888888"}},
+                marker={"symbol": "star", "size": 17, "color": hue, "line": {"width": 1, "color": GREY}},
                 hoverinfo="skip",
             )
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "ticks": "outside", "tickcolor": GRID}
-    figure.update_xaxes(title="Epoch", tickformat="d", **axis)
+    figure.update_xaxes(title="Epoch", tickformat="d", unifiedhovertitle={"text": "Epoch %{x}"}, **axis)
     figure.update_yaxes(title="Accuracy (%)" if kind == "accuracy" else "Loss (nats)", **axis)
     if kind == "accuracy" and tables:
         low = lowest_shown(tables)
         figure.update_yaxes(range=[low, 100 + (100 - low) * 0.03])
     figure.update_layout(
         hovermode="x unified",
+        hoverdistance=-1,  # from anywhere, the nearest epoch
         margin={"l": 62, "r": 16, "t": 14, "b": 50},
         legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
     )
@@ -115,7 +117,7 @@ def confusion_figure(
         ]
         for row, (true, counts, row_share) in enumerate(zip(names, matrix, shares, strict=True))
     ]
-    figure = bare(max(360, 150 + 36 * len(classes)))
+    figure = bare(max(360, 150 + 36 * len(classes)), dark)
     top = float(np.nanmax(drawn)) if np.isfinite(drawn).any() else 1.0
     low, high = ("#17202e", "#6DB6E8") if dark else ("#f5f8fc", "#08519c")
     figure.add_heatmap(

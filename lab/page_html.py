@@ -64,7 +64,7 @@ def header(data: str, classes: Sequence[str], images: int) -> str:
 
 def cards(depths: Sequence[Depth], device: str) -> str:
     """A card for each depth: accuracy with its interval on one axis for all, parameters, speed, size of the input."""
-    known = [depth.accuracy for depth in depths if not np.isnan(depth.accuracy[0])]
+    known = [depth.accuracy for depth in depths if not np.isnan(depth.accuracy[1])]
     # The axis begins a little below the lowest interval, so that what differs is seen; its ends are written beside it.
     start = max(0.0, np.floor(50 * min((low for _, low, _ in known), default=0.0)) / 50 - 0.01)
     start = min(start, 0.98)
@@ -75,17 +75,17 @@ def card(depth: Depth, start: float, device: str) -> str:
     """One depth; ``start`` is the accuracy at which the interval's axis begins."""
     kind = f'<span class="tag">mean of {len(depth.members)} seeds</span>' if len(depth.members) > 1 else ""
     kind += '<span class="tag">D4</span>' if depth.d4 else ""
-    if not np.isnan(depth.accuracy[0]):
-        share, low, high = depth.accuracy
-        left, right, dot = (100 * (value - start) / (1 - start) for value in (low, high, share))
+    value, bar = '<p class="big">–<small> not measured on valid</small></p>', ""
+    share, low, high = depth.accuracy
+    if not np.isnan(share):
         value = f'<p class="big">{100 * share:.2f}<small> % right on valid</small></p>'
+    if not np.isnan(low):
+        left, right, dot = (100 * (value - start) / (1 - start) for value in (low, high, share))
         bar = (
             f'<div class="axis"><i style="left:{left:.2f}%;width:{right - left:.2f}%"></i><b style="left:{dot:.2f}%"></b></div>'
             f'<p class="scale"><span>{100 * start:.0f} %</span><span>95 % interval {100 * low:.2f}–{100 * high:.2f}</span>'
             f"<span>100 %</span></p>"
         )
-    else:
-        value, bar = '<p class="big">–<small> not measured on valid</small></p>', ""
     facts = {
         "parameters": f"{count_parameters(depth.members) / 1e6:.1f} M",
         f"an image, {device}": f"{depth.milliseconds:,.0f} ms",

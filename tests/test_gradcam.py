@@ -8,7 +8,7 @@ import torch
 from made_page import CPU, staged
 from torch import Tensor, nn
 
-from lab.gradcam import STAGES, explain, finest_needed, heat, overlay, undo_dihedral
+from lab.gradcam import STAGES, explain, heat, overlay, telling_stages, undo_dihedral
 from lab.hardware import Hardware
 from lab.inference import dihedral, probabilities
 
@@ -98,8 +98,7 @@ def test_the_overlay_hides_nothing_where_it_is_cold_and_the_hottest_is_yellow() 
 
 
 @pytest.mark.parametrize(
-    ("size", "stage"),
-    [(224, "layer4"), (128, "layer4"), (97, "layer4"), (96, "layer3"), (64, "layer3"), (48, "layer2"), (32, "layer2")],
+    ("size", "count"), [(224, 3), (128, 3), (97, 3), (96, 2), (64, 2), (49, 2), (48, 1), (32, 1), (24, 0)]
 )
-def test_the_stage_is_the_last_with_four_places_along_a_side(size: int, stage: str) -> None:
-    assert finest_needed(size) == stage
+def test_the_stages_that_tell_where_have_four_places_along_a_side(size: int, count: int) -> None:
+    assert telling_stages(size) == ["layer4", "layer3", "layer2"][3 - count :]

@@ -21,9 +21,10 @@ from made_page import CPU, HISTORY, exhibit, random_image, save_staged, staged
 from PIL import Image
 
 import demo
-from lab import page_answers
+from lab import page_answers, page_depths
 from lab.checkpoint import read_about, read_tensors, save_checkpoint
 from lab.errors import UserError
+from lab.gradcam import explain
 from lab.lists import ImageList
 from lab.members import other
 from lab.metrics import wilson
@@ -92,6 +93,13 @@ def test_without_lists_the_cards_tell_what_the_checkpoints_were_saved_with(tmp_p
     assert "There are no confusion matrices, since no lists were found." in said
 
 
+def test_an_accuracy_of_unknown_images_has_no_interval(tmp_path: Path) -> None:
+    """Of a checkpoint that does not say how many images its accuracy is of."""
+    save_staged(tmp_path / "weights", ["resnet18"], metrics={"valid_accuracy": 0.75})
+    said = texts(cards(exhibit(tmp_path, ["resnet18"], lists=False).depths, "CPU"))
+    assert "75.00 % right on valid" in said and "interval" not in said and "nan" not in said
+
+
 def test_the_history_is_the_checkpoints_or_else_the_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_staged(tmp_path / "weights", ["resnet18"])
     for model in ("resnet50", "resnet152"):
@@ -136,6 +144,25 @@ def test_an_upload_is_answered_by_every_depth(shown: Exhibit, made: Path, tmp_pa
             assert f"{name} {percent(share)}" in said
         assert panel.count("<img") == 2 and f"speaks for {shown.classes[slow.argmax()]}" in said.replace("nothing ", "")
     assert "right" not in texts(html)  # nobody knows what an upload is
+
+
+def test_where_a_stage_finds_nothing_the_one_before_it_is_asked(
+    shown: Exhibit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def cold_until_layer2(*given: Any) -> Any:
+        row, places = explain(*given)
+        tried.append(given[3])
+        return row, places.abs() if given[3] == "layer2" else -places.abs()
+
+    monkeypatch.setattr(page_depths, "explain", cold_until_layer2)
+    monkeypatch.setattr(page_depths, "telling_stages", lambda size: ["layer4", "layer3", "layer2"])
+    found = look(shown.depths[0], random_image(4), CPU)
+    assert tried == ["layer4", "layer3", "layer2"] and (found.stage, found.found) == ("layer2", True)
+    asked = look(shown.depths[0], random_image(4), CPU, stage="layer3")
+    assert (asked.stage, asked.found) == ("layer3", False)
+    np.testing.assert_array_equal(asked.probabilities, found.probabilities)
 
 
 def test_of_a_valid_image_the_truth_is_told(shown: Exhibit) -> None:

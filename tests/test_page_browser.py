@@ -148,6 +148,13 @@ def test_curves_and_matrices_are_drawn_in_the_pages_colours(
     seen.tab("Curves")
     window.locator("#curves-plot .scatterlayer .trace").first.wait_for()
     assert window.locator("#curves-plot .scatterlayer .trace").count() == 9  # three depths: training, testing, best
+    plane = window.locator("#curves-plot .nsewdrag").first.bounding_box()
+    assert plane
+    for step in (0, 5):  # one that comes to rest over the middle, which is epoch 2
+        window.mouse.move(plane["x"] + plane["width"] / 2 + step, plane["y"] + plane["height"] / 2)
+        window.wait_for_timeout(200)
+    window.locator("#curves-plot .hoverlayer").get_by_text("ResNet50, testing : 80.00 %").wait_for()
+    assert "Epoch 2" in (window.locator("#curves-plot .hoverlayer").text_content() or "")
     for name in ("ResNet18", "ResNet50"):
         window.locator("#curves-of").get_by_text(name).click()
     window.wait_for_function("document.querySelectorAll('#curves-plot .scatterlayer .trace').length == 3")
