@@ -47,6 +47,8 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/roofline.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/snapshot.py
+	$(BIN)/python benchmarks/compile.py
+	if test -d weights/$(notdir $(DATA)); then $(BIN)/python benchmarks/page.py --data $(DATA); else echo "benchmarks/page.py: make demo first"; fi
 
 .venv/run: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
