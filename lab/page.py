@@ -16,8 +16,9 @@ from lab.page_figures import confusion_figure, curves_figure
 from lab.page_html import CHOOSE, cards, header, notice
 
 ANY = "any"
-# The page is the only client: its functions are no programming interface. The last input is whether the page is dark.
-PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
+# The page is the only client: its functions are no programming interface. Whoever clicks on while an answer is under way gets
+# that of the last click next; Gradio would forget it. The last input is whether the page is dark.
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal", "trigger_mode": "always_last"}
 WITH_DARK = "(...given) => [...given.slice(0, -1), document.body.classList.contains('dark')]"
 STAGE_NAMES = [("the last stage that tells where", ""), *((stage, stage) for stage in STAGES)]
 
