@@ -49,7 +49,7 @@ def decide_compile(
     elif before:
         use, reason = before == "on", "as this run began"
     elif hardware.device.type != "cuda":
-        reason = "worth a tenth on a processor (benchmarks/results/compile.md), and its warm-up takes minutes; --compile does it"
+        reason = "worth a few percent on a processor (benchmarks/results/compile.md), after a long warm-up; --compile does it"
     elif processes > 1 or torch.are_deterministic_algorithms_enabled():
         reason = (
             "which way is faster is not measured where every process must choose alike, or each time; --compile does it"
