@@ -6,11 +6,9 @@ Skipped, with the reason, where no Chromium is installed (Debian: apt-get instal
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,13 +16,10 @@ from made import VALID
 from made_page import exhibit, made_page, random_image, save_staged, served
 from PIL import Image
 
-import lab.page
 from lab.page_answers import BYTES, Exhibit
 
 pytest.importorskip("playwright", reason="needs the package playwright (requirements-dev.txt)")
 from playwright.sync_api import Browser, Page, sync_playwright
-
-from lab.page_figures import curves_figure
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*(silent_downcasting|copy keyword)")  # Gradio's own, of pandas
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -146,7 +141,7 @@ def test_the_gallery_is_filtered_and_an_image_of_it_looked_at(
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_curves_and_matrices_are_drawn_in_the_pages_colours(
-    page: tuple[str, Exhibit], browser: Browser, tmp_path: Path, dark: bool, monkeypatch: pytest.MonkeyPatch
+    page: tuple[str, Exhibit], browser: Browser, tmp_path: Path, dark: bool
 ) -> None:
     seen = visit(browser, page[0], dark)
     window = seen.page
@@ -160,15 +155,9 @@ def test_curves_and_matrices_are_drawn_in_the_pages_colours(
         window.wait_for_timeout(200)
     window.locator("#curves-plot .hoverlayer").get_by_text("ResNet50, testing : 80.00 %").wait_for()
     assert "Epoch 2" in (window.locator("#curves-plot .hoverlayer").text_content() or "")
-
-    def slowly(*given: Any) -> Any:
-        time.sleep(1)
-        return curves_figure(*given)
-
-    monkeypatch.setattr(lab.page, "curves_figure", slowly)  # so that the second click comes while the first is answered
-    for name in ("ResNet18", "ResNet50"):
+    for name, traces in (("ResNet18", 6), ("ResNet50", 3)):
         window.locator("#curves-of").get_by_text(name).click()
-    window.wait_for_function("document.querySelectorAll('#curves-plot .scatterlayer .trace').length == 3")
+        window.wait_for_function(f"document.querySelectorAll('#curves-plot .scatterlayer .trace').length == {traces}")
     line = window.locator("#curves-plot .scatterlayer .trace path.js-line").first.get_attribute("style") or ""
     assert ("rgb(242, 242, 242)" if dark else "rgb(0, 0, 0)") in line
     window.screenshot(path=tmp_path / "curves.png", full_page=True)
