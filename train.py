@@ -137,7 +137,7 @@ from lab.ema import EMA
 from lab.errors import UserError, out_of_memory, run
 from lab.files import alone, check_writable
 from lab.forecast import forecast, measure_what_fits
-from lab.hardware import Hardware, choose_hardware
+from lab.hardware import Hardware, choose_hardware, keep_memory
 from lab.history import best_of, describe_best, draw_data_figures, epoch_line, redraw_accuracy, write_history, write_run
 from lab.inference import predict, score
 from lab.interrupt import Stop, Stopped
@@ -159,6 +159,7 @@ from lab.recipe import (
 from lab.record import compare, differences, make_record, read_run, take_over
 from lab.store import open_stores, warn_of_shared_images
 from lab.tracking import Tracking
+from lab.winograd import use_fast_gradients
 from lab.words import counted, duration
 
 SNAPSHOT = 600.0  # seconds between two last checkpoints within an epoch
@@ -190,6 +191,8 @@ def main() -> None:
     class_weights(args.class_weights, lists["train"].labels, len(data.classes), torch.device("cpu"))
     parts_of(args.augmentation)
     hardware = choose_hardware(args.device, args.precision, args.deterministic)
+    if hardware.device.type == "cpu":
+        keep_memory()
     task = Task(args, given, like, data, lists, hardware, ranks, Stop(), tracking)
     with task.stop.listening(), tracking:
         for model in DEPTHS if args.model == "all" else [args.model]:
@@ -345,6 +348,7 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
     torch.manual_seed(settings.seed)
     network = resnet.build(model, len(data.classes), zero_init_residual=settings.zero_init)
     hardware.place(network)
+    use_fast_gradients(network, hardware)
     optimizer = make_optimizer(network, settings, hardware.precision)
     scaler = torch.amp.GradScaler(hardware.device.type, enabled=hardware.precision == "fp16")
     ema = EMA(network, settings.ema)

@@ -6,8 +6,9 @@
 Ours: Batches from the store, augmented on the device, and the step of train.py. The peer's: torchvision's network, float32,
 default memory format, Pillow transforms per image in a DataLoader with as many workers as cores, SGD, the loss read in every
 step. Both see the same images at the same size and batch with the same kinds of augmentation. "Network alone" is forward and
-backward on one batch in memory under equal settings (precision, channels last) for both networks. Sides are alternated within
-one run, so that a change in the machine's speed meets both.
+backward on one batch in memory under equal settings (precision, channels last) for both networks, ours with the gradients that
+train.py gives it. Memory is kept between steps for both sides, as train.py does: they share the process. Sides are alternated
+within one run, so that a change in the machine's speed meets both.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ import resnet
 from benchmarks.machine import describe, keep
 from dataloader import Batches, measured_preprocessing
 from lab.ema import EMA
-from lab.hardware import Hardware, choose_hardware, decoding_threads
+from lab.hardware import Hardware, choose_hardware, decoding_threads, keep_memory
 from lab.lists import ImageList, read_data_set, read_list
 from lab.preprocessing import Preprocessing
 from lab.recipe import chosen_settings, make_optimizer
 from lab.store import open_stores
+from lab.winograd import use_fast_gradients
 from train import arguments
 
 BATCH = 32
@@ -84,6 +86,7 @@ def ours(model: str, batches: Batches, hardware: Hardware, classes: int) -> Iter
     preprocessing = Preprocessing(64, 128, batches.size, "cell")
     settings = chosen_settings(model, arguments().parse_args([]), hardware, preprocessing)
     network = hardware.place(resnet.build(model, classes, zero_init_residual=True)).train()
+    use_fast_gradients(network, hardware)
     optimizer = make_optimizer(network, settings, hardware.precision)
     ema = EMA(network, settings.ema)
     feed = itertools.chain.from_iterable(itertools.repeat(batches))
@@ -143,6 +146,8 @@ def peers_step(
 def alone(network: nn.Module, size: int, hardware: Hardware, classes: int) -> Iterator[Step]:
     """Forward and backward on one batch in memory, as fast as the hardware allows."""
     hardware.place(network).train()
+    if isinstance(network, resnet.ResNet):
+        use_fast_gradients(network, hardware)
     images = torch.randn(BATCH, 3, size, size, device=hardware.device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, classes, (BATCH,), device=hardware.device)
 
@@ -185,6 +190,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="timed steps of each side in a round")
     args = parser.parse_args()
     hardware = choose_hardware()
+    if hardware.device.type == "cpu":
+        keep_memory()
     data = read_data_set(args.data, args.root)
     images = read_list(data, "train", labelled=True)
     classes = len(data.classes)

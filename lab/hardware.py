@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -101,6 +102,18 @@ def best_precision(device: torch.device) -> tuple[str, str]:
     if "avx512_bf16" in flags or "amx_bf16" in flags:
         return "bf16", "the processor multiplies bf16 in hardware"
     return "fp32", "the processor has no bf16 arithmetic, and emulating it is slower"
+
+
+def keep_memory() -> None:
+    """Have the C library keep the memory of a training step for the next one. glibc would give large buffers back, and the
+    kernel would clear their pages anew, in every step. Does nothing where the C library is another."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of mallopt(3)
+    mallopt(trim_threshold, -1)  # never trim
+    mallopt(mmap_max, 0)  # no buffer is a mapping of its own, which would end with it
 
 
 def decoding_threads() -> int:
