@@ -1,6 +1,7 @@
 """Differences that single choices of the recipe make, over several seeds: the tables of docs/ablations.md.
 
     python benchmarks/ablate.py --data ../shared/data/all4 --model resnet18 --size 32 --epochs 8 --only optimizer
+    python benchmarks/ablate.py --data ../shared/data/pbc8 --size 32 --epochs 4 --every 5   # a fifth of the images
     python benchmarks/ablate.py --table              # only write docs/ablations.md from the runs so far
 
 Every variant is train.py with other options, at the same seeds as the base, so that differences are paired. Each finished run
@@ -11,6 +12,7 @@ is a row of benchmarks/results/ablations.csv, and is not run again. Measured is 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,41 +40,56 @@ BASE += " --augmentation geometry,colour"
 GROUPS: dict[str, dict[str, str]] = {
     "augmentation": {
         "none": "--augmentation none",
-        "D4 alone": "--augmentation d4",
         "no colour": "--augmentation geometry",
         "and mixup": "--augmentation geometry,colour,mixup",
         "and CutMix": "--augmentation geometry,colour,cutmix",
     },
     "optimizer": {
         "SGD 0.05": "--optimizer sgd --lr 0.05",
-        "SGD 0.1": "--optimizer sgd --lr 0.1",
-        "AdamW 0.004": "--lr 0.004",
         "AdamW 0.001": "--lr 0.001",
     },
-    "averaged weights": {"none": "--ema 0", "decay 0.98": "--ema 0.98"},
-    "smoothing": {"none": "--smoothing 0", "0.05": "--smoothing 0.05"},
+    "schedule": {"constant": "--schedule constant"},
+    "averaged weights": {"none": "--ema 0"},
+    "smoothing": {"none": "--smoothing 0"},
     "zero-init": {"no": "--no-zero-init"},
     "size": {"48 px": "--size 48"},
     "window": {"160 px": "--window 160"},
     "size schedule": {"progressive": "--progressive"},
-    "warm-up": {"none": "--warmup 0", "2 epochs": "--warmup 2"},
+    "warm-up": {"none": "--warmup 0"},
 }
+
+
+def thinned(folder: Path, every: int, target: Path) -> list[str]:
+    """Lists of each ``every``th image of those in ``folder``, and the options of train.py that name them."""
+    data = target / f"{folder.name}_every{every}"
+    data.mkdir()
+    for name in ("train", "valid"):
+        pd.read_csv(folder / f"{name}.csv", dtype=str).iloc[::every].to_csv(data / f"{name}.csv", index=False)
+    if (folder / "classes.csv").is_file():
+        shutil.copy(folder / "classes.csv", data)
+    return ["--data", str(data), "--root", str(folder)]
 
 
 def measure(args: argparse.Namespace, options: str, seed: int) -> dict[str, object]:
     """One training; its row."""
-    key = [data_name(args.data), args.model, args.size, args.epochs, args.also, options, seed]
+    key = [named(args), args.model, args.size, args.epochs, args.also, options, seed]
     row: dict[str, object] = dict(zip(KEY, key, strict=True))
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(PROJECT / "train.py"), "--data", args.data, "--model", args.model]
+        data = ["--data", args.data] if args.every == 1 else thinned(Path(args.data), args.every, Path(folder))
+        command = [sys.executable, str(PROJECT / "train.py"), *data, "--model", args.model]
         command += ["--size", str(args.size), "--epochs", str(args.epochs), "--seed", str(seed)]
         command += [*BASE.split(), *options.split(), "--weights", folder, "--report", folder, *args.also.split()]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        about = read_about(Path(folder) / data_name(args.data) / args.model / "best.safetensors", args.model)
+        about = read_about(Path(folder) / named(args) / args.model / "best.safetensors", args.model)
         row["last"] = about.history[-1]["test_accuracy"]
         row["best"], row["best_d4"] = about.metrics["valid_accuracy"], about.metrics["valid_accuracy_d4"]
         row["seconds"] = round(sum(epoch["seconds"] for epoch in about.history))
     return row
+
+
+def named(args: argparse.Namespace) -> str:
+    """The data set's name, in which it shows if only a part of it is used."""
+    return data_name(args.data) + (f"_every{args.every}" if args.every > 1 else "")
 
 
 def difference(baseline: pd.Series, variant: pd.Series) -> str:
@@ -121,6 +138,7 @@ def main() -> None:
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--every", type=int, default=1, help="only each so many-th image of the lists")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--only", choices=list(GROUPS), nargs="*", default=list(GROUPS), help="questions (default: all)"
@@ -132,7 +150,7 @@ def main() -> None:
     wanted = [""] + [options for group in args.only for options in GROUPS[group].values()]
     for seed in [] if args.table else range(args.seeds):
         for options in wanted:
-            key = [data_name(args.data), args.model, args.size, args.epochs, args.also, options, seed]
+            key = [named(args), args.model, args.size, args.epochs, args.also, options, seed]
             if (runs[KEY].astype(str) == [str(value) for value in key]).all(axis=1).any():
                 continue
             row = measure(args, options, seed)
