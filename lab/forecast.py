@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from lab.errors import out_of_memory
 from lab.hardware import Hardware
-from lab.inference import folded, probabilities
+from lab.inference import for_prediction, probabilities
 from lab.ranks import Ranks
 from lab.recipe import Settings, divide, make_optimizer, size_at
 from lab.words import counted, duration
@@ -65,7 +65,7 @@ def measure(
     copied = copy.deepcopy(network).train()
     tried = wrap(copied)
     optimizer = make_optimizer(copied, settings, hardware.precision)
-    evaluated = folded(network)
+    evaluated = for_prediction(network, hardware)
     sizes = train.size, valid.size
     sides = sorted({max(32, settings.size // 2), settings.size})
     seconds: list[tuple[float, float]] = []
