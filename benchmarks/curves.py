@@ -1,0 +1,102 @@
+"""Accuracy on valid over training time, of the runs under report/results: docs/accuracy.md and its figure.
+
+python benchmarks/curves.py
+
+For each depth that has not reached its aim, the curve shows what the minutes so far have bought, and so what more would buy.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from lab.figures import GREY, LABEL, SMALL, STYLES, TICK, display_name, new_figure, save
+from lab.files import write_whole
+from lab.history import read_histories
+
+PROJECT = Path(__file__).resolve().parent.parent
+RESULTS = PROJECT / "report" / "results"
+DOCUMENT, FIGURE = PROJECT / "docs" / "accuracy.md", PROJECT / "docs" / "accuracy.png"
+# In %, on valid, of a single network: what this project set out to reach.
+AIMS = {
+    "all4": {"resnet18": 99.0, "resnet50": 98.8, "resnet152": 98.5},
+    "pbc8": {"resnet18": 99.0, "resnet50": 98.9, "resnet152": 98.5},
+}
+ERRORS, MINUTES = (0.5, 1, 2, 3, 5, 10, 20, 40), (1, 2, 5, 10, 20, 50, 100)
+
+HEAD = """# Accuracy: aims, and what was reached
+
+Accuracy on valid in %, of single networks trained from scratch: the best of the epochs, and the saved network as `predict.py`
+uses it (averaged over D4 where that helped on valid, which chose both). What was published for these data with weights from
+ImageNet: PBC 98 (ViT, fine-tuned; ResNet18 at 128 px 98.34), ALL 98.2 (VGG-16). Intervals are Wilson's, of 95 %; ALL has 479
+images to measure on, so that one image is 0.2 points.
+"""
+TAIL = """
+![Error on valid over training time](accuracy.png)
+
+A point is an epoch, a dotted line the aim of the depth in its colour. Learning rates fall to zero with the last epoch, so a
+longer run is not the continuation of a shorter one but bends down later. `python benchmarks/curves.py` writes this page from
+the runs in [`report/results/`](../report/results).
+"""
+
+
+def draw(histories: dict[str, dict[str, pd.DataFrame]]) -> None:
+    """Error over minutes, both on logarithmic axes, a panel for each data set."""
+    figure = new_figure(9.6, 4.6, "")
+    for number, (name, runs) in enumerate(histories.items()):
+        axes = figure.add_subplot(1, len(histories), number + 1)
+        for model, history in runs.items():
+            colour, marker = STYLES[model]
+            minutes = history["seconds"].cumsum() / 60
+            error = 100 * (1 - history["test_accuracy"])
+            axes.plot(minutes, error, color=colour, marker=marker, ms=4.5, lw=1.6, clip_on=False)
+            axes.axhline(100 - AIMS[name][model], color=colour, ls=":", lw=1.2)
+        axes.set(xscale="log", yscale="log", ylim=(0.4, 50))
+        for axis, ticks in ((axes.yaxis, ERRORS), (axes.xaxis, MINUTES)):
+            axis.set_ticks(ticks)
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
+        axes.grid(alpha=0.3, lw=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=TICK)
+        axes.set_title(name, fontsize=LABEL)
+        axes.set_xlabel("Training time (minutes)", fontsize=LABEL)
+        if number == 0:
+            axes.set_ylabel("Error on valid (%)", fontsize=LABEL)
+    handles = [Line2D([], [], color=STYLES[m][0], marker=STYLES[m][1], label=display_name(m)) for m in AIMS["all4"]]
+    handles.append(Line2D([], [], color=GREY, ls=":", label="aim, in the depth's colour"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=SMALL, frameon=False)
+    save(figure, FIGURE)
+
+
+def main() -> None:
+    """Draw the curves and write the page."""
+    lines = ["| data set | depth | px | epochs | minutes | aim | best of the epochs | as submitted |", "|---" * 8 + "|"]
+    histories = {}
+    for name, aims in AIMS.items():
+        histories[name] = read_histories(RESULTS / name)
+        metrics = pd.read_csv(RESULTS / name / "metrics.csv")
+        rows = metrics[(metrics["class"] == "overall") & (metrics["metric"] == "accuracy")].set_index("model")
+        for model, aim in aims.items():
+            history, row = histories[name][model], rows.loc[model]
+            best, submitted = 100 * history["test_accuracy"].max(), 100 * row["value"]
+            reached = ", reached" if np.round(max(best, submitted), 2) >= aim else ""
+            lines.append(
+                f"| {name} | {model.removeprefix('resnet')} | {history['size'].max()} | {len(history)} | "
+                f"{history['seconds'].sum() / 60:.0f} | {aim:.1f}{reached} | {best:.2f} | "
+                f"{submitted:.2f} ({100 * row['low']:.2f}–{100 * row['high']:.2f}) |"
+            )
+    draw(histories)
+    write_whole(DOCUMENT, "\n".join([HEAD, *lines, TAIL]))
+    print(f"written: {DOCUMENT.relative_to(PROJECT)}, {FIGURE.relative_to(PROJECT)}")
+
+
+if __name__ == "__main__":
+    main()
