@@ -48,6 +48,9 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/snapshot.py
 	$(BIN)/python benchmarks/compile.py
+	$(BIN)/python benchmarks/accuracy_time.py --data $(DATA) --size 32 --epochs 4 --threshold 0.7
+	$(BIN)/python benchmarks/ablate.py --table
+	$(BIN)/python benchmarks/curves.py
 	if test -d weights/$(notdir $(DATA)); then $(BIN)/python benchmarks/page.py --data $(DATA); else echo "benchmarks/page.py: make demo first"; fi
 
 .venv/run: requirements.txt constraints.txt
