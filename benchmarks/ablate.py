@@ -40,13 +40,11 @@ BASE += " --augmentation geometry,colour"
 GROUPS: dict[str, dict[str, str]] = {
     "augmentation": {
         "none": "--augmentation none",
-        "no colour": "--augmentation geometry",
         "and mixup": "--augmentation geometry,colour,mixup",
         "and CutMix": "--augmentation geometry,colour,cutmix",
     },
     "optimizer": {
         "SGD 0.05": "--optimizer sgd --lr 0.05",
-        "AdamW 0.001": "--lr 0.001",
     },
     "schedule": {"constant": "--schedule constant"},
     "averaged weights": {"none": "--ema 0"},
@@ -55,7 +53,6 @@ GROUPS: dict[str, dict[str, str]] = {
     "size": {"48 px": "--size 48"},
     "window": {"160 px": "--window 160"},
     "size schedule": {"progressive": "--progressive"},
-    "warm-up": {"none": "--warmup 0"},
 }
 
 
