@@ -1,7 +1,8 @@
 """Images per second of training, data included: ours against the loop that a peer writes, and the networks alone.
 
     python benchmarks/step.py                                       # quick: 18, 50 and 152 at 64 px on the sample
-    python benchmarks/step.py --sizes 64 128 224 --steps 12 --data ../shared/data/pbc8
+    python benchmarks/step.py --sizes 64 128 --steps 12 --data ../shared/data/pbc8
+    python benchmarks/step.py --sizes 224 --rounds 1 --steps 1 --data ../shared/data/pbc8 --keep step_224
 
 Ours: Batches from the store, augmented on the device, and the step of train.py. The peer's: torchvision's network, float32,
 default memory format, Pillow transforms per image in a DataLoader with as many workers as cores, SGD, the loss read in every
@@ -188,6 +189,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[64])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4, help="timed steps of each side in a round")
+    parser.add_argument("--keep", default="step", help="name of the table in benchmarks/results (default: step)")
     args = parser.parse_args()
     hardware = choose_hardware()
     if hardware.device.type == "cpu":
@@ -218,7 +220,7 @@ def main() -> None:
                 row = f"| {model} | {size} | {mine:.1f} | {theirs:.1f} | {mine / theirs:.2f} "
                 lines.append(row + f"| {pair[0]:.1f} | {pair[1]:.1f} | {pair[0] / pair[1]:.2f} |")
                 print(lines[-1], flush=True)
-    keep("step", lines)
+    keep(args.keep, lines)
 
 
 if __name__ == "__main__":
