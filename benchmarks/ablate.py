@@ -50,9 +50,8 @@ GROUPS: dict[str, dict[str, str]] = {
     "averaged weights": {"none": "--ema 0"},
     "smoothing": {"none": "--smoothing 0"},
     "zero-init": {"no": "--no-zero-init"},
-    "size": {"48 px": "--size 48"},
+    "size": {"48 px": "--size 48", "48 px, progressive": "--size 48 --progressive"},  # at 32 px there is nothing smaller
     "window": {"160 px": "--window 160"},
-    "size schedule": {"progressive": "--progressive"},
 }
 
 
