@@ -43,14 +43,13 @@ GROUPS: dict[str, dict[str, str]] = {
         "and mixup": "--augmentation geometry,colour,mixup",
         "and CutMix": "--augmentation geometry,colour,cutmix",
     },
-    "optimizer": {
-        "SGD 0.05": "--optimizer sgd --lr 0.05",
-    },
+    "optimizer": {"SGD 0.05": "--optimizer sgd --lr 0.05"},
     "schedule": {"constant": "--schedule constant"},
     "averaged weights": {"none": "--ema 0"},
     "smoothing": {"none": "--smoothing 0"},
     "zero-init": {"no": "--no-zero-init"},
-    "size": {"48 px": "--size 48", "48 px, progressive": "--size 48 --progressive"},  # at 32 px there is nothing smaller
+    # Of 32 px there is nothing smaller to begin with.
+    "size": {"48 px": "--size 48", "48 px, progressive": "--size 48 --progressive"},
     "window": {"160 px": "--window 160"},
 }
 
@@ -159,7 +158,11 @@ def main() -> None:
         "Accuracy on valid in %, means over the seeds; differences in points from the base, paired by seed,",
         "from three seeds on with the 95 % interval of Student's t: one that holds 0 says that so few seeds show nothing, and",
         "fewer than three show nothing anyway. `python benchmarks/ablate.py` measured them, beside other work, so that minutes",
-        "are upper bounds.",
+        "are upper bounds. A name such as `pbc8_every8` is each eighth image of that data set.",
+        "",
+        "Runs this short stop while the network still fits its training images ever better, and favour whatever makes that",
+        "quicker: no augmentation, no mixing, no smoothing, blocks that begin at work. What they say about optimizer, schedule,",
+        "window and size carries further than what they say about these.",
         f"Written on: {describe()}",
         "",
     ]
