@@ -117,12 +117,10 @@ def tables(runs: pd.DataFrame) -> list[str]:
             lines.append(f"| {' | '.join(cells)} | {rows['seconds'].mean() / 60:.1f} |")
         # The same networks, of all variants, each with D4 averaging and without.
         gain = 100 * (part["best_d4"] - part["best"])
-        half = student.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 2 else np.nan
-        lines += [
-            "",
-            f"D4 averaging, over the best checkpoints of all {len(gain)} runs: {gain.mean():+.2f} ± {half:.2f} points.",
-        ]
-        lines.append("")
+        worth = f"{gain.mean():+.2f}"
+        if len(gain) > 2:
+            worth += f" ± {student.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain)):.2f}"
+        lines += ["", f"D4 averaging, over the best checkpoints of all {len(gain)} runs: {worth} points.", ""]
     return lines
 
 

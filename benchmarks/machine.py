@@ -21,8 +21,9 @@ def describe() -> str:
     )
 
 
-def keep(name: str, lines: list[str]) -> None:
-    """Print a benchmark's table and keep it in ``benchmarks/results/<name>.md``."""
+def keep(name: str, lines: list[str], quiet: bool = False) -> None:
+    """Print a benchmark's table, unless ``quiet``, and keep it in ``benchmarks/results/<name>.md``."""
     text = "\n".join(lines) + "\n"
-    print(text, end="")
+    if not quiet:
+        print(text, end="")
     write_whole(Path(__file__).parent / "results" / f"{name}.md", text)

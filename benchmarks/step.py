@@ -220,6 +220,7 @@ def main() -> None:
                 row = f"| {model} | {size} | {mine:.1f} | {theirs:.1f} | {mine / theirs:.2f} "
                 lines.append(row + f"| {pair[0]:.1f} | {pair[1]:.1f} | {pair[0] / pair[1]:.2f} |")
                 print(lines[-1], flush=True)
+                keep(args.keep, lines, quiet=True)  # a row may take minutes; what is measured stays
     keep(args.keep, lines)
 
 
