@@ -68,12 +68,6 @@ def arguments() -> argparse.ArgumentParser:
     )
     recipe.add_argument("--lr", type=float, help="peak learning rate (default: 0.05 for sgd, 0.001 for adamw)")
     recipe.add_argument("--weight-decay", type=float, help="on weights only (default: 0.0005 for sgd, 0.05 for adamw)")
-    recipe.add_argument(
-        "--schedule",
-        choices=["cosine", "linear", "constant"],
-        default="cosine",
-        help="of the learning rate after warm-up; the first two end at 0 (default: cosine)",
-    )
     recipe.add_argument("--warmup", type=float, default=1.0, help="epochs of linear warm-up (default: 1)")
     recipe.add_argument("--smoothing", type=float, default=0.1, help="label smoothing (default: 0.1)")
     recipe.add_argument(

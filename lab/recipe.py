@@ -35,7 +35,6 @@ class Settings:
     optimizer: str
     lr: float
     weight_decay: float
-    schedule: str
     warmup: float
     smoothing: float
     ema: float
@@ -131,14 +130,12 @@ def make_optimizer(network: nn.Module, settings: Settings, precision: str) -> to
 
 
 def learning_rate(step: int, steps: int, settings: Settings) -> float:
-    """Linear warm-up (Goyal et al. 2017, arXiv 1706.02677, §2.2), then half a cosine to zero (Loshchilov and Hutter 2017, arXiv
-    1608.03983), a line to zero, or no change, as the schedule says."""
+    """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter 2017, arXiv 1608.03983; Goyal et al. 2017)."""
     warmup = min(settings.warmup, settings.epochs / 2) * steps
     if step < warmup:
         return settings.lr * (step + 1) / (warmup + 1)
     progress = (step - warmup) / (settings.epochs * steps - warmup)
-    shapes = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}
-    return settings.lr * shapes[settings.schedule]
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def size_at(epoch: int, settings: Settings) -> int:

@@ -126,7 +126,6 @@ SHOWN_SETTINGS = {
     "optimizer": "optimizer",
     "lr": "peak learning rate",
     "weight_decay": "weight decay",
-    "schedule": "learning rate's schedule",
     "warmup": "warm-up, epochs",
     "smoothing": "label smoothing",
     "ema": "EMA decay",

@@ -246,15 +246,7 @@ def settings(**values: Any) -> Settings:
     usual: dict[str, Any] = {
         **{"model": "resnet18", "size": 64, "window": 352, "progressive": False, "epochs": 3, "batch_size": 8},
         **{"augmentation": "geometry,colour"},
-        **{
-            "accumulate": 1,
-            "optimizer": "sgd",
-            "lr": 0.1,
-            "weight_decay": 5e-4,
-            "schedule": "cosine",
-            "warmup": 1.0,
-            "smoothing": 0.1,
-        },
+        **{"accumulate": 1, "optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4, "warmup": 1.0, "smoothing": 0.1},
         **{"ema": 0.99, "clip": 5.0, "class_weights": "none", "patience": 0, "zero_init": True, "seed": 0},
     }
     return Settings(**(usual | values))

@@ -40,13 +40,6 @@ def test_learning_rate_by_hand(step: int, expected: float) -> None:
     assert learning_rate(step, 4, settings(epochs=3, warmup=1.0, lr=0.1)) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize(("schedule", "rates"), [("linear", [0.1, 0.075, 0.05, 0.025]), ("constant", [0.1] * 4)])
-def test_other_schedules_by_hand(schedule: str, rates: list[float]) -> None:
-    chosen = settings(epochs=2, warmup=1.0, lr=0.1, schedule=schedule)
-    assert [learning_rate(step, 4, chosen) for step in range(4)] == pytest.approx([0.02, 0.04, 0.06, 0.08])
-    assert [learning_rate(step, 4, chosen) for step in range(4, 8)] == pytest.approx(rates)
-
-
 @FEW
 @given(st.integers(1, 40), st.integers(1, 30), st.floats(0, 60))
 def test_learning_rate_rises_then_falls_and_stays_positive(epochs: int, steps: int, warmup: float) -> None:
