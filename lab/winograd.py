@@ -1,10 +1,10 @@
 """Gradients of convolutions with fewer multiplications: for training in float32 on a processor.
 
-Two thirds of a training step are the backward passes of its convolutions, which the libraries compute directly. Winograd's way
+Most of a training step are the backward passes of its convolutions, which the libraries compute directly. Winograd's way
 computes m×m places of a 3×3 convolution from an (m+2)×(m+2) tile in (m+2)² products in place of 9·m², a quarter of them for
 m = 4 (Lavin and Gray 2015, Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308, §4). Each product is then
 one of large matrices, which a processor does best; so is the gradient of a 1×1 convolution. The forward pass stays the
-library's, to the bit, and gradients differ by rounding, about 1e-5 of the largest (``tests/test_winograd.py``).
+library's, to the bit, and gradients differ by rounding, by less than 1e-4 of the largest (``tests/test_winograd.py``).
 
 A gradient is the transpose of the way forward, Y = Aᵀ[(G w Gᵀ) ⊙ (Bᵀ x B)]A, in each of its two factors.
 """
@@ -23,7 +23,8 @@ from lab.words import counted
 
 # Numbers in one buffer of tiles, 16 MB: what does not fit is done image after image.
 BUFFER = 4_000_000
-# Below this many channels, moving numbers into tiles and back costs more than the products save (measured; benchmarks/step.py).
+# Below this many channels, moving numbers into tiles and back costs more than the products save. This and the rule of tile_side
+# come from timing single layers on one processor (AVX2, two cores), by a script that was not kept.
 LEAST_CHANNELS = 128
 
 

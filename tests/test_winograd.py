@@ -114,7 +114,7 @@ def test_images_in_parts_give_the_gradients_of_all_at_once(monkeypatch: pytest.M
 
 
 def test_tiles_are_large_unless_images_are_small_or_few() -> None:
-    """The rule that benchmarks were measured for."""
+    """The rule as it stands."""
     assert tile_side(32, 8, 8, 256) == 4
     assert tile_side(32, 2, 2, 512) == 2
     assert tile_side(32, 4, 4, 512) == 2  # 32 tiles for filters of 512 channels
