@@ -36,7 +36,8 @@ KEY = ["data", "model", "size", "epochs", "also", "options", "seed"]
 # What every run is given first, so that a table stays true when a default changes; a variant's options come after and win.
 BASE = "--optimizer adamw --lr 0.002 --warmup 1 --ema 0.99 --smoothing 0.1 --zero-init --no-progressive"
 BASE += " --augmentation geometry,colour"
-# A question and its answers; each differs from BASE, whose runs all questions share.
+# A question and its answers; each differs from BASE, whose runs all questions share. "constant" is no option of train.py:
+# CONSTANT trains so.
 GROUPS: dict[str, dict[str, str]] = {
     "augmentation": {
         "none": "--augmentation none",
@@ -56,7 +57,21 @@ GROUPS: dict[str, dict[str, str]] = {
     # Of 32 px there is nothing smaller to begin with.
     "size": {"48 px": "--size 48", "48 px, progressive": "--size 48 --progressive"},
     "window": {"160 px": "--window 160"},
+    "schedule": {"constant after the warm-up": "constant"},
 }
+
+# train.py, with the learning rate staying at its peak.
+CONSTANT = """
+import runpy
+import sys
+from lab import recipe
+cosine = recipe.learning_rate
+recipe.learning_rate = lambda step, steps, settings: (
+    cosine(step, steps, settings) if step < settings.warmup * steps else settings.lr
+)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def thinned(folder: Path, every: int, target: Path) -> list[str]:
@@ -76,10 +91,12 @@ def measure(args: argparse.Namespace, options: str, seed: int) -> dict[str, obje
     row: dict[str, object] = dict(zip(KEY, key, strict=True))
     with tempfile.TemporaryDirectory() as folder:
         data = ["--data", args.data] if args.every == 1 else thinned(Path(args.data), args.every, Path(folder))
-        command = [sys.executable, str(PROJECT / "train.py"), *data, "--model", args.model]
-        command += ["--size", str(args.size), "--epochs", str(args.epochs), "--seed", str(seed)]
-        command += [*BASE.split(), *options.split(), "--weights", folder, "--report", folder, *args.also.split()]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        changed = options == "constant"
+        command = [sys.executable, *(["-c", CONSTANT] if changed else []), str(PROJECT / "train.py"), *data]
+        command += ["--model", args.model, "--size", str(args.size), "--epochs", str(args.epochs), "--seed", str(seed)]
+        command += [*BASE.split(), *([] if changed else options.split()), "--weights", folder, "--report", folder]
+        command += args.also.split()
+        subprocess.run(command, check=True, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         about = read_about(Path(folder) / named(args) / args.model / "best.safetensors", args.model)
         row["last"] = about.history[-1]["test_accuracy"]
         row["best"], row["best_d4"] = about.metrics["valid_accuracy"], about.metrics["valid_accuracy_d4"]

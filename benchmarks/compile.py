@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["resnet18"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=4, help="timed steps of each in a round")
+    parser.add_argument("--seconds", type=float, default=2, help="of timed steps of each in a round (default: 2)")
     args = parser.parse_args()
     hardware = choose_hardware()
     lines = [describe(), f"batches of {BATCH}, {hardware.precision}; images/s, medians of {args.rounds} rounds", ""]
@@ -53,7 +53,7 @@ def main() -> None:
                 began = time.perf_counter()
                 next(fused)()
                 warm = time.perf_counter() - began
-                slow, fast = rates([plain, fused], args.rounds, args.steps, hardware)
+                slow, fast = rates([plain, fused], args.rounds, args.seconds, hardware)
             pays = f"{warm / (1 - slow / fast) / 60:.0f}" if fast > slow else "never"
             lines.append(f"| {model} | {size} | {slow:.1f} | {fast:.1f} | {fast / slow:.2f} | {warm:.0f} | {pays} |")
             print(lines[-1], flush=True)

@@ -105,7 +105,7 @@ def main() -> None:
             store = open_stores({"train": images}, preprocessing, Path(folder))["train"]
             batches = Timed(store, images.labels, preprocessing, BATCH, hardware.device, 0)
             for model in args.models:
-                (rate,) = rates([ours(model, batches, hardware, len(data.classes))], 3, 4, hardware)
+                (rate,) = rates([ours(model, batches, hardware, len(data.classes))], 3, 2, hardware)
                 waited = statistics.median(batches.waits) / (BATCH / rate)
                 batches.waits.clear()
                 lines.append(f"| {model} | {size} | {rate:.1f} | {100 * waited:.1f} % |")

@@ -1,8 +1,8 @@
 """Images per second of training, data included: ours against the loop that a peer writes, and the networks alone.
 
     python benchmarks/step.py                                       # quick: 18, 50 and 152 at 64 px on the sample
-    python benchmarks/step.py --sizes 64 128 --steps 12 --data ../shared/data/pbc8
-    python benchmarks/step.py --sizes 224 --rounds 1 --steps 1 --data ../shared/data/pbc8 --keep step_224
+    python benchmarks/step.py --sizes 64 128 --seconds 6 --data ../shared/data/pbc8
+    python benchmarks/step.py --sizes 224 --rounds 1 --data ../shared/data/pbc8 --keep step_224
 
 Ours: Batches from the store, augmented on the device, and the step of train.py. The peer's: torchvision's network, float32,
 default memory format, Pillow transforms per image in a DataLoader with as many workers as cores, SGD, the loss read in every
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import statistics
 import sys
 import tempfile
@@ -162,22 +163,31 @@ def alone(network: nn.Module, size: int, hardware: Hardware, classes: int) -> It
         yield step
 
 
-def rates(sides: list[Iterator[Step]], rounds: int, steps: int, hardware: Hardware) -> list[float]:
+def rates(sides: list[Iterator[Step]], rounds: int, seconds: float, hardware: Hardware) -> list[float]:
     """Images per second of each side: the median over the rounds, in each of which every side in turn takes one step to warm up
-    and then ``steps`` timed ones."""
+    and then timed ones, about ``seconds`` of them."""
     found: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):
         for side, seen in zip(sides, found, strict=True):
             step = next(side)
-            step()
+            step()  # the first one may compile, or wait for workers to start
             hardware.synchronise()
-            began = time.perf_counter()
-            for _ in range(steps):
-                step()
-            hardware.synchronise()
-            seen.append(BATCH * steps / (time.perf_counter() - began))
+            passed, steps = timed(step, 1, hardware), 1
+            if passed < seconds:
+                steps = math.ceil(seconds / passed)
+                passed = timed(step, steps, hardware)
+            seen.append(BATCH * steps / passed)
             time.sleep(1)  # a peer's workers fill their queues, and rest
     return [statistics.median(seen) for seen in found]
+
+
+def timed(step: Step, count: int, hardware: Hardware) -> float:
+    """Seconds that so many steps take."""
+    began = time.perf_counter()
+    for _ in range(count):
+        step()
+    hardware.synchronise()
+    return time.perf_counter() - began
 
 
 def main() -> None:
@@ -188,7 +198,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "resnet152"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=4, help="timed steps of each side in a round")
+    parser.add_argument(
+        "--seconds", type=float, default=1.5, help="of timed steps of each side in a round (default: 1.5)"
+    )
     parser.add_argument("--keep", default="step", help="name of the table in benchmarks/results (default: step)")
     args = parser.parse_args()
     hardware = choose_hardware()
@@ -197,9 +209,10 @@ def main() -> None:
     data = read_data_set(args.data, args.root)
     images = read_list(data, "train", labelled=True)
     classes = len(data.classes)
+    rounds = f"medians of {args.rounds} rounds" if args.rounds > 1 else "one round"
     lines = [
         describe(),
-        f"{data.name}, batches of {BATCH}, {hardware.precision}; images/s, medians of {args.rounds} rounds",
+        f"{data.name}, batches of {BATCH}, {hardware.precision}; images/s, {rounds} of about {args.seconds:g} s",
         "",
     ]
     lines += [
@@ -214,9 +227,9 @@ def main() -> None:
             for model in args.models:
                 sides = [ours(model, batches, hardware, classes)]
                 sides += [peers(model, images, preprocessing.window, size, hardware, classes)]
-                mine, theirs = rates(sides, args.rounds, args.steps, hardware)
+                mine, theirs = rates(sides, args.rounds, args.seconds, hardware)
                 networks = resnet.build(model, classes), getattr(torchvision.models, model)(num_classes=classes)
-                pair = rates([alone(n, size, hardware, classes) for n in networks], args.rounds, args.steps, hardware)
+                pair = rates([alone(n, size, hardware, classes) for n in networks], args.rounds, args.seconds, hardware)
                 row = f"| {model} | {size} | {mine:.1f} | {theirs:.1f} | {mine / theirs:.2f} "
                 lines.append(row + f"| {pair[0]:.1f} | {pair[1]:.1f} | {pair[0] / pair[1]:.2f} |")
                 print(lines[-1], flush=True)
