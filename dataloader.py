@@ -12,9 +12,12 @@ the store (lab/store.py) and augmented as whole batches on the device (lab/augme
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +34,7 @@ from lab.preprocessing import Preprocessing, channel_statistics, choose_window
 from lab.ranks import ALONE, Ranks
 from lab.store import Store, open_stores
 
+T, R = TypeVar("T"), TypeVar("R")
 LABELLED = ("train", "valid")
 EVALUATION_BATCH = 128  # images; only speed depends on it
 STORES = Path(".store")  # git-ignored; safe to delete, it is built again
@@ -171,7 +175,12 @@ class Batches:
         )
         self.resident = None
         if fits_on(device, store.images.nbytes):
-            self.resident = torch.from_numpy(np.array(store.images)).to(device)
+            self.resident = torch.empty(store.images.shape, dtype=torch.uint8, device=device)
+            for begin in range(
+                0, len(store.images), 1024
+            ):  # a copy of the whole would take as much of the other memory
+                part = slice(begin, begin + 1024)
+                self.resident[part] = torch.from_numpy(np.array(store.images[part]))
             print(
                 f"images: {self.count:,} kept on the {device.type}, {store.images.nbytes / 2**30:.2f} GiB of its memory"
             )
@@ -194,10 +203,26 @@ class Batches:
         """These rows of the store, uint8 [B, S, S, 3], on the device; ``rows`` lie there too where the store does."""
         if self.resident is not None:
             return self.resident[rows]
-        images = torch.from_numpy(self.store.images[rows.numpy()])
-        if self.device.type == "cuda":  # from pinned memory a copy overlaps with the GPU's work
-            return images.pin_memory().to(self.device, non_blocking=True)
-        return images.to(self.device)
+        return torch.from_numpy(self.store.images[rows.numpy()]).to(self.device)
+
+    def streamed(self, rows: Tensor, parts: Iterable[slice]) -> Iterator[Tensor]:
+        """:meth:`windows` of one part of ``rows`` after another. Those that come from the store to a GPU are gathered by a thread
+        and copied from pinned memory, on a stream of their own, while the GPU works on the ones before."""
+        if self.resident is not None or self.device.type != "cuda":
+            yield from (self.windows(rows[part]) for part in parts)
+            return
+        copies = torch.cuda.Stream(self.device)
+
+        def fetch(part: slice) -> tuple[Tensor, torch.cuda.Event]:
+            images = torch.from_numpy(self.store.images[rows[part].numpy()]).pin_memory()
+            with torch.cuda.stream(copies):
+                return images.to(self.device, non_blocking=True), copies.record_event()
+
+        for images, copied in ahead(fetch, parts):
+            compute = torch.cuda.current_stream(self.device)
+            compute.wait_event(copied)
+            images.record_stream(compute)  # its memory is not given to the next copy while it is read
+            yield images
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
@@ -214,16 +239,31 @@ class Batches:
             shares = draw_mix(mixing, self.seed, self.epoch, order).to(self.device)
         labels = self.labels[torch.from_numpy(order).to(self.device)]
         rows = torch.from_numpy(self.store.rows[order]).to(self.device if self.resident is not None else "cpu")
-        for number in self.numbers()[self.begin :]:
-            batch = slice(number * self.batch_size, (number + 1) * self.batch_size)
-            taken = slice(batch.start, batch.stop + 1) if mixing else batch
-            geometry, shift, colour = (draw if draw is None else draw[taken] for draw in draws)
-            images = self.windows(rows[taken])
+        starts = [number * self.batch_size for number in self.numbers()[self.begin :]]
+        taken = [slice(start, start + self.batch_size + bool(mixing)) for start in starts]
+        for start, part, images in zip(starts, taken, self.streamed(rows, taken), strict=True):
+            batch = slice(start, start + self.batch_size)
+            geometry, shift, colour = (draw if draw is None else draw[part] for draw in draws)
             images = transform(images, self.size, geometry, shift, colour, self.preprocessing.padding)
             targets = labels[batch]
             if shares is not None:
-                images, targets = mix(mixing, images, one_hot(labels[taken], self.classes), shares[batch])
+                images, targets = mix(mixing, images, one_hot(labels[part], self.classes), shares[batch])
             yield normalise(images, self.mean, self.std), targets, order[batch]
+
+
+def ahead(work: Callable[[T], R], items: Iterable[T], count: int = 2) -> Iterator[R]:
+    """``work`` of each item in their order, by a thread that is up to ``count`` items ahead."""
+    pool: ThreadPoolExecutor = ThreadPoolExecutor(1)
+    try:
+        waiting: deque[Future[R]] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def fits_on(device: torch.device, size: int) -> bool:

@@ -470,12 +470,16 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
             with ranks.local(parallel, not last_part):
                 with hardware.autocast():
                     logits = forward(images)
-                    loss = functional.cross_entropy(logits, labels, weight, label_smoothing=settings.smoothing)
+                    # Not its mean, which divides by the weights of the part: parts would not add up to the batch.
+                    total = functional.cross_entropy(
+                        logits, labels, weight, label_smoothing=settings.smoothing, reduction="sum"
+                    )
+                    loss = total / len(labels)
                 scaler.scale(loss / accumulate).backward()
             told = labels if labels.ndim == 1 else labels.argmax(dim=1)  # of a mixture the class with the most of it
             hits = (logits.detach().argmax(dim=1) == told).float().sum()
             # Loss and hits stay on the device: reading them here would make a GPU wait for Python.
-            totals += torch.stack([loss.detach() * len(labels), hits])
+            totals += torch.stack([total.detach(), hits])
             if not last_part:
                 continue
             for group in optimizer.param_groups:

@@ -2,8 +2,8 @@
 
     python benchmarks/accuracy_time.py --data csv/sample --size 32 --epochs 4 --threshold 0.7          # whether it runs
     python benchmarks/accuracy_time.py --data ../shared/data/all4 --size 80 --epochs 10 --peer-epochs 30 --seeds 3 \\
-        --also "--progressive --optimizer adamw --lr 0.002"
-    python benchmarks/accuracy_time.py --table                                                         # only the table
+        --also "--progressive --optimizer adamw --lr 0.002" --keep accuracy_time
+    python benchmarks/accuracy_time.py --keep accuracy_time --table                                    # only the table
 
 An accuracy stays from the first epoch from which on every epoch to the end of the run is at the threshold or above; a run whose
 last epoch is below never got there, and its time is not guessed. Ours is train.py with its own defaults and the options of
@@ -12,9 +12,9 @@ store, figures, checkpoints. The peer's is torchvision's network, float32, SGD w
 rotation by up to 20°, Pillow per image in a DataLoader with as many workers as cores, and the weights of the last step tested on
 valid after each epoch; same images, window, size and batch. Its minutes begin when the lists have been read and torch imported.
 
-Each finished run is a row of benchmarks/results/accuracy_time.csv, and is not run again: ``before`` are the seconds before its
-first epoch, ``ended`` those from the start to the end of each epoch, ``accuracy`` those on valid. The table holds medians over
-the seeds.
+Each finished run is a row of a file beside the table, and is not run again: ``machine`` is where it ran, ``before`` are the
+seconds before its first epoch, ``ended`` those from the start to the end of each epoch, ``accuracy`` those on valid. The table
+holds medians over the seeds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from benchmarks.machine import describe, keep
+from benchmarks.machine import describe, keep, keep_option
 from benchmarks.step import Files, peers_network, peers_step
 from dataloader import EVALUATION_BATCH, choose_preprocessing
 from lab.checkpoint import read_about
@@ -48,7 +48,7 @@ from lab.recipe import chosen_settings
 from train import arguments
 
 PROJECT = Path(__file__).resolve().parent.parent
-RUNS = PROJECT / "benchmarks" / "results" / "accuracy_time.csv"
+RESULTS = PROJECT / "benchmarks" / "results"
 KEY = ["data", "model", "size", "epochs", "who", "seed", "options"]
 FLIPS_AND_ROTATION = [
     transforms.RandomHorizontalFlip(),
@@ -190,15 +190,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--also", default="", help="more options of train.py, such as '--optimizer adamw'")
     parser.add_argument("--table", action="store_true", help="run nothing")
+    keep_option(parser, "accuracy_time")
     args = parser.parse_args()
     args.peer_epochs = args.peer_epochs or args.epochs
-    runs = pd.read_csv(RUNS, keep_default_na=False) if RUNS.is_file() else pd.DataFrame(columns=KEY)
+    kept = RESULTS / f"{args.keep}.csv"
+    runs = pd.read_csv(kept, keep_default_na=False) if kept.is_file() else pd.DataFrame(columns=[*KEY, "machine"])
     if not args.table:
-        runs = run(args, runs)
-    keep("accuracy_time", [describe(), "", *tables(runs, args.threshold)][:-1])
+        runs = run(args, runs, kept)
+    keep(args.keep, ["; ".join(runs["machine"].unique()), "", *tables(runs, args.threshold)][:-1])
 
 
-def run(args: argparse.Namespace, runs: pd.DataFrame) -> pd.DataFrame:
+def run(args: argparse.Namespace, runs: pd.DataFrame, kept: Path) -> pd.DataFrame:
     """The runs so far and those that were missing, each kept as soon as it has ended."""
     hardware = choose_hardware(precision="fp32")  # the peer's; train.py chooses its own
     given = arguments().parse_args(options(args))
@@ -213,12 +215,13 @@ def run(args: argparse.Namespace, runs: pd.DataFrame) -> pd.DataFrame:
                 continue
             before, ended, accuracy = ours(args, seed) if who == "ours" else peers(args, seed, batch, hardware)
             row: dict[str, object] = dict(zip(KEY, key, strict=True))
+            row["machine"] = describe(load=False)
             row["before"] = f"{before:.1f}"
             row["ended"] = " ".join(f"{seconds:.1f}" for seconds in ended)
             row["accuracy"] = " ".join(f"{value:.5f}" for value in accuracy)
             print(row, flush=True)
             runs = pd.concat([runs, pd.DataFrame([row])], ignore_index=True)
-            write_whole(RUNS, runs.to_csv(index=False, lineterminator="\n"))
+            write_whole(kept, runs.to_csv(index=False, lineterminator="\n"))
     return runs
 
 

@@ -3,7 +3,8 @@
     python benchmarks/compile.py                             # ResNet18 at 64 px
     python benchmarks/compile.py --models resnet152 --sizes 128
 
-Forward and backward on one batch in memory, the network as it is and compiled in turn. The kernels are made anew.
+Forward and backward on one batch in memory: the network as train.py trains it, with lab/winograd.py's gradients on a processor,
+and compiled, which takes the library's, in turn. The kernels are made anew.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import resnet
-from benchmarks.machine import describe, keep
+from benchmarks.machine import describe, keep, keep_option
 from benchmarks.step import BATCH, alone, rates
 from lab.compiling import compiled
-from lab.hardware import choose_hardware
+from lab.hardware import choose_hardware, keep_memory
 
 CLASSES = 8
 
@@ -35,8 +36,11 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[64])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2, help="of timed steps of each in a round (default: 2)")
+    keep_option(parser, "compile")
     args = parser.parse_args()
     hardware = choose_hardware()
+    if hardware.device.type == "cpu":
+        keep_memory()
     lines = [describe(), f"batches of {BATCH}, {hardware.precision}; images/s, medians of {args.rounds} rounds", ""]
     lines += [
         "| model | px | as it is | compiled | ratio | warm-up, s | pays after, min |",
@@ -47,9 +51,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
                 torch.compiler.reset()
-                network = resnet.build(model, CLASSES)
-                plain = alone(network, size, hardware, CLASSES)
-                fused = alone(compiled(network), size, hardware, CLASSES)
+                plain = alone(resnet.build(model, CLASSES), size, hardware, CLASSES)
+                fused = alone(compiled(resnet.build(model, CLASSES)), size, hardware, CLASSES)
                 began = time.perf_counter()
                 next(fused)()
                 warm = time.perf_counter() - began
@@ -57,7 +60,7 @@ def main() -> None:
             pays = f"{warm / (1 - slow / fast) / 60:.0f}" if fast > slow else "never"
             lines.append(f"| {model} | {size} | {slow:.1f} | {fast:.1f} | {fast / slow:.2f} | {warm:.0f} | {pays} |")
             print(lines[-1], flush=True)
-    keep("compile", lines)
+    keep(args.keep, lines)
 
 
 if __name__ == "__main__":

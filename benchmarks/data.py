@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.machine import describe, keep
+from benchmarks.machine import describe, keep, keep_option
 from benchmarks.step import BATCH, ours, rates
 from dataloader import Batches, measured_preprocessing
 from lab.hardware import choose_hardware
@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "resnet152"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64], help="of the second table, px (default: 64)")
+    keep_option(parser, "data")
     args = parser.parse_args()
     data = read_data_set(args.data, args.root)
     whole = read_list(data, "train", labelled=True)
@@ -109,7 +110,7 @@ def main() -> None:
                 waited = statistics.median(batches.waits) / (BATCH / rate)
                 batches.waits.clear()
                 lines.append(f"| {model} | {size} | {rate:.1f} | {100 * waited:.1f} % |")
-    keep("data", lines)
+    keep(args.keep, lines)
 
 
 if __name__ == "__main__":

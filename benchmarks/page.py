@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from playwright.sync_api import Browser, sync_playwright
 
-from benchmarks.machine import describe, keep
+from benchmarks.machine import describe, keep, keep_option
 from lab.errors import UserError, run
 from lab.lists import read_data_set, read_list
 
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--report", default="report")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", default="2")
+    keep_option(parser, "page")
     args = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
@@ -69,7 +70,7 @@ def main() -> None:
     lines += ["| | median | slowest |", "|---" * 3 + "|"]
     for name, taken in (("opened", opened), ("answered", answered)):
         lines.append(f"| {name} | {statistics.median(taken):.2f} | {max(taken):.2f} |")
-    keep("page", lines)
+    keep(args.keep, lines)
 
 
 def visit(browser: Browser, address: str, image: Path) -> tuple[float, float]:

@@ -1,10 +1,11 @@
-"""Images per second of prediction: ours against the plain loop, from windows in memory.
+"""Images per second of prediction: ours against the plain loop, from normalised images in memory.
 
     python benchmarks/predict.py                        # 18, 50 and 152 at 64 px
-    python benchmarks/predict.py --models resnet152 --sizes 224
+    python benchmarks/predict.py --sizes 64 224 --keep predict
 
-The plain loop is torchvision's network in float32 and default memory format, batches of 32. Ours folds batch norm into the
-convolutions and runs channels last, in the precision that the hardware likes. Alternated within one run; medians.
+The plain loop is torchvision's network in float32 and default memory format, batches of 32. Ours is what predict.py does: batch
+norm folded into the convolutions, channels last, in the precision that the hardware likes, on a processor with blocks fused
+(lab/fused.py); its preparation counts. Alternated within one run; medians.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 import torchvision
 
 import resnet
-from benchmarks.machine import describe, keep
+from benchmarks.machine import describe, keep, keep_option
 from lab.hardware import choose_hardware
 from lab.inference import predict
 
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[64])
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3, help="after one that warms up")
+    keep_option(parser, "predict")
     args = parser.parse_args()
     hardware = choose_hardware()
     lines = [describe(), "", "| model | px | ours, images/s | plain loop, images/s | ratio |", "|---" * 5 + "|"]
@@ -57,7 +59,7 @@ def main() -> None:
                     taken[1].append(ended - middle)
             mine, plain = (32 * args.batches / statistics.median(side) for side in taken)
             lines.append(f"| {model} | {size} | {mine:.1f} | {plain:.1f} | {mine / plain:.2f} |")
-    keep("predict", lines)
+    keep(args.keep, lines)
 
 
 if __name__ == "__main__":

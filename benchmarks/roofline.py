@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 import resnet
-from benchmarks.machine import describe, keep
+from benchmarks.machine import describe, keep, keep_option
 from lab.hardware import Hardware, choose_hardware, keep_memory
 from lab.winograd import use_fast_gradients
 
@@ -42,20 +42,26 @@ def seconds(work: Callable[[], object], hardware: Hardware, times: int) -> float
     return statistics.median(taken)
 
 
+def matrix_product(hardware: Hardware) -> float:
+    """GFLOP/s of a product of two large square matrices, in the precision that training uses."""
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    side = 8192 if hardware.device.type == "cuda" else 2048
+    matrix = torch.randn(side, side, device=hardware.device, dtype=kinds[hardware.precision])
+    return 2 * side**3 / seconds(lambda: matrix @ matrix, hardware, 5) / 1e9
+
+
 def main() -> None:
     """Measure the product, then each depth at each size."""
     parser = argparse.ArgumentParser(description="Achieved GFLOP/s of training over those of a matrix product.")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64])
     parser.add_argument("--times", type=int, default=3)
+    keep_option(parser, "roofline")
     args = parser.parse_args()
     hardware = choose_hardware()
     if hardware.device.type == "cpu":
         keep_memory()
-    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    side = 8192 if hardware.device.type == "cuda" else 2048
-    matrix = torch.randn(side, side, device=hardware.device, dtype=kinds[hardware.precision])
-    peak = 2 * side**3 / seconds(lambda: matrix @ matrix, hardware, 5) / 1e9
-    lines = [describe(), f"matrix product {side}×{side} in {hardware.precision}: {peak:,.0f} GFLOP/s", ""]
+    peak = matrix_product(hardware)
+    lines = [describe(), f"matrix product in {hardware.precision}: {peak:,.0f} GFLOP/s", ""]
     lines += ["| model | px | GFLOP per image | images/s | GFLOP/s | share of the product |", "|---" * 6 + "|"]
     for model in ("resnet18", "resnet50", "resnet152"):
         for size in args.sizes:
@@ -77,7 +83,7 @@ def main() -> None:
             rate = BATCH / seconds(step, hardware, args.times)
             share = f"{work * rate / peak:.0%}"
             lines.append(f"| {model} | {size} | {work:.2f} | {rate:,.1f} | {work * rate:,.0f} | {share} |")
-    keep("roofline", lines)
+    keep(args.keep, lines)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image
 
 import train
-from benchmarks.machine import describe, keep
+from benchmarks.machine import describe, keep, keep_option
 from dataloader import STORES, choose_preprocessing
 from lab.lists import read_data_set, read_lists
 from lab.store import open_stores
@@ -143,6 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Seconds and memory for lists of 1,000 to 100,000 images.")
     parser.add_argument("--full", action="store_true", help="100,000 images as well")
     parser.add_argument("--stage", choices=list(STAGES), help=argparse.SUPPRESS)
+    keep_option(parser, "scale")
     args = parser.parse_args()
     if args.stage:
         print(json.dumps(stage(args.stage)))
@@ -181,7 +182,7 @@ def main() -> None:
                 f"| {what} | {count:,} | {row['seconds']:.2f} | {row['cpu']:.2f} | {1000 * row['cpu'] / count:.3f} | {growth} | "
                 f"{row['peak']:,.0f} | {row['own']:,.0f} | {each} |"
             )
-    keep("scale", lines)
+    keep(args.keep, lines)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import resnet
-from benchmarks.machine import describe, keep
+from benchmarks.machine import describe, keep, keep_option
 from lab.checkpoint import About, optimizer_tensors, save_checkpoint
 from lab.ema import EMA
 from lab.hardware import choose_hardware
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "resnet152"])
     parser.add_argument("--times", type=int, default=3, help="after one that warms up")
     parser.add_argument("--folder", type=Path, default=Path("weights"), help="a temporary folder is made in it")
+    keep_option(parser, "snapshot")
     args = parser.parse_args()
     hardware = choose_hardware()
     classes = ["normal", "leukemia blast"]
@@ -67,7 +68,7 @@ def main() -> None:
             seconds = statistics.median(taken)
             share = seconds / (SNAPSHOT + seconds)
             lines.append(f"| {model} | {kind} | {size:,.0f} | {seconds:.2f} | {share:.2%} |")
-    keep("snapshot", lines)
+    keep(args.keep, lines)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Images per second of training, data included: ours against the loop that a peer writes, and the networks alone.
 
     python benchmarks/step.py                                       # quick: 18, 50 and 152 at 64 px on the sample
-    python benchmarks/step.py --sizes 64 128 --seconds 6 --data ../shared/data/pbc8
+    python benchmarks/step.py --sizes 64 128 --seconds 5 --data ../shared/data/pbc8 --keep step
     python benchmarks/step.py --sizes 224 --rounds 1 --data ../shared/data/pbc8 --keep step_224
 
 Ours: Batches from the store, augmented on the device, and the step of train.py. The peer's: torchvision's network, float32,
@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import resnet
-from benchmarks.machine import describe, keep
+from benchmarks.machine import describe, keep, keep_option
 from dataloader import Batches, measured_preprocessing
 from lab.ema import EMA
 from lab.hardware import Hardware, choose_hardware, decoding_threads, keep_memory
@@ -83,20 +83,27 @@ class Files(Dataset[tuple[torch.Tensor, int]]):
             return self.transform(opened.convert("RGB")), int(self.images.labels[index])
 
 
-def ours(model: str, batches: Batches, hardware: Hardware, classes: int) -> Iterator[Step]:
-    """Steps as train.py takes them with its default settings, over and over the training list."""
+def ours(
+    model: str,
+    batches: Batches,
+    hardware: Hardware,
+    classes: int,
+    wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
+) -> Iterator[Step]:
+    """Steps as train.py takes them with its default settings, over and over the training list; ``wrap`` may compile."""
     preprocessing = Preprocessing(64, 128, batches.size, "cell")
     settings = chosen_settings(model, arguments().parse_args([]), hardware, preprocessing)
     network = hardware.place(resnet.build(model, classes, zero_init_residual=True)).train()
     use_fast_gradients(network, hardware)
     optimizer = make_optimizer(network, settings, hardware.precision)
     ema = EMA(network, settings.ema)
+    forward = wrap(network)
     feed = itertools.chain.from_iterable(itertools.repeat(batches))
 
     def step() -> None:
         images, labels, _ = next(feed)
         with hardware.autocast():
-            loss = functional.cross_entropy(network(images), labels, label_smoothing=settings.smoothing)
+            loss = functional.cross_entropy(forward(images), labels, label_smoothing=settings.smoothing)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
         optimizer.step()
@@ -201,7 +208,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=1.5, help="of timed steps of each side in a round (default: 1.5)"
     )
-    parser.add_argument("--keep", default="step", help="name of the table in benchmarks/results (default: step)")
+    keep_option(parser, "step")
     args = parser.parse_args()
     hardware = choose_hardware()
     if hardware.device.type == "cpu":

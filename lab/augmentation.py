@@ -109,9 +109,10 @@ def resample(
     if images.shape[1] >= 4 * size:
         pixels = functional.avg_pool2d(pixels, images.shape[1] // (2 * size))
     if geometry is None:
-        geometry = torch.eye(2).expand(len(images), 2, 2)
+        geometry = torch.eye(2, device=images.device).expand(len(images), 2, 2)  # there: a copy would make a GPU wait
     if shift is None:
-        shift = torch.full((len(images), 2), 2 * OFFSET / pixels.shape[-1])  # the grid's coordinates run from -1 to 1
+        # The grid's coordinates run from -1 to 1.
+        shift = torch.full((len(images), 2), 2 * OFFSET / pixels.shape[-1], device=images.device)
     grid = sampling_grid(geometry.to(images.device), shift.to(images.device), 2 * size)
     pixels = functional.grid_sample(pixels, grid, padding_mode=padding, align_corners=False)
     return functional.avg_pool2d(pixels, 2) / 255

@@ -1,4 +1,5 @@
-"""Whether ``torch.compile`` pays: its kernels are fused and faster, but making them takes minutes for a deep network."""
+"""Whether ``torch.compile`` pays: its kernels are fused and faster, but making them takes minutes for a deep network; on a
+processor they take the place of lab/winograd.py's gradients."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ from lab.hardware import Hardware
 from lab.recipe import Settings
 from lab.words import duration
 
-WORTH_TRYING = (
-    1800.0  # seconds that a run must last: making the kernels of ResNet152 at three sizes takes a good part of it
-)
+# Seconds that a run must last: making the kernels of ResNet152 at three sizes takes a good part of it.
+WORTH_TRYING = 1800.0
+SLOW = "on a processor the step is faster without (benchmarks/results/compile.md); --compile does it"
 
 
 def compiled(network: nn.Module) -> Any:
@@ -39,8 +40,8 @@ def decide_compile(
 ) -> bool:
     """Whether to compile, printed with the reason: as ``asked``, as the run did ``before``, or as measured steps say.
 
-    ``pace`` is that of the network as it is; ``done`` epochs of its run are over. Raises :class:`UserError` where it was asked
-    for and does not work here.
+    ``pace`` is that of the network as it is; ``done`` epochs of its run are over. Before the first epoch it is tried. Raises
+    :class:`UserError` where it was asked for and does not work here.
     """
     use, reason = False, ""
     left = pace.run(settings, done)
@@ -49,7 +50,7 @@ def decide_compile(
     elif before:
         use, reason = before == "on", "as this run began"
     elif hardware.device.type != "cuda":
-        reason = "worth a few percent on a processor (benchmarks/results/compile.md), after a long warm-up; --compile does it"
+        reason = SLOW
     elif processes > 1 or torch.are_deterministic_algorithms_enabled():
         reason = (
             "which way is faster is not measured where every process must choose alike, or each time; --compile does it"
@@ -57,26 +58,34 @@ def decide_compile(
     elif left < WORTH_TRYING:
         reason = f"{duration(left)} of training would not pay back its warm-up"
     else:
-        try:
-            began = time.perf_counter()
-            fast = measure(network, settings, hardware, batches, valid, compiled)
-            spent, saved = time.perf_counter() - began, left - fast.run(settings, done)
-        except Exception as error:  # compilers fail in ways of their own; the run does not need them
-            reason = f"it does not work here ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        began = time.perf_counter()
+        fast = attempt(network, settings, hardware, batches, valid)
+        spent = time.perf_counter() - began
+        if isinstance(fast, str):
+            reason = f"it does not work here ({fast})"
         else:
+            saved = left - fast.run(settings, done)
             use = saved > spent  # the kernels are kept on disk, but a later size is made anew
             reason = (
                 f"measured: {duration(saved)} saved after {duration(spent)} of warm-up"
                 if saved > 0
                 else "it is no faster"
             )
-    if (
-        use
-        and hardware.device.type == "cpu"
-        and not (shutil.which("g++") or shutil.which("clang++") or shutil.which("cl"))
-    ):
-        raise UserError(
-            "--compile needs a C++ compiler on a processor, and there is none; install g++, or leave it out."
-        )
+    if use and (asked or before):
+        failed = attempt(network, settings, hardware, batches, valid)  # its kernels are kept on disk for the run
+        if isinstance(failed, str):
+            if asked:
+                raise UserError(f"--compile does not work here ({failed}); leave it out, or say --no-compile.")
+            use, reason = False, f"as this run began it does not work here any more ({failed})"
     print(f"compile: {'on' if use else 'off'}, {reason}")
     return use
+
+
+def attempt(network: nn.Module, settings: Settings, hardware: Hardware, batches: Batches, valid: Batches) -> Pace | str:
+    """The pace of a compiled copy of the network, or in one line why there is none."""
+    if hardware.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "cl"))):
+        return "on a processor it needs a C++ compiler such as g++"
+    try:
+        return measure(network, settings, hardware, batches, valid, compiled)
+    except Exception as error:  # compilers fail in ways of their own; the run does not need them
+        return str(error).splitlines()[0] if str(error) else type(error).__name__

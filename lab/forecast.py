@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lab.ema import EMA
 from lab.errors import out_of_memory
 from lab.hardware import Hardware
 from lab.inference import for_prediction, probabilities
@@ -42,14 +43,19 @@ class Pace:
     valid: tuple[float, float]
 
     def epoch(self, size: int) -> float:
-        """Seconds of an epoch at ``size`` px: between the two measured sides time grows with the area."""
+        """Seconds of an epoch at ``size`` px."""
+        return self.between(self.train, size) + self.between(self.valid, size)
+
+    def between(self, seconds: tuple[float, float], size: int) -> float:
+        """At ``size`` px: between the two measured sides time grows with the area."""
         span = self.full**2 - self.small**2
         share = (size**2 - self.small**2) / span if span else 0.0
-        return sum(low + share * (high - low) for low, high in (self.train, self.valid))
+        return seconds[0] + share * (seconds[1] - seconds[0])
 
     def run(self, settings: Settings, done: int = 0) -> float:
-        """Seconds of a whole run, or of what is left after ``done`` epochs."""
-        return sum(self.epoch(size_at(epoch, settings)) for epoch in range(done, settings.epochs))
+        """Seconds of a whole run, or of what is left after ``done`` epochs; with the eight views of valid at its end."""
+        epochs = sum(self.epoch(size_at(epoch, settings)) for epoch in range(done, settings.epochs))
+        return epochs + 8 * self.between(self.valid, settings.size)
 
 
 def measure(
@@ -65,6 +71,7 @@ def measure(
     copied = copy.deepcopy(network).train()
     tried = wrap(copied)
     optimizer = make_optimizer(copied, settings, hardware.precision)
+    ema = EMA(copied, settings.ema)
     evaluated = for_prediction(network, hardware)
     sizes = train.size, valid.size
     sides = sorted({max(32, settings.size // 2), settings.size})
@@ -78,8 +85,11 @@ def measure(
             with hardware.autocast():
                 loss = functional.cross_entropy(tried(images), labels)
             loss.backward()
+            if settings.clip:
+                nn.utils.clip_grad_norm_(copied.parameters(), settings.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            ema.update(0)
 
         def evaluate() -> None:
             for images, _, _ in islice(valid, 1):  # of several processes one may have none
@@ -109,7 +119,10 @@ def measure_what_fits(
         if not ranks.any(pace is None) and pace is not None:
             return parts, pace
         train.batch_size, parts = divide(settings, ranks, train.count, at_once=train.batch_size // 2)
-        print(f"batch: does not fit into the memory of {hardware.device}; split into {parts} parts, as by --accumulate")
+        print(
+            f"batch: does not fit into the memory of {hardware.device}; split into {parts} parts, as by --accumulate; "
+            "batch norm sees a part at a time"
+        )
 
 
 def timed(work: Callable[[], None], hardware: Hardware) -> float:

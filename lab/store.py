@@ -1,9 +1,9 @@
 """The decoded-image store: every image of a list decoded and cropped once, memory-mapped uint8 ever after.
 
 A store is two files: ``….npy`` (uint8 [N, S, S, 3], one row per distinct path, paths sorted) and ``….json`` (the SHA-256
-of each file's bytes). The key covers the paths, the files' sizes and times, all that decides the crop and the
-code that crops, so a changed file, setting or version finds no store and builds a new one. Lists of the same images in
-another order share a store.
+of each image file's bytes, and a CRC-32 of these and the ``.npy``). The key covers the paths, the files' sizes and times, all
+that decides the crop and the code that crops, so a changed file, setting or version finds no store and builds a new one; and
+so does one whose checksum is another. Lists of the same images in another order share a store.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import shutil
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -112,14 +113,25 @@ def load(folder: Path, stem: str, paths: list[Path], listed: list[Path], side: i
     """Open a store, or None where it is missing or not whole."""
     try:
         images = np.load(folder / f"{stem}.npy", mmap_mode="r")
-        digests = json.loads((folder / f"{stem}.json").read_text())
+        manifest = json.loads((folder / f"{stem}.json").read_text())
+        digests = manifest["sha256"]
         whole = images.shape == (len(paths), side, side, 3) and images.dtype == np.uint8 and len(digests) == len(paths)
+        whole = whole and manifest["crc32"] == checksum(folder / f"{stem}.npy", digests)
     except Exception:  # numpy answers damage with EOFError, TokenError, BadZipFile and others; it is built again
         return None
     if not whole:
         return None
     place = {path: row for row, path in enumerate(paths)}
     return Store(images, np.array([place[path] for path in listed]), digests)
+
+
+def checksum(path: Path, digests: list[str]) -> int:
+    """CRC-32 of the digests and a file, read piece by piece: what is mapped would count as memory of the process."""
+    crc = zlib.crc32("".join(digests).encode())
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            crc = zlib.crc32(piece, crc)
+    return crc
 
 
 def build(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing) -> dict[Path, Exception]:
@@ -152,7 +164,9 @@ def build(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing
     if reasons:
         array.unlink()
     else:
-        write_whole(stem.with_name(f"{stem.name}.json"), json.dumps(digests))
+        write_whole(
+            stem.with_name(f"{stem.name}.json"), json.dumps({"crc32": checksum(array, digests), "sha256": digests})
+        )
     return reasons
 
 

@@ -61,8 +61,13 @@ def test_nothing_is_tried_where_it_cannot_pay_or_was_decided_before(monkeypatch:
 
     monkeypatch.setattr(compiling, "measure", forbidden)
     short = Pace(32, 64, (10.0, 40.0), (0.0, 0.0))
-    assert not decide(CPU) and not decide(GPU, short) and not decide(GPU, ranks=2)
-    assert decide(GPU, before="on") and not decide(GPU, before="off") and decide(GPU, asked=True, before="off")
+    assert not decide(CPU) and not decide(GPU, short) and not decide(GPU, ranks=2) and not decide(GPU, before="off")
+
+
+def test_what_was_asked_for_or_decided_before_is_done_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "measure", lambda *_: HOUR)
+    assert decide(GPU, before="on") and decide(GPU, asked=True, before="off")
+    assert not decide(GPU, asked=False, before="on")
 
 
 def test_a_compiler_that_fails_stops_no_run(
@@ -74,11 +79,15 @@ def test_a_compiler_that_fails_stops_no_run(
     monkeypatch.setattr(compiling, "measure", broken)
     assert not decide(GPU)
     assert capsys.readouterr().out == "compile: off, it does not work here (no triton here)\n"
+    assert not decide(GPU, before="on")
+    assert "this run began" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"--compile does not work here \(no triton here\); leave it out"):
+        decide(GPU, asked=True)
 
 
 def test_asked_for_without_a_compiler_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling.shutil, "which", lambda _: None)
-    with pytest.raises(UserError, match=r"install g\+\+"):
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
         decide(CPU, asked=True)
 
 
@@ -90,12 +99,13 @@ def test_a_compiled_training_ends_as_one_that_is_not(tmp_path: Path, monkeypatch
         seen.append(network)
         return torch.compile(network, backend="aot_eager", dynamic=False)
 
-    monkeypatch.setattr(train, "compiled", traced)
+    for module in (train, compiling):
+        monkeypatch.setattr(module, "compiled", traced)
     make_data(tmp_path / "csv" / "tiny")
     with inside(tmp_path, figures=False):
         for name, option in (("plain", "--no-compile"), ("traced", "--compile")):
             command(train, "--data", "csv/tiny", *FAST, "--weights", name, "--report", name, option)
-    assert len(seen) == 1
+    assert len(seen) == 2  # tried, and trained
     plain, compiled = (pd.read_csv(tmp_path / name / "tiny" / "history_resnet18.csv") for name in ("plain", "traced"))
     np.testing.assert_allclose(compiled["train_loss"], plain["train_loss"], rtol=1e-3)
     kept = [

@@ -18,6 +18,7 @@ import dataloader
 from dataloader import (
     Batches,
     LeukemiaLoader,
+    ahead,
     getData,
     list_name,
     measured_preprocessing,
@@ -250,6 +251,36 @@ def test_a_store_kept_on_the_device_gives_the_same_views(monkeypatch: pytest.Mon
     assert resident.resident is not None and streamed.resident is None
     for (one, labels, order), (other, other_labels, other_order) in zip(streamed, resident, strict=True):
         assert torch.equal(one, other) and torch.equal(labels, other_labels) and np.array_equal(order, other_order)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: copies to one beside its work")
+@pytest.mark.parametrize("seed", [None, 4])
+def test_a_store_streamed_to_a_gpu_gives_the_same_views(monkeypatch: pytest.MonkeyPatch, seed: int | None) -> None:
+    store, gpu = made_store(40), torch.device("cuda")
+    resident = Batches(store, np.zeros(40, np.int64), SMALL, 3, gpu, seed)
+    monkeypatch.setattr(dataloader, "fits_on", lambda *_: False)
+    streamed = Batches(store, np.zeros(40, np.int64), SMALL, 3, gpu, seed)
+    assert resident.resident is not None and streamed.resident is None
+    for (one, _, order), (other, _, other_order) in zip(streamed, resident, strict=True):
+        assert torch.equal(one, other) and np.array_equal(order, other_order)
+
+
+@given(st.integers(0, 9), st.integers(1, 4))
+def test_work_ahead_comes_out_in_order(items: int, count: int) -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        return 2 * item
+
+    for number, result in enumerate(ahead(work, range(items), count)):
+        assert result == 2 * number and len(begun) <= number + 1 + count
+    assert begun == list(range(items))
+
+
+def test_work_ahead_that_fails_fails_where_it_is_due() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(lambda item: 1 // item, [1, 0, 1]))
 
 
 @settings(max_examples=15)

@@ -191,7 +191,7 @@ def test_more_than_ten_damaged_images_are_counted(make_data: Callable[..., Path]
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".json"])
-@pytest.mark.parametrize("kind", ["missing", "empty", "half", "zeros", "header", "other"])
+@pytest.mark.parametrize("kind", ["missing", "empty", "half", "zeros", "header", "other", "pixel"])
 def test_a_damaged_store_is_built_again(
     suffix: str, kind: str, train: ImageList, tmp_path: Path, built: list[str]
 ) -> None:
@@ -210,6 +210,7 @@ def test_a_damaged_store_is_built_again(
             "zeros": b"\0" * len(whole),
             "header": whole.replace(b"{" if suffix == ".npy" else b"[", b"(", 1),
             "other": b"7",
+            "pixel": whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:],  # one bit of an image, or of a digest
         }
         path.write_bytes(contents[kind])
     store = opened(train, folder)

@@ -487,8 +487,10 @@ def test_steps_and_batches(
     assert set(shapes) == set(parts) and len(shapes) >= 2 * steps * (1 if "--accumulate" not in options else 2)
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, trained: Path) -> None:
-    """With a network without norms, whose statistics do depend on the parts, two parts of 4 train as one batch of 8 does."""
+@pytest.mark.parametrize("weights", ["none", "1,50"])
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, trained: Path, weights: str) -> None:
+    """With a network without norms, whose statistics do depend on the parts, two parts of 4 train as one batch of 8 does, and
+    the classes weigh the same in whichever part they are."""
 
     def plain(name: str, num_classes: int = 2, zero_init_residual: bool = False) -> torch.nn.Module:
         return torch.nn.Sequential(
@@ -500,7 +502,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, trai
         folder = tmp_path / accumulate
         folder.mkdir()
         with inside(folder, network=plain, figures=False):
-            command(train, "--data", trained / "csv" / "tiny", *FAST, "--accumulate", accumulate)
+            options = ["--accumulate", accumulate, "--class-weights", weights]
+            command(train, "--data", trained / "csv" / "tiny", *FAST, *options)
         found.append(read_tensors(folder / "weights" / "tiny" / "resnet18" / "last.safetensors"))
     for name, tensor in found[0].items():
         torch.testing.assert_close(found[1][name], tensor, rtol=1e-4, atol=1e-5, msg=name)

@@ -1,0 +1,127 @@
+"""Training on a GPU: images per second of each depth with data and without, and its share of a measured matrix product.
+
+    python benchmarks/gpu.py --keep gpu                  # 224 px on CUDA; elsewhere its rows say unmeasured
+    python benchmarks/gpu.py --batch-size 512 --compile
+    python benchmarks/gpu.py --anyway --size 32 --images 64 --batch-size 8       # whether it runs, on any device
+
+The step is train.py's, in the precision that the device is fastest in. Without data: one batch that lies on the device. Kept:
+made-up images in a store that lies there too, augmented by the step; streamed: the same from the computer's memory, as where a
+store is too large for the GPU. What is not measured is not estimated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+import dataloader
+import resnet
+from benchmarks.machine import describe, keep, keep_option
+from benchmarks.roofline import matrix_product
+from benchmarks.step import Step, ours, timed
+from dataloader import Batches
+from lab.compiling import compiled
+from lab.hardware import Hardware, choose_hardware
+from lab.preprocessing import Preprocessing
+from lab.store import Store
+
+AIMS = {"resnet18": 15000, "resnet50": 6000, "resnet152": 2400}  # images/s at 224 px in bf16, on an H200
+CLASSES = 2
+
+
+class Same(Batches):
+    """The first batch over and over, without any work on it."""
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, np.ndarray]]:
+        return itertools.repeat(next(super().__iter__()))
+
+
+def made_up(count: int, size: int, batch: int, device: torch.device, kind: type[Batches] = Batches) -> Batches:
+    """Batches of random images at twice the network's size, as a store holds them."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 2 * size, 2 * size, 3), dtype=np.uint8)
+    labels = rng.integers(0, CLASSES, count)
+    store = Store(images, np.arange(count), [])
+    return kind(store, labels, Preprocessing(2 * size, 2 * size, size, "cell"), batch, device, 0)
+
+
+def rate(step: Step, images: int, seconds: float, hardware: Hardware) -> float:
+    """Images per second of a step of so many images, over about ``seconds``."""
+    for _ in range(3):  # kernels are chosen and compiled
+        step()
+    hardware.synchronise()
+    steps = math.ceil(seconds / timed(step, 2, hardware) * 2)
+    return images * steps / timed(step, steps, hardware)
+
+
+def work(model: str, size: int, hardware: Hardware) -> float:
+    """GFLOP of a training step per image, two for each multiplication and addition, by torch's counter."""
+    network = hardware.place(resnet.build(model, CLASSES)).train()
+    images = torch.zeros(2, 3, size, size, device=hardware.device)
+    with FlopCounterMode(display=False) as counter:
+        functional.cross_entropy(network(images), torch.zeros(2, dtype=torch.long, device=hardware.device)).backward()
+    return float(counter.get_total_flops()) / 2 / 1e9
+
+
+def main() -> None:
+    """Measure each depth three ways and keep one table."""
+    parser = argparse.ArgumentParser(description="Images per second of training on a GPU.")
+    parser.add_argument("--models", nargs="+", default=list(AIMS), choices=list(AIMS))
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--images", type=int, default=2048, help="in the made-up store (default: 2048)")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--compile", action="store_true", help="torch.compile the step")
+    parser.add_argument("--anyway", action="store_true", help="measure on a device other than CUDA, too")
+    keep_option(parser, "gpu")
+    args = parser.parse_args()
+    measured = torch.cuda.is_available() or args.anyway
+    lines = [describe() if measured else f"{describe()}; no GPU at hand, nothing measured", ""]
+    if measured:
+        hardware = choose_hardware()
+        peak = matrix_product(hardware)
+        lines = [
+            *lines[:1],
+            f"matrix product in {hardware.precision}: {peak / 1000:,.1f} TFLOP/s; batches of {args.batch_size}",
+        ]
+        lines += [f"torch.compile {'on' if args.compile else 'off'}", ""]
+    lines += ["| model | px | without data, images/s | share of the product | store kept on the GPU | streamed | aim |"]
+    lines += ["|---" * 7 + "|"]
+    for model in args.models:
+        aim = f"{AIMS[model]:,}" if args.size == 224 else ""
+        if not measured:
+            lines.append(f"| {model} | {args.size} | unmeasured | unmeasured | unmeasured | unmeasured | {aim} |")
+            continue
+        wrap: Callable[[nn.Module], nn.Module] = compiled if args.compile else lambda network: network
+        rates = []
+        for kind, resident in ((Same, True), (Batches, True), (Batches, False)):
+            fits = dataloader.fits_on
+            dataloader.fits_on = lambda *_, here=resident: here  # type: ignore[assignment, misc]
+            batches = made_up(args.images, args.size, args.batch_size, hardware.device, kind)
+            dataloader.fits_on = fits
+            began = time.perf_counter()
+            step = next(ours(model, batches, hardware, CLASSES, wrap))
+            rates.append(rate(step, batches.batch_size, args.seconds, hardware))
+            print(f"{model}: {rates[-1]:,.0f} images/s after {time.perf_counter() - began:.0f} s", flush=True)
+        share = rates[0] * work(model, args.size, hardware) / peak
+        alone, kept, streamed = (f"{value:,.0f}" for value in rates)
+        lines.append(f"| {model} | {args.size} | {alone} | {share:.0%} | {kept} | {streamed} | {aim} |")
+        keep(args.keep, lines, quiet=True)
+    keep(args.keep, lines)
+
+
+if __name__ == "__main__":
+    main()
