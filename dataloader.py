@@ -34,7 +34,8 @@ from lab.preprocessing import Preprocessing, channel_statistics, choose_window
 from lab.ranks import ALONE, Ranks
 from lab.store import Store, open_stores
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 LABELLED = ("train", "valid")
 EVALUATION_BATCH = 128  # images; only speed depends on it
 STORES = Path(".store")  # git-ignored; safe to delete, it is built again

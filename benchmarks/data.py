@@ -1,34 +1,37 @@
 """Images per second of the data path: from the store with batched augmentation, against a usual per-image pipeline.
 
-    python benchmarks/data.py                    # 300 generated 450×450 bitmaps
-    python benchmarks/data.py --data ../shared/data/pbc8 --count 1000
+    python benchmarks/data.py                                                # 300 generated 450×450 bitmaps
+    python benchmarks/data.py --data ../shared/data/pbc8 --count 1000 --sizes 64 128 --keep data
 
-The per-image pipeline decodes, crops, flips, rotates and normalises each image with Pillow in one process. The second table says
-which share of a training step goes by until its batch is there; on a processor, where nothing overlaps, that is all the work
-on the data.
+The per-image pipeline is what a peer writes: Pillow decodes, crops, turns and scales each image in a DataLoader with as many
+workers as cores. Cold: the system was told before to forget the files (posix_fadvise); warm: they were read just before. The
+second table says which share of a training step goes by until its batch is there; on a processor, where nothing overlaps, that is
+all the work on the data.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
+import itertools
+import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from PIL import Image
+from torch.utils.data import DataLoader
 
 from benchmarks.machine import describe, keep, keep_option
-from benchmarks.step import BATCH, ours, rates
+from benchmarks.step import AUGMENTATION, BATCH, Files, ours, rates
 from dataloader import Batches, measured_preprocessing
-from lab.hardware import choose_hardware
+from lab.hardware import choose_hardware, decoding_threads
 from lab.images import read_image
 from lab.lists import ImageList, read_data_set, read_list
 from lab.store import open_stores
@@ -36,16 +39,14 @@ from lab.store import open_stores
 SIZE = 64
 
 
-def per_image(path: Path, window: int) -> torch.Tensor:
-    """What a student writes: Pillow from end to end."""
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
-    left, top = (image.width - window) // 2, (image.height - window) // 2
-    image = image.crop((left, top, left + window, top + window)).resize((SIZE, SIZE))
-    if random.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    image = image.rotate(random.uniform(-20, 20))
-    return (torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 - 0.5) / 0.25
+def forget(paths: Iterable[Path]) -> None:
+    """Have the system give back what it holds of these files in memory, so that they are read from the disk again."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # what is still to be written stays in memory
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 class Timed(Batches):
@@ -79,25 +80,49 @@ def main() -> None:
     count = min(args.count, len(whole))
     images = ImageList(whole.csv, whole.ids[:count], whole.paths[:count], whole.labels[:count])
     preprocessing = measured_preprocessing(images, SIZE)
-    speeds: dict[str, float] = {}
+    loader = DataLoader(Files(images, preprocessing.window, SIZE, AUGMENTATION), BATCH, num_workers=decoding_threads())
+    lines = ["| way | cold, images/s | warm, images/s |", "|---|---|---|"]
 
-    def timed(name: str, work: Iterable[object]) -> None:
+    def timed(work: Iterable[object]) -> float:
         began = time.perf_counter()
         for _ in work:
             pass
-        speeds[name] = count / (time.perf_counter() - began)
+        return count / (time.perf_counter() - began)
 
-    timed("decoding alone, one image after another", (read_image(path) for path in images.paths))
-    timed("usual per-image pipeline, one process", (per_image(path, preprocessing.window) for path in images.paths))
+    def row(name: str, work: Callable[[], Iterable[object]], files: Sequence[Path]) -> None:
+        forget(files)
+        cold, warm = timed(work()), timed(work())
+        lines.append(f"| {name} | {cold:,.0f} | {warm:,.0f} |")
+
+    def all_cores() -> Iterator[object]:
+        with ThreadPoolExecutor(decoding_threads()) as pool:
+            yield from pool.map(read_image, images.paths)
+
+    row("decoding alone, all cores", all_cores, images.paths)
+    row("usual per-image pipeline, all cores", lambda: loader, images.paths)
+    cpu = torch.device("cpu")
     with tempfile.TemporaryDirectory() as folder:
-        timed("building the store", (open_stores(lists, preprocessing, Path(folder)) for lists in [{"train": images}]))
+        places = (Path(folder) / str(number) for number in itertools.count())  # each time in an empty one
+        row(
+            "building the store",
+            lambda: (open_stores({"train": images}, preprocessing, place) for place in [next(places)]),
+            images.paths,
+        )
+        kept = next(places)
+        store = open_stores({"train": images}, preprocessing, kept)["train"]
+        forget(kept.iterdir())
         began = time.perf_counter()
-        store = open_stores({"train": images}, preprocessing, Path(folder))["train"]
+        store = open_stores({"train": images}, preprocessing, kept)["train"]
         opened = time.perf_counter() - began
-        timed("from the store, augmented", Batches(store, images.labels, preprocessing, 32, torch.device("cpu"), 0))
-        timed("from the store, as evaluated", Batches(store, images.labels, preprocessing, 32, torch.device("cpu")))
-    lines = [describe(), f"{count} images of {data.name}, {SIZE} px, store opened in {1000 * opened:.0f} ms", ""]
-    lines += ["| way | images/s |", "|---|---|"] + [f"| {name} | {rate:,.0f} |" for name, rate in speeds.items()]
+        files = list(kept.iterdir())
+        row("from the store, augmented", lambda: Batches(store, images.labels, preprocessing, BATCH, cpu, 0), files)
+        row("from the store, as evaluated", lambda: Batches(store, images.labels, preprocessing, BATCH, cpu), files)
+    lines = [
+        describe(),
+        f"{count} images of {data.name}, {SIZE} px, store opened in {1000 * opened:.0f} ms",
+        "",
+        *lines,
+    ]
     lines += ["", "| model | px | training, images/s | of its time waiting for data |", "|---|---|---|---|"]
     hardware = choose_hardware()
     for size in args.sizes:

@@ -109,7 +109,7 @@ def main() -> None:
         rates = []
         for kind, resident in ((Same, True), (Batches, True), (Batches, False)):
             fits = dataloader.fits_on
-            dataloader.fits_on = lambda *_, here=resident: here  # type: ignore[assignment, misc]
+            dataloader.fits_on = lambda *_, here=resident: here
             batches = made_up(args.images, args.size, args.batch_size, hardware.device, kind)
             dataloader.fits_on = fits
             began = time.perf_counter()
