@@ -8,6 +8,7 @@ the input's own size instead would blur the training images only.
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import numpy as np
 import torch
@@ -113,17 +114,25 @@ def resample(
     if shift is None:
         # The grid's coordinates run from -1 to 1.
         shift = torch.full((len(images), 2), 2 * OFFSET / pixels.shape[-1], device=images.device)
-    grid = sampling_grid(geometry.to(images.device), shift.to(images.device), 2 * size)
-    pixels = functional.grid_sample(pixels, grid, padding_mode=padding, align_corners=False)
-    return functional.avg_pool2d(pixels, 2) / 255
+    geometry, shift = geometry.to(images.device), shift.to(images.device)
+    # The four points of each 2×2 are sampled in turn and added up, in half the time of sampling all and pooling.
+    quarters = (
+        functional.grid_sample(
+            pixels, sampling_grid(geometry, shift, 2 * size, row, column, 2), padding_mode=padding, align_corners=False
+        )
+        for row in (0, 1)
+        for column in (0, 1)
+    )
+    return reduce(Tensor.add_, quarters).div_(4 * 255)
 
 
-def sampling_grid(geometry: Tensor, shift: Tensor, side: int) -> Tensor:
+def sampling_grid(geometry: Tensor, shift: Tensor, side: int, row: int = 0, column: int = 0, step: int = 1) -> Tensor:
     """The grid [N, side, side, 2] that ``torch.nn.functional.affine_grid`` gives for the same maps, several times faster:
-    the map is linear, so its x and y parts are drawn once per row and column and added."""
+    the map is linear, so its x and y parts are drawn once per row and column and added. Of it each ``step``-th row and column
+    from ``row`` and ``column`` on."""
     line = (torch.arange(side, device=geometry.device) * 2 + 1) / side - 1
-    across = line[None, :, None] * geometry[:, None, :, 0] + shift[:, None, :]  # [N, side, 2]
-    down = line[None, :, None] * geometry[:, None, :, 1]
+    across = line[None, column::step, None] * geometry[:, None, :, 0] + shift[:, None, :]  # [N, columns, 2]
+    down = line[None, row::step, None] * geometry[:, None, :, 1]
     return across[:, None] + down[:, :, None]
 
 
@@ -160,4 +169,4 @@ def transform(
         return views
     colour = colour.to(images.device)[:, :, None, None]
     # By Beer and Lambert, x**a scales the optical density -log x by a. Black stays black, and a white smear white.
-    return (views.clamp_min(1e-4) ** colour[:, :3] * colour[:, 3:]).clamp_(0, 1)
+    return views.clamp_min(1e-4).log_().mul_(colour[:, :3]).exp_().mul_(colour[:, 3:]).clamp_(0, 1)

@@ -18,6 +18,7 @@ from lab.words import duration
 
 # Seconds that a run must last: making the kernels of ResNet152 at three sizes takes a good part of it.
 WORTH_TRYING = 1800.0
+UNKNOWN = "not measured on a processor of this precision; --compile does it"
 SLOW = "on a processor the step is faster without (benchmarks/results/compile.md); --compile does it"
 
 
@@ -50,7 +51,7 @@ def decide_compile(
     elif before:
         use, reason = before == "on", "as this run began"
     elif hardware.device.type != "cuda":
-        reason = SLOW
+        reason = SLOW if hardware.precision == "fp32" else UNKNOWN
     elif processes > 1 or torch.are_deterministic_algorithms_enabled():
         reason = (
             "which way is faster is not measured where every process must choose alike, or each time; --compile does it"

@@ -60,6 +60,7 @@ def test_the_grid_is_that_of_torch(epoch: int, count: int, side: int) -> None:
         torch.cat([geometry, shift[..., None]], 2), [count, 3, side, side], align_corners=False
     )
     torch.testing.assert_close(sampling_grid(geometry, shift, side), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(sampling_grid(geometry, shift, side, 1, 0, 2), expected[:, 1::2, ::2], atol=2e-6, rtol=0)
 
 
 def test_the_drawn_maps_are_rotations_mirrors_and_small_changes_of_scale_and_place() -> None:
