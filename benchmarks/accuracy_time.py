@@ -142,9 +142,9 @@ def tables(runs: pd.DataFrame, threshold: float) -> list[str]:
     for (data, model, size), part in runs.groupby(KEY[:3], sort=False):
         lines += [f"### {model} on {data}, {size} px, until valid stays at {100 * threshold:g} % or above", ""]
         lines += [
-            "| who | epochs | seeds | got there | minutes | of them before the first epoch | in epoch | last epoch | whole run |"
+            "| who | epochs | seeds | got there | minutes | before epoch 1 | in epoch | last epoch | whole run | an epoch |"
         ]
-        lines += ["|---" * 9 + "|"]
+        lines += ["|---" * 10 + "|"]
         minutes: dict[str, list[tuple[str, float, float]]] = {"ours": [], "peer": []}
         for (epochs, who, given), rows in part.groupby(["epochs", "who", "options"], sort=False):
             ended, accuracy = numbers(rows["ended"]), numbers(rows["accuracy"])
@@ -157,13 +157,19 @@ def tables(runs: pd.DataFrame, threshold: float) -> list[str]:
             epoch = statistics.median(math.inf if epoch is None else epoch + 1 for epoch in reached)
             last = 100 * statistics.median(values[-1] for values in accuracy)
             whole = statistics.median(seconds[-1] / 60 for seconds in ended)
+            # Training and testing, and all else that belongs to an epoch.
+            paces = [
+                (seconds[-1] - float(before)) / len(seconds)
+                for seconds, before in zip(ended, rows["before"], strict=True)
+            ]
             name = f"{who} `{given}`" if given else str(who)
             minutes[str(who)].append((name, middle, least))
             got = sum(time < math.inf for time in times)
             cells = [name, str(epochs), str(len(rows)), f"{got} of {len(rows)}"]
             before = f"{statistics.median(rows['before'].astype(float)) / 60:.1f}"
             cells += [f"{middle:.1f}", before, f"{epoch:g}"] if middle < math.inf else ["not reached", before, ""]
-            lines.append(f"| {' | '.join([*cells, f'{last:.2f} %', f'{whole:.1f} min'])} |")
+            cells += [f"{last:.2f} %", f"{whole:.1f} min", f"{statistics.median(paces):.0f} s"]
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
         for mine, taken, _ in minutes["ours"]:
             for theirs, middle, least in minutes["peer"]:

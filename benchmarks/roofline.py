@@ -1,7 +1,7 @@
 """How much of the machine's arithmetic training uses: achieved GFLOP/s of each depth over those of a matrix product.
 
     python benchmarks/roofline.py                       # 18, 50 and 152 at 64 px
-    python benchmarks/roofline.py --sizes 64 128 224
+    python benchmarks/roofline.py --sizes 64 128 --keep roofline
 
 A matrix product of large square matrices is what the same device does at its best, in the precision that training uses. The
 work of a step (forward and backward) is counted by torch's flop counter, two operations per multiplication and addition.
@@ -62,7 +62,8 @@ def main() -> None:
         keep_memory()
     peak = matrix_product(hardware)
     lines = [describe(), f"matrix product in {hardware.precision}: {peak:,.0f} GFLOP/s", ""]
-    lines += ["| model | px | GFLOP per image | images/s | GFLOP/s | share of the product |", "|---" * 6 + "|"]
+    lines += ["| model | px | GFLOP per image | images/s | GFLOP/s | share of the product | images/s at its speed |"]
+    lines += ["|---" * 7 + "|"]
     for model in ("resnet18", "resnet50", "resnet152"):
         for size in args.sizes:
             network = hardware.place(resnet.build(model, 2)).train()
@@ -82,7 +83,10 @@ def main() -> None:
             work = counter.get_total_flops() / BATCH / 1e9
             rate = BATCH / seconds(step, hardware, args.times)
             share = f"{work * rate / peak:.0%}"
-            lines.append(f"| {model} | {size} | {work:.2f} | {rate:,.1f} | {work * rate:,.0f} | {share} |")
+            lines.append(
+                f"| {model} | {size} | {work:.2f} | {rate:,.1f} | {work * rate:,.0f} | {share} | {peak / work:,.1f} |"
+            )
+            print(lines[-1], flush=True)
     keep(args.keep, lines)
 
 
