@@ -13,7 +13,6 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lab.ema import EMA
 from lab.errors import out_of_memory
 from lab.hardware import Hardware
 from lab.inference import for_prediction, probabilities
@@ -71,7 +70,6 @@ def measure(
     copied = copy.deepcopy(network).train()
     tried = wrap(copied)
     optimizer = make_optimizer(copied, settings, hardware.precision)
-    ema = EMA(copied, settings.ema)
     evaluated = for_prediction(network, hardware)
     sizes = train.size, valid.size
     sides = sorted({max(32, settings.size // 2), settings.size})
@@ -89,7 +87,6 @@ def measure(
                 nn.utils.clip_grad_norm_(copied.parameters(), settings.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            ema.update(0)
 
         def evaluate() -> None:
             for images, _, _ in islice(valid, 1):  # of several processes one may have none
