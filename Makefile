@@ -49,6 +49,7 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/snapshot.py
 	$(BIN)/python benchmarks/compile.py
 	$(BIN)/python benchmarks/gpu.py
+	rm -f benchmarks/results/quick/accuracy_time.csv # runs that are there are not run again
 	$(BIN)/python benchmarks/accuracy_time.py --data $(DATA) --size 32 --epochs 4 --threshold 0.7
 	$(BIN)/python benchmarks/ablate.py --table
 	$(BIN)/python benchmarks/curves.py

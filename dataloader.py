@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ from lab.store import Store, open_stores
 T = TypeVar("T")
 R = TypeVar("R")
 LABELLED = ("train", "valid")
-EVALUATION_BATCH = 128  # images; only speed depends on it
+EVALUATION_BATCH = 128  # images; speed depends on it, and the last digits
 STORES = Path(".store")  # git-ignored; safe to delete, it is built again
 
 
@@ -174,6 +174,7 @@ class Batches:
         self.mean, self.std = (
             torch.tensor(values, device=device) for values in (preprocessing.mean, preprocessing.std)
         )
+        self.copies: torch.cuda.Stream | None = None
         self.resident = None
         if fits_on(device, store.images.nbytes):
             self.resident = torch.empty(store.images.shape, dtype=torch.uint8, device=device)
@@ -212,7 +213,9 @@ class Batches:
         if self.resident is not None or self.device.type != "cuda":
             yield from (self.windows(rows[part]) for part in parts)
             return
-        copies = torch.cuda.Stream(self.device)
+        if self.copies is None:
+            self.copies = torch.cuda.Stream(self.device)  # one: each keeps memory of its own
+        copies = self.copies
 
         def fetch(part: slice) -> tuple[Tensor, torch.cuda.Event]:
             images = torch.from_numpy(self.store.images[rows[part].numpy()]).pin_memory()
@@ -252,7 +255,7 @@ class Batches:
             yield normalise(images, self.mean, self.std), targets, order[batch]
 
 
-def ahead(work: Callable[[T], R], items: Iterable[T], count: int = 2) -> Iterator[R]:
+def ahead(work: Callable[[T], R], items: Iterable[T], count: int = 2) -> Generator[R, None, None]:
     """``work`` of each item in their order, by a thread that is up to ``count`` items ahead."""
     pool: ThreadPoolExecutor = ThreadPoolExecutor(1)
     try:

@@ -75,7 +75,9 @@ def arguments() -> argparse.ArgumentParser:
     )
     recipe.add_argument("--clip", type=float, default=5.0, help="limit of the gradient's norm, 0 for none (default: 5)")
     recipe.add_argument(
-        "--class-weights", default="none", help="none, balanced, or K numbers such as 1.2,1 (default: none)"
+        "--class-weights",
+        default="none",
+        help="none, balanced, or K numbers such as 1.2,1, of which ratios count (default: none)",
     )
     recipe.add_argument(
         "--patience", type=int, default=0, help="stop after this many epochs without a new best (0: never)"
@@ -391,7 +393,7 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
     if not about.finished:
         before = about.records[-1].get("compile", "")
         compiles = decide_compile(
-            args.compile, before, network, settings, hardware, batches, valid, pace, about.epoch, ranks.count
+            args.compile, before, network, settings, hardware, batches, valid, pace, about.epoch, ranks
         )
         about.records[-1]["compile"] = "on" if compiles else "off"
         forward = compiled(parallel) if compiles else parallel

@@ -12,6 +12,7 @@ is a row of benchmarks/results/ablations.csv, and is not run again. Measured is 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -98,7 +99,8 @@ def measure(args: argparse.Namespace, options: str, seed: int) -> dict[str, obje
         command += ["--model", args.model, "--size", str(args.size), "--epochs", str(args.epochs), "--seed", str(seed)]
         command += [*BASE.split(), *([] if changed else options.split()), "--weights", folder, "--report", folder]
         command += args.also.split()
-        subprocess.run(command, check=True, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        places = {**os.environ, "PYTHONPATH": str(PROJECT)}
+        subprocess.run(command, check=True, env=places, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         about = read_about(Path(folder) / named(args) / args.model / "best.safetensors", args.model)
         row["last"] = about.history[-1]["test_accuracy"]
         row["best"], row["best_d4"] = about.metrics["valid_accuracy"], about.metrics["valid_accuracy_d4"]
@@ -142,8 +144,8 @@ def tables(runs: pd.DataFrame) -> list[str]:
             lines.append(f"| {' | '.join(cells)} | {rows['seconds'].mean() / 60:.1f} |")
         # The same networks with D4 averaging and without; the runs of a seed are no more than one measurement.
         worth = difference(*(part.groupby("seed")[column].mean() for column in ("best", "best_d4")))
-        runs_ = counted(len(part), "run")
-        lines += ["", f"D4 averaging, of the best checkpoints of all {runs_}, by seed: {worth} points.", ""]
+        many = counted(len(part), "run")
+        lines += ["", f"D4 averaging, of the best checkpoints of all {many}, by seed: {worth} points.", ""]
         lines += [f"Measured on: {'; '.join(part['machine'].unique())}.", ""]
     return lines
 
@@ -166,6 +168,8 @@ def main() -> None:
     runs = pd.read_csv(RUNS, keep_default_na=False) if RUNS.is_file() else pd.DataFrame(columns=KEY)
     wanted = [""]
     for group, _, answer in (name.partition(":") for name in args.only):
+        if group not in GROUPS or (answer and answer not in GROUPS[group]):
+            parser.error(f"--only {group}{answer and f':{answer}'}: no such question or answer; there are {GROUPS}")
         wanted += [GROUPS[group][answer]] if answer else GROUPS[group].values()
     for seed in [] if args.table else range(args.seeds):
         for options in wanted:

@@ -2,7 +2,7 @@
 
     python benchmarks/step.py                                       # quick: 18, 50 and 152 at 64 px on the sample
     python benchmarks/step.py --sizes 64 128 --seconds 5 --data ../shared/data/pbc8 --keep step
-    python benchmarks/step.py --sizes 224 --rounds 1 --data ../shared/data/pbc8 --keep step_224
+    python benchmarks/step.py --sizes 224 --rounds 1 --seconds 5 --data ../shared/data/pbc8 --keep step_224
 
 Ours: Batches from the store, augmented on the device, and the step of train.py. The peer's: torchvision's network, float32,
 default memory format, Pillow transforms per image in a DataLoader with as many workers as cores, SGD, the loss read in every
@@ -119,9 +119,9 @@ def peers(model: str, images: ImageList, window: int, size: int, hardware: Hardw
     network, optimizer = peers_network(model, hardware, classes)
     workers = decoding_threads()
     files = Files(images, window, size, AUGMENTATION)
-    loader = DataLoader(files, BATCH, shuffle=True, num_workers=workers, drop_last=True)
+    loader = DataLoader(files, BATCH, shuffle=True, num_workers=workers, drop_last=len(images) >= BATCH)
     while True:
-        feed = iter(loader)
+        feed = itertools.chain.from_iterable(itertools.repeat(loader))
 
         def step(feed: Iterator[tuple[torch.Tensor, torch.Tensor]] = feed) -> None:
             inputs, labels = next(feed)

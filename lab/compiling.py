@@ -3,27 +3,31 @@ processor they take the place of lab/winograd.py's gradients."""
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from lab.errors import UserError
+from lab.errors import UserError, out_of_memory
 from lab.forecast import Batches, Pace, measure
 from lab.hardware import Hardware
-from lab.recipe import Settings
+from lab.ranks import Ranks
+from lab.recipe import Settings, size_at
 from lab.words import duration
 
 # Seconds that a run must last: making the kernels of ResNet152 at three sizes takes a good part of it.
 WORTH_TRYING = 1800.0
-UNKNOWN = "not measured on a processor of this precision; --compile does it"
+UNKNOWN = "what it is worth on such a device is not measured; --compile does it"
 SLOW = "on a processor the step is faster without (benchmarks/results/compile.md); --compile does it"
 
 
 def compiled(network: nn.Module) -> Any:
     """The network, its kernels made at the first step of each size and for that shape alone."""
+    torch.compiler.reset()  # torch keeps eight versions of one piece of code, and all depths share theirs
     return torch.compile(network, dynamic=False)
 
 
@@ -37,7 +41,7 @@ def decide_compile(
     valid: Batches,
     pace: Pace,
     done: int,
-    processes: int,
+    ranks: Ranks,
 ) -> bool:
     """Whether to compile, printed with the reason: as ``asked``, as the run did ``before``, or as measured steps say.
 
@@ -51,21 +55,21 @@ def decide_compile(
     elif before:
         use, reason = before == "on", "as this run began"
     elif hardware.device.type != "cuda":
-        reason = SLOW if hardware.precision == "fp32" else UNKNOWN
-    elif processes > 1 or torch.are_deterministic_algorithms_enabled():
+        reason = SLOW if (hardware.device.type, hardware.precision) == ("cpu", "fp32") else UNKNOWN
+    elif ranks.count > 1 or torch.are_deterministic_algorithms_enabled():
         reason = (
             "which way is faster is not measured where every process must choose alike, or each time; --compile does it"
         )
     elif left < WORTH_TRYING:
         reason = f"{duration(left)} of training would not pay back its warm-up"
     else:
-        began = time.perf_counter()
-        fast = attempt(network, settings, hardware, batches, valid)
-        spent = time.perf_counter() - began
-        if isinstance(fast, str):
-            reason = f"it does not work here ({fast})"
+        try:
+            began = time.perf_counter()
+            fast = measure(network, settings, hardware, batches, valid, compiled)
+            spent, saved = time.perf_counter() - began, left - fast.run(settings, done)
+        except Exception as error:  # compilers fail in ways of their own; the run does not need them
+            reason = f"it does not work here ({first_line(error)})"
         else:
-            saved = left - fast.run(settings, done)
             use = saved > spent  # the kernels are kept on disk, but a later size is made anew
             reason = (
                 f"measured: {duration(saved)} saved after {duration(spent)} of warm-up"
@@ -73,8 +77,9 @@ def decide_compile(
                 else "it is no faster"
             )
     if use and (asked or before):
-        failed = attempt(network, settings, hardware, batches, valid)  # its kernels are kept on disk for the run
-        if isinstance(failed, str):
+        failed = attempt(network, settings, hardware, batches, done)
+        if ranks.any(bool(failed)):
+            failed = failed or "in another process"
             if asked:
                 raise UserError(f"--compile does not work here ({failed}); leave it out, or say --no-compile.")
             use, reason = False, f"as this run began it does not work here any more ({failed})"
@@ -82,11 +87,25 @@ def decide_compile(
     return use
 
 
-def attempt(network: nn.Module, settings: Settings, hardware: Hardware, batches: Batches, valid: Batches) -> Pace | str:
-    """The pace of a compiled copy of the network, or in one line why there is none."""
+def attempt(network: nn.Module, settings: Settings, hardware: Hardware, batches: Batches, done: int) -> str:
+    """Take a compiled step with a copy of the network; why that failed in one line, or nothing. The kernels are kept on disk for
+    the run. Too little memory is no failure: the run itself goes on with fewer images at once."""
     if hardware.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "cl"))):
         return "on a processor it needs a C++ compiler such as g++"
+    tried, size = compiled(copy.deepcopy(network).train()), batches.size
+    batches.size = size_at(done, settings)
     try:
-        return measure(network, settings, hardware, batches, valid, compiled)
-    except Exception as error:  # compilers fail in ways of their own; the run does not need them
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
+        images, labels, _ = next(iter(batches))
+        with hardware.autocast():
+            loss = functional.cross_entropy(tried(images), labels)
+        loss.backward()
+    except Exception as error:
+        return "" if out_of_memory(error) else first_line(error)
+    finally:
+        batches.size = size
+    return ""
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, or its kind."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

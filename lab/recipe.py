@@ -160,13 +160,15 @@ def class_weights(text: str, labels: np.ndarray, count: int, device: torch.devic
         values = [float(value) for value in text.split(",")]
     except ValueError:
         values = []
-    if len(values) != count or not all(0 < value < math.inf for value in values):
+    within = len(values) == count and all(0 < value < math.inf for value in values)
+    if not within or min(values) < 1e-30 * max(values):  # nothing would be left of it in float32
         raise UserError(f"--class-weights {text}: expected none, balanced, or {count} numbers above 0 such as 1.2,1.")
     return scaled(np.array(values), counts, device)
 
 
 def scaled(weights: np.ndarray, counts: np.ndarray, device: torch.device) -> Tensor:
     """Class weights whose mean over the images is 1, for so many images of each class."""
+    weights = weights / weights.max()
     return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32, device=device)
 
 

@@ -52,8 +52,9 @@ def transform(m: int) -> Transform:
         filters = [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6]]
         filters += [[1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
         output = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
-    matrices = [torch.tensor(rows, dtype=torch.float64) for rows in (data, filters, output)]
-    return Transform(m, *(torch.kron(matrix, matrix).float() for matrix in matrices))
+    with torch.inference_mode(False):  # kept for training, too
+        matrices = [torch.tensor(rows, dtype=torch.float64) for rows in (data, filters, output)]
+        return Transform(m, *(torch.kron(matrix, matrix).float() for matrix in matrices))
 
 
 def tile_side(images: int, height: int, width: int, channels: int) -> int:

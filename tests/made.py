@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -250,3 +250,22 @@ def settings(**values: Any) -> Settings:
         **{"ema": 0.99, "clip": 5.0, "class_weights": "none", "patience": 0, "zero_init": True, "seed": 0},
     }
     return Settings(**(usual | values))
+
+
+@dataclass
+class Noise:
+    """Batches of noise that note the sizes asked of them."""
+
+    size: int = 64
+    batch_size: int = 4
+    count: int = 12
+    asked: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+        self.asked += (self.size,)
+        for _ in range(3):
+            images = torch.zeros(4, 3, self.size, self.size).contiguous(memory_format=torch.channels_last)
+            yield images, torch.tensor([0, 1, 0, 1]), np.arange(4)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made import FAST, command, inside, make_data, settings, thin
+from made import FAST, Noise, command, inside, make_data, settings, thin
 from torch import nn
 
 import train
@@ -19,14 +19,24 @@ from lab.compiling import decide_compile
 from lab.errors import UserError
 from lab.forecast import Pace
 from lab.hardware import Hardware
+from lab.ranks import ALONE, Ranks
 
 CPU, GPU = Hardware(torch.device("cpu"), "fp32"), Hardware(torch.device("cuda"), "bf16")
 HOUR = Pace(32, 64, train=(300.0, 1200.0), valid=(0.0, 0.0))  # three epochs of 20 minutes
 
 
-def decide(hardware: Hardware, pace: Pace = HOUR, asked: bool | None = None, before: str = "", ranks: int = 1) -> bool:
+def decide(
+    hardware: Hardware, pace: Pace = HOUR, asked: bool | None = None, before: str = "", ranks: Any = ALONE
+) -> bool:
     nothing: Any = None
     return decide_compile(asked, before, thin("resnet18"), settings(), hardware, nothing, nothing, pace, 0, ranks)
+
+
+class Two(Ranks):
+    """Two ranks, of which compiling fails on the other."""
+
+    def any(self, here: bool) -> bool:
+        return True
 
 
 @pytest.fixture
@@ -61,13 +71,42 @@ def test_nothing_is_tried_where_it_cannot_pay_or_was_decided_before(monkeypatch:
 
     monkeypatch.setattr(compiling, "measure", forbidden)
     short = Pace(32, 64, (10.0, 40.0), (0.0, 0.0))
-    assert not decide(CPU) and not decide(GPU, short) and not decide(GPU, ranks=2) and not decide(GPU, before="off")
+    assert (
+        not decide(CPU)
+        and not decide(GPU, short)
+        and not decide(GPU, ranks=Ranks(0, 2))
+        and not decide(GPU, before="off")
+    )
 
 
 def test_what_was_asked_for_or_decided_before_is_done_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "measure", lambda *_: HOUR)
-    assert decide(GPU, before="on") and decide(GPU, asked=True, before="off")
-    assert not decide(GPU, asked=False, before="on")
+    tried: list[int] = []
+
+    def works(*given: Any) -> str:
+        tried.append(given[-1])
+        return ""
+
+    monkeypatch.setattr(compiling, "attempt", works)
+    assert decide(GPU, before="on") and decide(GPU, asked=True, before="off") and len(tried) == 2
+    assert not decide(GPU, asked=False, before="on") and len(tried) == 2
+    assert not decide(GPU, before="on", ranks=Two(0, 2))
+
+
+@pytest.mark.parametrize(("error", "said"), [(RuntimeError("no triton\nhere"), "no triton"), (MemoryError(), "")])
+def test_an_attempt_says_why_it_fails(error: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for too little memory, with which the run itself deals; and leaves the batches at the run's size."""
+
+    def broken(_: nn.Module) -> Any:
+        def fail(_: torch.Tensor) -> None:
+            raise error
+
+        return fail
+
+    monkeypatch.setattr(compiling, "compiled", broken)
+    monkeypatch.setattr(compiling.shutil, "which", lambda _: "/usr/bin/g++")
+    batches = Noise()
+    assert compiling.attempt(thin("resnet18"), settings(size=48), CPU, batches, 0) == said
+    assert batches.asked == (48,) and batches.size == Noise().size
 
 
 def test_a_compiler_that_fails_stops_no_run(
@@ -79,6 +118,7 @@ def test_a_compiler_that_fails_stops_no_run(
     monkeypatch.setattr(compiling, "measure", broken)
     assert not decide(GPU)
     assert capsys.readouterr().out == "compile: off, it does not work here (no triton here)\n"
+    monkeypatch.setattr(compiling, "attempt", lambda *_: "no triton here")
     assert not decide(GPU, before="on")
     assert "this run began" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"--compile does not work here \(no triton here\); leave it out"):

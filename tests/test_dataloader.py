@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -267,15 +267,32 @@ def test_a_store_streamed_to_a_gpu_gives_the_same_views(monkeypatch: pytest.Monk
 
 @given(st.integers(0, 9), st.integers(1, 4))
 def test_work_ahead_comes_out_in_order(items: int, count: int) -> None:
+    handed_out: list[int] = []
+
+    def handing() -> Iterator[int]:
+        for item in range(items):
+            handed_out.append(item)
+            yield item
+
+    found = []
+    for number, result in enumerate(ahead(lambda item: 2 * item, handing(), count)):
+        found.append(result)
+        assert len(handed_out) == min(items, number + 1 + count)
+    assert found == [2 * item for item in range(items)]
+
+
+def test_work_ahead_that_nobody_waits_for_ends() -> None:
     begun: list[int] = []
 
     def work(item: int) -> int:
         begun.append(item)
-        return 2 * item
+        return item
 
-    for number, result in enumerate(ahead(work, range(items), count)):
-        assert result == 2 * number and len(begun) <= number + 1 + count
-    assert begun == list(range(items))
+    results = ahead(work, range(100), 2)
+    assert next(results) == 0
+    results.close()
+    count = len(begun)  # of those handed out the rest is not begun any more
+    assert count <= 3 and list(results) == [] and len(begun) == count
 
 
 def test_work_ahead_that_fails_fails_where_it_is_due() -> None:

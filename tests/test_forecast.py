@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
-import numpy as np
 import pytest
 import torch
-from made import settings, thin
-from torch import Tensor
+from made import Noise, settings, thin
 
 from lab import forecast
 from lab.forecast import Pace, measure
 from lab.hardware import Hardware
 
 PACE = Pace(32, 64, train=(10.0, 40.0), valid=(1.0, 4.0))
-
-
-@dataclass
-class Noise:
-    """Batches of noise that note the sizes asked of them."""
-
-    size: int = 64
-    batch_size: int = 4
-    count: int = 12
-    asked: tuple[int, ...] = ()
-
-    def __len__(self) -> int:
-        return 3
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
-        self.asked += (self.size,)
-        for _ in range(3):
-            images = torch.zeros(4, 3, self.size, self.size).contiguous(memory_format=torch.channels_last)
-            yield images, torch.tensor([0, 1, 0, 1]), np.arange(4)
 
 
 @pytest.mark.parametrize(
