@@ -199,7 +199,7 @@ def main() -> None:
         "| SGD at 0.05, not AdamW | no difference measured |",
         "| cosine schedule, averaged weights, smoothing, measured window | no difference measured |",
         "| 64 px on a processor, 128 on a GPU | larger images do better, and cost more |",
-        "| `--progressive` from ResNet50 on | not supported: at 48 px it costs accuracy at as many epochs. It is there to save time |",
+        "| `--progressive` from ResNet50 on | not supported: at 48 px it costs accuracy; it is there to save time |",
         "",
     ]
     write_whole(DOCUMENT, "\n".join(head + tables(runs)).rstrip() + "\n")
