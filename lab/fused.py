@@ -1,11 +1,8 @@
-"""Residual blocks for prediction on a processor: addition and ReLU done inside the convolution before them, or that in fewer
-multiplications.
+"""Residual blocks for prediction on a processor: addition and ReLU done inside the convolution before them.
 
 A convolution that also adds the shortcut and cuts at zero saves two or three passes over memory in each block. oneDNN computes
 both as post-operations (its developer guide, "Primitive Attributes: Post-ops"); PyTorch has them as operators, made for
-``torch.compile``, that take weights laid out once for the processor at hand. Of many images, 3×3 convolutions are faster by
-Winograd's way (lab/winograd.py); their filters are transformed for each batch, as all of them at once would take four times
-the network's memory.
+``torch.compile``, that take weights laid out once for the processor at hand.
 """
 
 from __future__ import annotations
@@ -17,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from lab.hardware import Hardware
-from lab.winograd import convolve_3x3, gains, tile_side
 
 
 def available(hardware: Hardware) -> bool:
@@ -40,15 +36,6 @@ class Convolution:
     def __init__(self, convolution: Any) -> None:
         self.convolution = convolution
         self.laid_out: Tensor | None = None
-        self.may_tile = convolution.kernel_size == (3, 3) and gains(convolution)
-
-    def in_tiles(self, x: Tensor) -> Tensor | None:
-        """The convolution by Winograd's way, if that is faster: where there are tiles enough to repay the filters' transform."""
-        own = self.convolution
-        images, inputs, height, width = x.shape
-        if not self.may_tile or tile_side(images, height, width, max(inputs, own.out_channels)) != 4:
-            return None
-        return convolve_3x3(x, own.weight).add_(own.bias[:, None, None])
 
     def arguments(self, x: Tensor) -> tuple[Any, ...]:
         """What the operators take after the images."""
@@ -60,19 +47,13 @@ class Convolution:
 
     def plain(self, x: Tensor, relu: bool) -> Tensor:
         """The convolution, and ReLU if wanted."""
-        tiled = self.in_tiles(x)
-        if tiled is not None:
-            return tiled.relu_() if relu else tiled
         result: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
             x, *self.arguments(x), "relu" if relu else "none", [], ""
         )
         return result
 
     def onto(self, shortcut: Tensor, x: Tensor) -> Tensor:
-        """relu(convolution + shortcut), which may be written over the shortcut."""
-        tiled = self.in_tiles(x)
-        if tiled is not None:
-            return tiled.add_(shortcut).relu_()
+        """relu(convolution + shortcut), written over the shortcut."""
         result: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
             shortcut, x, *self.arguments(x), "add", 1.0, "relu", [], ""
         )

@@ -105,7 +105,7 @@ def best_precision(device: torch.device) -> tuple[str, str]:
 
 
 def keep_memory() -> None:
-    """Have the C library keep the memory of a training step for the next one. glibc would give large buffers back, and the
+    """Have the C library keep the memory of a step, or of a batch, for the next one. glibc would give large buffers back, and the
     kernel would clear their pages anew, in every step. Does nothing where the C library is another."""
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,10 +1,10 @@
-"""Convolutions with fewer multiplications: gradients in training, and prediction, in float32 on a processor.
+"""Gradients of convolutions with fewer multiplications: for training in float32 on a processor.
 
 Most of a training step are the backward passes of its convolutions, which the libraries compute directly. Winograd's way
 computes m×m places of a 3×3 convolution from an (m+2)×(m+2) tile in (m+2)² products in place of 9·m², a quarter of them for
 m = 4 (Lavin and Gray 2015, Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308, §4). Each product is then
-one of large matrices, which a processor does best; so is the gradient of a 1×1 convolution. The forward pass of training stays
-the library's, to the bit; the rest differs by rounding, by less than 1e-4 of the largest (``tests/test_winograd.py``).
+one of large matrices, which a processor does best; so is the gradient of a 1×1 convolution. The forward pass stays the
+library's, to the bit, and gradients differ by rounding, by less than 1e-4 of the largest (``tests/test_winograd.py``).
 
 A gradient is the transpose of the way forward, Y = Aᵀ[(G w Gᵀ) ⊙ (Bᵀ x B)]A, in each of its two factors.
 """
@@ -23,8 +23,6 @@ from lab.words import counted
 
 # Numbers in one buffer of tiles, 16 MB: what does not fit is done image after image.
 BUFFER = 4_000_000
-# Of prediction 4 MB, which stay in the processor's cache.
-SMALL_BUFFER = 1_000_000
 # Below this many channels, moving numbers into tiles and back costs more than the products save. This and the rule of tile_side
 # come from timing single layers on one processor (AVX2, two cores), by a script that was not kept.
 LEAST_CHANNELS = 128
@@ -52,45 +50,14 @@ def transform(m: int) -> Transform:
         filters = [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6]]
         filters += [[1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
         output = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
-    with torch.inference_mode(False):  # kept for training, too
-        matrices = [torch.tensor(rows, dtype=torch.float64) for rows in (data, filters, output)]
-        return Transform(m, *(torch.kron(matrix, matrix).float() for matrix in matrices))
+    matrices = [torch.tensor(rows, dtype=torch.float64) for rows in (data, filters, output)]
+    return Transform(m, *(torch.kron(matrix, matrix).float() for matrix in matrices))
 
 
 def tile_side(images: int, height: int, width: int, channels: int) -> int:
     """m: 4, or 2 where the image is that small, or tiles so few that transforming the filters costs more than it saves."""
     tiles = images * -(-height // 4) * -(-width // 4)
     return 4 if min(height, width) > 2 and 4 * tiles >= channels else 2
-
-
-def windows_of(x: Tensor, m: int) -> Tensor:
-    """The overlapping tiles of images [N, C, H, W] with a border of zeros: [a, a, N, tiles down, tiles right, C], a view."""
-    images, channels, height, width = x.shape
-    down, right = -(-height // m), -(-width // m)
-    # Channels last: what moves into a tile and back moves in runs of all channels.
-    below, beside = down * m - height, right * m - width
-    padded = functional.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1 + beside, 1, 1 + below))
-    by_image, by_row, by_column, by_channel = padded.stride()
-    shape = (m + 2, m + 2, images, down, right, channels)
-    return padded.as_strided(shape, (by_row, by_column, by_image, by_row * m, by_column * m, by_channel))
-
-
-def convolve_3x3(x: Tensor, weight: Tensor) -> Tensor:
-    """A 3×3 convolution, stride 1, padding 1: [N, C, H, W] → [N, O, H, W], channels last."""
-    (images, inputs, height, width), outputs = x.shape, len(weight)
-    m, data, filters, output = transform(tile_side(images, height, width, max(inputs, outputs)))
-    windows = windows_of(x, m)
-    squares, down, right = (m + 2) ** 2, *windows.shape[3:5]
-    filtered = (filters @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(squares, inputs, outputs)
-    whole = x.new_empty(images, down, m, right, m, outputs)
-    at_once = max(1, min(images, SMALL_BUFFER // (squares * down * right * max(inputs, outputs))))
-    for first in range(0, images, at_once):
-        part = slice(first, min(images, first + at_once))
-        moved = (data @ windows[:, :, part].reshape(squares, -1)).view(squares, -1, inputs)
-        products = torch.bmm(moved, filtered).view(squares, -1)
-        whole[part] = (output @ products).view(m, m, -1, down, right, outputs).permute(2, 3, 0, 4, 1, 5)
-    flat = whole.view(images, down * m, right * m, outputs)
-    return flat[:, :height, :width].contiguous().permute(0, 3, 1, 2)
 
 
 def gradients_3x3(gradient: Tensor, x: Tensor, weight: Tensor, wants_input: bool) -> tuple[Tensor | None, Tensor]:
@@ -107,8 +74,14 @@ def gradients_3x3(gradient: Tensor, x: Tensor, weight: Tensor, wants_input: bool
     m, data, filters, output = transform(tile_side(images, height, width, max(inputs, outputs)))
     a, down, right = m + 2, -(-height // m), -(-width // m)  # tiles down and right
     squares, tiles = a * a, down * right
-    windows = windows_of(x, m)
-    told = functional.pad(gradient.permute(0, 2, 3, 1), (0, 0, 0, right * m - width, 0, down * m - height))
+    # Channels last: what moves into a tile and back moves in runs of all channels.
+    below, beside = down * m - height, right * m - width
+    padded = functional.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1 + beside, 1, 1 + below))
+    told = functional.pad(gradient.permute(0, 2, 3, 1), (0, 0, 0, beside, 0, below))
+    by_image, by_row, by_column, by_channel = padded.stride()
+    windows = padded.as_strided(
+        (a, a, images, down, right, inputs), (by_row, by_column, by_image, by_row * m, by_column * m, by_channel)
+    )
     filtered = weight_gradient = None
     if wants_input:
         filtered = (filters @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(squares, outputs, inputs)
@@ -199,7 +172,7 @@ def use_fast_gradients(network: nn.Module, hardware: Hardware) -> int:
         return 0
     count = 0
     for module in network.modules():
-        if type(module) is nn.Conv2d and module.bias is None and gains(module):
+        if type(module) is nn.Conv2d and gains(module):
             module.__class__ = Conv2d  # the parameters, and their names, stay
             count += 1
     many = counted(count, "convolution")
@@ -208,7 +181,7 @@ def use_fast_gradients(network: nn.Module, hardware: Hardware) -> int:
 
 
 def gains(convolution: nn.Conv2d) -> bool:
-    """Whether this is a convolution whose gradients are faster by the ways of this module."""
+    """Whether this is a convolution for which :class:`Conv2d` can stand, and faster."""
     kernel, stride = convolution.kernel_size, convolution.stride
     return (
         ((kernel == (1, 1) and stride[0] == stride[1]) or (kernel == (3, 3) and stride == (1, 1)))
@@ -216,5 +189,6 @@ def gains(convolution: nn.Conv2d) -> bool:
         and convolution.dilation == (1, 1)
         and convolution.groups == 1
         and convolution.padding_mode == "zeros"
+        and convolution.bias is None
         and min(convolution.in_channels, convolution.out_channels) >= LEAST_CHANNELS
     )

@@ -11,7 +11,6 @@ import resnet
 from lab.fused import Block, available, fuse_blocks
 from lab.hardware import Hardware
 from lab.inference import folded, for_prediction
-from lab.winograd import convolve_3x3
 
 CPU = Hardware(torch.device("cpu"), "fp32")
 
@@ -45,27 +44,6 @@ def test_fused_blocks_are_the_same_function(model: str) -> None:
         kept = batch.clone()
         torch.testing.assert_close(fused(batch), network(batch), atol=2e-4, rtol=2e-4)
         assert torch.equal(batch, kept)  # shortcuts are written over, what was given is not
-
-
-@here
-@pytest.mark.parametrize("model", ["resnet18", "resnet50"])
-@torch.inference_mode()
-def test_convolutions_in_tiles_are_the_same_function(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a network at its full width, with images enough for Winograd's way, and with one, for which the library is faster."""
-    taken: list[torch.Size] = []
-
-    def counted(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        taken.append(x.shape)
-        return convolve_3x3(x, weight)
-
-    monkeypatch.setattr("lab.fused.convolve_3x3", counted)
-    network = trained_looking(resnet.build(model, 3))
-    fused = for_prediction(network, CPU)
-    for images, some in ((8, True), (1, False)):
-        taken.clear()
-        batch = torch.randn(images, 3, 72, 72).contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(fused(batch), network(batch), atol=2e-4, rtol=2e-4)
-        assert bool(taken) is some
 
 
 @here

@@ -16,7 +16,7 @@ from lab import winograd
 from lab.ema import EMA
 from lab.hardware import Hardware
 from lab.inference import folded
-from lab.winograd import Conv2d, convolve_3x3, gradients_1x1, gradients_3x3, tile_side, transform, use_fast_gradients
+from lab.winograd import Conv2d, gradients_1x1, gradients_3x3, tile_side, transform, use_fast_gradients
 
 CPU = Hardware(torch.device("cpu"), "fp32")
 Pair = tuple[Tensor, Tensor]
@@ -77,29 +77,6 @@ def test_3x3_gradients_are_the_librarys(
     assert of_input.shape == x.shape and of_weight.shape == weight.shape
     assert far(of_input, true[0]) < 1e-4 and far(of_weight, true[1]) < 1e-4
     assert gradients_3x3(gradient, x, weight, False)[0] is None
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 2**32),
-    images=st.integers(1, 5),
-    inputs=st.integers(1, 9),
-    outputs=st.integers(1, 9),
-    height=st.integers(1, 13),
-    width=st.integers(1, 13),
-    buffer=st.sampled_from([1, 3000, 1_000_000]),
-)
-def test_3x3_convolutions_are_the_librarys(
-    seed: int, images: int, inputs: int, outputs: int, height: int, width: int, buffer: int
-) -> None:
-    """For any shape, square or not, whole tiles or not, all images at once or in parts."""
-    x, weight, _ = drawn(seed, images, inputs, outputs, height, width, 3, 1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, "SMALL_BUFFER", buffer)
-        found = convolve_3x3(x, weight)
-    true = functional.conv2d(x.double(), weight.double(), padding=1)
-    assert found.shape == true.shape and found.is_contiguous(memory_format=torch.channels_last)
-    assert far(found, true) < 1e-5
 
 
 @settings(max_examples=40, deadline=None)
