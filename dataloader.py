@@ -178,9 +178,7 @@ class Batches:
         self.resident = None
         if fits_on(device, store.images.nbytes):
             self.resident = torch.empty(store.images.shape, dtype=torch.uint8, device=device)
-            for begin in range(
-                0, len(store.images), 1024
-            ):  # a copy of the whole would take as much of the other memory
+            for begin in range(0, len(store.images), 1024):  # the whole at once would lie in both memories
                 part = slice(begin, begin + 1024)
                 self.resident[part] = torch.from_numpy(np.array(store.images[part]))
             print(
