@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from PIL import Image
 from lab.page_answers import BYTES, Exhibit
 
 pytest.importorskip("playwright", reason="needs the package playwright (requirements-dev.txt)")
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*(silent_downcasting|copy keyword)")  # Gradio's own, of pandas
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -40,9 +41,13 @@ class Visit:
     def tab(self, name: str) -> None:
         """Open a tab; on a narrow screen those without room are in a menu."""
         tab = self.page.get_by_role("tab", name=name)
-        if not tab.is_visible():
-            self.page.locator(".overflow-menu > button").click()
-            tab = self.page.locator(".overflow-dropdown").get_by_text(name)
+        for _ in range(PATIENCE // 2000):  # until the page is laid out, neither may be there, or the menu for a moment
+            if tab.is_visible():
+                break
+            with suppress(TimeoutError):
+                self.page.locator(".overflow-menu > button").click(timeout=2000)
+                tab = self.page.locator(".overflow-dropdown").get_by_text(name)
+                break
         tab.click()
 
 
