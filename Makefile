@@ -27,8 +27,8 @@ demo: .venv/run
 	$(BIN)/python report.py --data $(DATA)
 	$(BIN)/python -m lab.written $(DATA)
 
-test: .venv/dev
-	$(BIN)/python -m pytest
+test: .venv/dev # a file of tests on each of up to four cores
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 fuzz: .venv/dev
 	@echo "seed $(SEED)"

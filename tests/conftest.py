@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests run side by side, one per core: threads of theirs would wait for each other. To be set before torch is imported.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import hypothesis
 import numpy as np
@@ -25,18 +32,29 @@ hypothesis.settings.load_profile("repeatable")
 hypothesis.settings.register_profile("fuzz", max_examples=1800, deadline=None)
 
 
+CASES: Counter[str] = Counter()  # generated cases of hostile input, by the process that ran them
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """make fuzz promises 10,000 cases; fewer are a failure."""
-    fuzz = session.config.getoption("--hypothesis-profile", None) == "fuzz" and "hostile" in sys.modules
-    if fuzz and sum(sys.modules["hostile"].CASES.values()) < 10_000:
+    """Count the cases; make fuzz promises 10,000, and fewer are a failure."""
+    if "hostile" in sys.modules:
+        CASES["here"] = sum(sys.modules["hostile"].CASES.values())
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["cases"] = CASES["here"]
+    if session.config.getoption("--hypothesis-profile", None) == "fuzz" and CASES and CASES.total() < 10_000:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over the count of a process that ran tests beside others."""
+    CASES[node.gateway.id] = getattr(node, "workeroutput", {}).get("cases", 0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """How many cases were generated, where some were."""
-    if "hostile" in sys.modules:
-        count = sum(sys.modules["hostile"].CASES.values())
-        terminalreporter.write_line(f"{count:,} generated cases of hostile input")
+    if CASES.total():
+        terminalreporter.write_line(f"{CASES.total():,} generated cases of hostile input")
 
 
 @pytest.fixture(scope="session")
