@@ -37,7 +37,7 @@ from lab.checkpoint import trained_models
 from lab.errors import run
 from lab.figures import display_name, draw_confusion, draw_roc
 from lab.files import write_whole
-from lab.hardware import choose_hardware, keep_memory
+from lab.hardware import choose_hardware
 from lab.history import redraw_accuracy
 from lab.lists import ImageList, read_data_set, read_list
 from lab.metrics import metrics_table, wilson, write_metrics
@@ -51,8 +51,6 @@ def main() -> None:
     valid = read_list(data, "valid", labelled=True)
     models = trained_models(args.weights / data.name) if args.model == "all" else [args.model]
     hardware = choose_hardware(args.device, args.precision)
-    if hardware.device.type == "cpu":
-        keep_memory()
     report = args.report / data.name
 
     results = {}

@@ -39,7 +39,7 @@ import resnet
 from dataloader import list_name, stored_batches
 from lab.checkpoint import About, check_classes, trained_models
 from lab.errors import UserError, run
-from lab.hardware import Hardware, choose_hardware, keep_memory
+from lab.hardware import Hardware, choose_hardware
 from lab.inference import Feed, decide_d4, predict_members
 from lab.lists import DataSet, ImageList, read_data_set, read_list
 from lab.members import load_members
@@ -66,8 +66,6 @@ def main() -> None:
     # All lists are checked before the first network predicts.
     lists = {model: read_list(data, list_name(model), labelled=False) for model in models}
     hardware = choose_hardware(args.device, args.precision)
-    if hardware.device.type == "cpu":
-        keep_memory()
     out = args.out or submission_folder(data)
     for model, images in lists.items():
         path = args.weights / data.name / model / "best.safetensors"

@@ -124,7 +124,6 @@ from dataloader import EVALUATION_BATCH, STORES, Batches, choose_preprocessing
 from lab.augmentation import parts_of
 from lab.checkpoint import (
     About,
-    check_classes,
     load_network,
     load_optimizer,
     load_strictly,
@@ -139,26 +138,24 @@ from lab.ema import EMA
 from lab.errors import UserError, out_of_memory, run
 from lab.files import alone, check_writable
 from lab.forecast import forecast, measure_what_fits
-from lab.hardware import Hardware, choose_hardware, keep_memory
+from lab.hardware import Hardware, choose_hardware
 from lab.history import best_of, describe_best, draw_data_figures, epoch_line, redraw_accuracy, write_history, write_run
 from lab.inference import predict, score
 from lab.interrupt import Stop, Stopped
 from lab.lists import DataSet, ImageList, list_digest, read_data_set, read_lists
-from lab.members import refuse_members, remove_members
+from lab.members import remove_members
 from lab.preprocessing import channel_statistics
 from lab.ranks import Ranks, join
 from lab.recipe import (
     chosen_settings,
     class_weights,
     divide,
-    go_on_with,
     learning_rate,
     make_optimizer,
-    read_settings,
-    same_run,
     size_at,
 )
 from lab.record import compare, differences, make_record, read_run, take_over
+from lab.resume import check_record, earlier_run, read_settings
 from lab.store import open_stores, warn_of_shared_images
 from lab.tracking import Tracking
 from lab.winograd import use_fast_gradients
@@ -193,8 +190,6 @@ def main() -> None:
     class_weights(args.class_weights, lists["train"].labels, len(data.classes), torch.device("cpu"))
     parts_of(args.augmentation)
     hardware = choose_hardware(args.device, args.precision, args.deterministic)
-    if hardware.device.type == "cpu":
-        keep_memory()
     task = Task(args, given, like, data, lists, hardware, ranks, Stop(), tracking)
     with task.stop.listening(), tracking:
         for model in DEPTHS if args.model == "all" else [args.model]:
@@ -264,8 +259,6 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
     folder = args.weights / data.name / model
     best, last = folder / "best.safetensors", folder / "last.safetensors"
     history = args.report / data.name / f"history_{model}.csv"
-    if not fresh:
-        refuse_members(folder)
     if (
         task.like is not None
         and not fresh
@@ -274,24 +267,14 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
         raise UserError(
             f"--like {args.like}: is the run itself; give other --weights and --report to repeat it beside."
         )
-    saved = read_about(last, model) if last.is_file() and not fresh else None
     digest = list_digest(data)
+    earlier = None if fresh else earlier_run(best, last, model, data, digest, task.given)
+    saved = earlier[0] if earlier else None
 
     # ---- images
-    if saved is not None:
+    if earlier is not None:
+        saved, settings = earlier
         final = saved.preprocessing
-        settings = go_on_with(read_settings(last, saved), task.given, last, saved.finished)
-        check_classes(last, saved, data.classes)
-        if saved.lists not in ("", digest):
-            raise UserError(
-                f"{last}: {data.folder} has changed since this run began; --fresh starts over on the new lists."
-            )
-        if saved.epoch and not best.is_file():
-            raise UserError(f"{best}: missing beside {last.name}; put it back to go on, or --fresh to start over.")
-        if saved.epoch and not same_run(read_about(best, model), saved):
-            raise UserError(
-                f"{best}: is of another run than {last.name}; put back its own to go on, or --fresh to start over."
-            )
         if saved.finished and "valid_accuracy_d4" in read_about(best, model).metrics:
             print(f"{model}: finished already, {describe_best(saved)}; --fresh trains it anew.")
             task.tracking.begin(saved, best)  # in case it was not followed, or not to the end
@@ -302,10 +285,6 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
         print(f"size: {size} px, {'as asked' if args.size else f'the default on {hardware.device.type}'}")
         final = choose_preprocessing(lists["train"], size, args.window)
         settings = chosen_settings(model, args, hardware, final)
-        if best.is_file() and not fresh:
-            raise UserError(
-                f"{best} is there without {last.name}; put that back to go on, or --fresh to train anew over it."
-            )
     if at_once is None and saved is not None:
         at_once = saved.at_once
     elif at_once is None and task.like is not None and task.like.settings == asdict(settings):
@@ -319,15 +298,8 @@ def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once:
     warn_of_shared_images(stores)
     digests = chain.from_iterable(stores[name].list_digests() for name in ("train", "valid"))
     record = make_record(hardware, ranks.count, digests)
-    if saved is not None and saved.records:
-        differ = differences(saved.records[-1], record)
-        if "images" in differ:
-            raise UserError(
-                f"{last}: images of {data.folder} have changed since this run began; --fresh starts over on them."
-            )
-        if differ:
-            what = "goes on under other conditions than it began with, which may change the last digits"
-            print(f"{model}: {what}: {'; '.join(differ)}")
+    if saved is not None:
+        check_record(saved, record, last, data.folder)
     if task.like is not None and saved is None:
         compare(task.like, asdict(settings), digest, record, args.like)
     if saved is None:

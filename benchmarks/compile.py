@@ -24,7 +24,7 @@ import resnet
 from benchmarks.machine import describe, keep, keep_option
 from benchmarks.step import BATCH, alone, rates
 from lab.compiling import compiled
-from lab.hardware import choose_hardware, keep_memory
+from lab.hardware import choose_hardware
 
 CLASSES = 8
 
@@ -39,8 +39,6 @@ def main() -> None:
     keep_option(parser, "compile")
     args = parser.parse_args()
     hardware = choose_hardware()
-    if hardware.device.type == "cpu":
-        keep_memory()
     lines = [describe(), f"batches of {BATCH}, {hardware.precision}; images/s, medians of {args.rounds} rounds", ""]
     lines += [
         "| model | px | as it is | compiled | ratio | warm-up, s | pays after, min |",

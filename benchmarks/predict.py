@@ -29,7 +29,7 @@ from torch import nn
 
 import resnet
 from benchmarks.machine import describe, keep, keep_option
-from lab.hardware import choose_hardware, keep_memory
+from lab.hardware import Hardware, choose_hardware
 from lab.inference import predict
 
 BATCH = 32
@@ -39,29 +39,28 @@ BATCH = 32
 def plain(model: str) -> nn.Module:
     """torchvision's network."""
     network: nn.Module = getattr(torchvision.models, model)(num_classes=2)
-    return network.to(choose_hardware().device).eval()
+    return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 @functools.cache
-def our_own(model: str) -> nn.Module:
-    """Ours."""
-    return choose_hardware().place(resnet.build(model, 2)).eval()
+def our_own(model: str) -> tuple[nn.Module, Hardware]:
+    """Ours, and what it runs on."""
+    hardware = choose_hardware()
+    return hardware.place(resnet.build(model, 2)).eval(), hardware
 
 
 def seconds(who: str, model: str, size: int, count: int) -> float:
     """What one side takes for so many batches, in its own process."""
-    hardware = choose_hardware()
     torch.manual_seed(0)
-    images = [torch.randn(BATCH, 3, size, size, device=hardware.device) for _ in range(count)]
+    images = [torch.randn(BATCH, 3, size, size) for _ in range(count)]
     if who == "ours":
-        if hardware.device.type == "cpu":
-            keep_memory()
-        network = our_own(model)
-        batches = [(batch, torch.empty(0), np.arange(len(batch))) for batch in images]
+        network, hardware = our_own(model)
+        batches = [(batch.to(hardware.device), torch.empty(0), np.arange(len(batch))) for batch in images]
         began = time.perf_counter()
         predict(network, batches, hardware)
         return time.perf_counter() - began
     network = plain(model)
+    images = [batch.to(next(network.parameters()).device) for batch in images]
     began = time.perf_counter()
     with torch.no_grad():
         for batch in images:

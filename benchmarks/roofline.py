@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import resnet
 from benchmarks.machine import describe, keep, keep_option
-from lab.hardware import Hardware, choose_hardware, keep_memory
+from lab.hardware import Hardware, choose_hardware
 from lab.winograd import use_fast_gradients
 
 BATCH = 32
@@ -58,8 +58,6 @@ def main() -> None:
     keep_option(parser, "roofline")
     args = parser.parse_args()
     hardware = choose_hardware()
-    if hardware.device.type == "cpu":
-        keep_memory()
     peak = matrix_product(hardware)
     lines = [describe(), f"matrix product in {hardware.precision}: {peak:,.0f} GFLOP/s", ""]
     lines += ["| model | px | GFLOP per image | images/s | GFLOP/s | share of the product | images/s at its speed |"]

@@ -38,7 +38,7 @@ import resnet
 from benchmarks.machine import describe, keep, keep_option
 from dataloader import Batches, measured_preprocessing
 from lab.ema import EMA
-from lab.hardware import Hardware, choose_hardware, decoding_threads, keep_memory
+from lab.hardware import Hardware, choose_hardware, decoding_threads
 from lab.lists import ImageList, read_data_set, read_list
 from lab.preprocessing import Preprocessing
 from lab.recipe import chosen_settings, make_optimizer
@@ -211,8 +211,6 @@ def main() -> None:
     keep_option(parser, "step")
     args = parser.parse_args()
     hardware = choose_hardware()
-    if hardware.device.type == "cpu":
-        keep_memory()
     data = read_data_set(args.data, args.root)
     images = read_list(data, "train", labelled=True)
     classes = len(data.classes)

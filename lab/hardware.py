@@ -45,8 +45,8 @@ class Hardware:
 
 
 def choose_hardware(device: str = "auto", precision: str = "auto", deterministic: bool = False) -> Hardware:
-    """Decide, and print each decision with its reason; ``deterministic`` has a GPU compute the same bits every time. Raises
-    :class:`UserError` for a device that is not there."""
+    """Decide, print each decision with its reason, and set the device up; ``deterministic`` has a GPU compute the same bits every
+    time. Raises :class:`UserError` for a device that is not there."""
     if deterministic:
         # cuBLAS reads this as it starts: without work space of its own it may add up in another order each time.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -80,6 +80,8 @@ def choose_hardware(device: str = "auto", precision: str = "auto", deterministic
         # autocast leaves in float32; fp32 means float32.
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    elif where.type == "cpu":
+        keep_memory()
     if deterministic:
         torch.use_deterministic_algorithms(True)
         slower = "kernels are chosen for it, at some cost in speed" if where.type == "cuda" else "as the CPU always is"

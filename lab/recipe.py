@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lab.checkpoint import About
 from lab.errors import UserError
 from lab.hardware import Hardware
 from lab.preprocessing import Preprocessing
@@ -45,9 +42,6 @@ class Settings:
     seed: int
 
 
-LATER = ("patience",)  # settings that may change while a run is under way
-
-
 def divide(settings: Settings, ranks: Ranks, images: int, at_once: int | None = None) -> tuple[int, int]:
     """How a batch is divided: the images of one forward pass of one process, and how many such parts each process accumulates.
 
@@ -73,48 +67,6 @@ def divide(settings: Settings, ranks: Ranks, images: int, at_once: int | None = 
             f"smaller --size or --device cpu."
         )
     return batch // (parts * ranks.count), parts
-
-
-def read_settings(path: Path, about: About) -> Settings:
-    """The settings that a checkpoint holds. Raises :class:`UserError` where they are not those of this version of the package."""
-    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
-    fields = {field.name: kinds[str(field.type)] for field in dataclasses.fields(Settings)}
-    odd = sorted(fields.keys() ^ about.settings.keys())
-    odd += [name for name, kind in fields.items() if name not in odd and not isinstance(about.settings[name], kind)]
-    if odd:
-        raise UserError(
-            f"{path}: its settings are not those of this version of the package ({', '.join(odd)}); go on with the version that "
-            f"began it, or --fresh to start over."
-        )
-    return Settings(**about.settings)
-
-
-def same_run(one: About, other: About) -> bool:
-    """Whether two checkpoints are of the same run: the same lists, and the same settings but for those that may change."""
-    first, second = ({**about.settings, **dict.fromkeys(LATER)} for about in (one, other))
-    return first == second and one.lists == other.lists and one.records[:1] == other.records[:1]
-
-
-def go_on_with(began: Settings, given: dict[str, Any], last: Path, finished: bool) -> Settings:
-    """The settings to go on with: those that the run began with, and of the options ``given`` now those that change nothing of
-    what was computed. Others that differ are refused, by name; options not given are the run's own."""
-    before = asdict(began)
-    differ = {name: given[name] for name in before if name in given and name != "model" and before[name] != given[name]}
-    said = {name: f"{name} {before[name]} → {value}" for name, value in differ.items()}
-    refused = [said[name] for name in differ if finished or name not in LATER]
-    if refused and finished:
-        raise UserError(
-            f"{last}: finished already, with other settings ({'; '.join(refused)}); --fresh trains it anew."
-        )
-    if refused:
-        fine = "; ".join(said[name] for name in differ if name in LATER)
-        raise UserError(
-            f"{last}: this run began with other settings ({'; '.join(refused)}), which cannot change on the way; leave them out "
-            f"to go on, or --fresh to start over{f' ({fine} could change)' if fine else ''}."
-        )
-    for text in said.values():
-        print(f"{text}, taken over from here on")
-    return replace(began, **differ)
 
 
 def make_optimizer(network: nn.Module, settings: Settings, precision: str) -> torch.optim.Optimizer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from made import settings
 
 import resnet
 from lab.errors import UserError
-from lab.recipe import class_weights, go_on_with, learning_rate, make_optimizer, size_at
+from lab.recipe import class_weights, learning_rate, make_optimizer, size_at
 
 FEW = hypothesis_settings(max_examples=40, deadline=None, derandomize=True)
 CPU = torch.device("cpu")
@@ -133,28 +132,3 @@ def test_balanced_weights_give_every_class_the_same_say() -> None:
 def test_nonsense_class_weights_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"--class-weights .*2 numbers"):
         class_weights(text, np.array([0, 1]), 2, CPU)
-
-
-# ---- going on
-
-
-def test_the_same_settings_pass_and_others_are_named(tmp_path: Path) -> None:
-    last = tmp_path / "last.safetensors"
-    began = settings(lr=0.1, seed=0)
-    go_on_with(began, {"lr": 0.1, "data": "csv/elsewhere", "model": "all", "fresh": False}, last, finished=False)
-    with pytest.raises(UserError) as error:
-        go_on_with(began, {"lr": 0.2, "seed": 3, "size": 64}, last, finished=False)
-    for words in (
-        str(last),
-        "began with other settings",
-        "lr 0.1 → 0.2",
-        "seed 0 → 3",
-        "leave them out to go on",
-        "--fresh",
-    ):
-        assert words in str(error.value)
-    assert "size" not in str(error.value)
-    with pytest.raises(
-        UserError, match=r"finished already, with other settings \(epochs 3 → 9\); --fresh trains it anew"
-    ):
-        go_on_with(began, {"epochs": 9}, last, finished=True)
