@@ -19,9 +19,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.register_assert_rewrite("made")  # so that its assertions say what they compared
+pytest.register_assert_rewrite("made", "made_page", "made_tracking")  # so that its assertions say what they compared
 
 import made
+
+import lab.tracking
+import train
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -127,3 +130,21 @@ def uninterrupted(trainer: made.Trainer, tmp_path_factory: pytest.TempPathFactor
     trainer.start(folder, *made.LONG)
     assert trainer.status() == 0, (folder / "stderr").read_text()
     return folder, time.monotonic() - began
+
+
+@pytest.fixture(scope="session")
+def trained() -> Path:
+    """A folder with a trained run of each depth, on two data sets; nobody writes into it."""
+    return made.trained()
+
+
+@pytest.fixture
+def tracked(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Train in ``tmp_path`` as ``trained`` was trained, but followed."""
+    monkeypatch.setattr(lab.tracking, "WAIT", made.PATIENCE)
+
+    def train_tracked(*options: str | Path, figures: bool = False) -> None:
+        with made.inside(tmp_path, figures=figures):
+            made.command(train, "--data", trained / "csv" / "tiny", *made.FAST, *options)
+
+    return train_tracked

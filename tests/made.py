@@ -152,6 +152,23 @@ class Trainer:
         self.server.wait(10)
 
 
+def interrupt(patch: pytest.MonkeyPatch, at: int, written: bool) -> None:
+    """Stop a run as Ctrl-C would, at its ``at``-th last checkpoint: just after it is written, or just before."""
+    save, count = train.save_checkpoint, 0
+
+    def interrupted(path: Path, about: About, tensors: dict[str, Tensor]) -> None:
+        nonlocal count
+        kept = path.name == "last.safetensors" and about.epoch > 0  # the first is written before any step
+        count += kept
+        stop = count == at and kept
+        if not stop or written:
+            save(path, about, tensors)
+        if stop:
+            raise KeyboardInterrupt
+
+    patch.setattr(train, "save_checkpoint", interrupted)
+
+
 def script(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
     """Run ``python WORDS`` of the checkout as a user does, in ``folder``; a word that names a command is found there."""
     line = [str(PROJECT / word) if str(word).endswith(".py") else str(word) for word in words]

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from made import DEPTHS, VALID, about, cell, command, inside, save_thin, slow_probabilities, thin
-from made import trained as trained_folder
 from PIL import Image
 
 import demo
@@ -21,11 +20,6 @@ from lab.inference import decide_d4
 from lab.metrics import wilson
 
 CPU = ["--device", "cpu", "--precision", "fp32"]
-
-
-@pytest.fixture(scope="module")
-def trained() -> Path:
-    return trained_folder()
 
 
 @pytest.fixture

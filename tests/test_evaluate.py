@@ -9,17 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from made import DEPTHS, VALID, about, command, inside, save_thin, slow_probabilities, thin
-from made import trained as trained_folder
 
 import evaluate
 from lab.errors import UserError
 
 CPU = ["--device", "cpu", "--precision", "fp32"]
-
-
-@pytest.fixture(scope="module")
-def trained() -> Path:
-    return trained_folder()
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from made import FAST, LAST, LONG, Trainer, assert_same_run, command, inside, make_data, thin
-from made import trained as trained_folder
 
 import predict
 import train
@@ -25,11 +24,6 @@ from lab.errors import UserError, run
 from lab.lists import read_data_set, read_lists
 from lab.preprocessing import Preprocessing
 from lab.store import open_stores
-
-
-@pytest.fixture(scope="module")
-def trained() -> Path:
-    return trained_folder()
 
 
 @contextmanager

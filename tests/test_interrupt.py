@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from made import FAST, LAST, LONG, Trainer, assert_same_run, command, inside, make_data
-from made import trained as trained_folder
 
 import predict
 import train
@@ -26,11 +25,6 @@ from lab.forecast import Pace
 from lab.interrupt import Stop, Stopped
 
 KILLS = 20
-
-
-@pytest.fixture(scope="module")
-def trained() -> Path:
-    return trained_folder()
 
 
 @pytest.fixture

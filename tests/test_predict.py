@@ -11,18 +11,12 @@ import pandas as pd
 import pytest
 import torch
 from made import DEPTHS, TEST, about, command, contents, inside, make_data, save_thin, script, slow_probabilities, thin
-from made import trained as trained_folder
 
 import predict
 from lab.checkpoint import load_network, read_about
 from lab.errors import UserError
 
 CPU = ["--device", "cpu", "--precision", "fp32"]
-
-
-@pytest.fixture(scope="module")
-def trained() -> Path:
-    return trained_folder()
 
 
 @pytest.fixture

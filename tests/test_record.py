@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from made import DEPTHS, FAST, LAST, TRAIN, VALID, assert_same_run, command, inside, make_data
-from made import trained as trained_folder
 from PIL import Image
 
 import train
@@ -22,11 +21,6 @@ from lab.interrupt import Stopped
 from lab.record import differences, git_state, make_record, read_run, source_digest
 
 CPU = Hardware(torch.device("cpu"), "fp32")
-
-
-@pytest.fixture(scope="module")
-def trained() -> Path:
-    return trained_folder()
 
 
 @pytest.fixture

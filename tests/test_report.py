@@ -20,7 +20,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import DEPTHS, TRAIN, VALID, command, inside, thin
-from made import trained as trained_folder
 from PIL import Image
 
 import evaluate
@@ -88,11 +87,6 @@ def pdf_text(path: Path) -> str:
     """The text of a PDF, its lines joined."""
     pages = [page.extract_text() for page in pypdf.PdfReader(path).pages]
     return " ".join(" ".join(pages).split())
-
-
-@pytest.fixture(scope="module")
-def trained() -> Path:
-    return trained_folder()
 
 
 @pytest.fixture(scope="module")
