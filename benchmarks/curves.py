@@ -37,8 +37,8 @@ Accuracy on valid in %, of single networks trained from scratch: the best of the
 uses it (averaged over D4 where that helped on valid, which chose both). What was published for these data with weights from
 ImageNet: PBC 98 (ViT, fine-tuned; ResNet18 at 128 px 98.34), ALL 98.2 (VGG-16). Intervals are Wilson's, of 95 %; ALL has 479
 images to measure on, so that one image is 0.2 points. Each is one run of one seed. All but PBC's ResNet50 were trained more than
-once, with other recipes, and the one that did best on valid stands here, which flatters too. PBC's others came to 97.93 (ResNet18,
-16 epochs up to 64 px with SGD 0.05, 79 minutes) and 96.48 (ResNet152, 8 epochs up to 48 px, 114 minutes).
+once, with other recipes, and the one that did best on valid stands here, which flatters too. PBC's others came to 97.93
+(ResNet18, 16 epochs up to 64 px with SGD 0.05, 79 minutes) and 96.48 (ResNet152, 8 epochs up to 48 px, 114 minutes).
 """
 TAIL = """
 ![Error on valid over training time](accuracy.png)
