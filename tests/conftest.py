@@ -148,3 +148,16 @@ def tracked(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> C
             made.command(train, "--data", trained / "csv" / "tiny", *made.FAST, *options)
 
     return train_tracked
+
+
+@pytest.fixture
+def work(tmp_path: Path, trained: Path) -> Iterator[pytest.MonkeyPatch]:
+    """An empty working directory with thin networks and no figures, which are the slow part."""
+    with made.inside(tmp_path, figures=False) as patch:
+        yield patch
+
+
+@pytest.fixture
+def run(trained: Path) -> Callable[..., None]:
+    """Train resnet18 on the tiny lists with more options."""
+    return lambda *more: made.command(train, "--data", trained / "csv" / "tiny", *made.FAST, *more)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,6 @@ from lab.ema import EMA
 from lab.errors import UserError
 from lab.hardware import Hardware
 from lab.resume import check_record, go_on_with, read_settings, same_run
-
-
-@pytest.fixture
-def work(tmp_path: Path, trained: Path) -> Iterator[pytest.MonkeyPatch]:
-    """An empty working directory with thin networks and no figures, which are the slow part."""
-    with inside(tmp_path, figures=False) as patch:
-        yield patch
-
-
-@pytest.fixture
-def run(trained: Path) -> Callable[..., None]:
-    """Train resnet18 on the tiny lists with more options."""
-    return lambda *more: command(train, "--data", trained / "csv" / "tiny", *FAST, *more)
-
 
 # ---- what the files say
 

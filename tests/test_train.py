@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +36,6 @@ from lab.errors import UserError
 
 COLUMNS = ["epoch", "train_accuracy", "test_accuracy", "train_loss", "test_loss", "learning_rate", "size", "seconds"]
 COLUMNS += ["images_per_second"]
-
-
-@pytest.fixture
-def work(tmp_path: Path, trained: Path) -> Iterator[pytest.MonkeyPatch]:
-    """An empty working directory with thin networks and no figures, which are the slow part."""
-    with inside(tmp_path, figures=False) as patch:
-        yield patch
-
-
-@pytest.fixture
-def run(trained: Path) -> Callable[..., None]:
-    """Train resnet18 on the tiny lists with more options."""
-    return lambda *more: command(train, "--data", trained / "csv" / "tiny", *FAST, *more)
 
 
 def script_scores(patch: pytest.MonkeyPatch, *scores: tuple[float, float]) -> None:
