@@ -16,8 +16,8 @@ from lab.words import shown
 
 # Taken whole: what an examiner runs, reads and tests. Of folders that we do not know, which may hold a data set or a virtual
 # environment as well as a student's own modules, the Python files are taken.
-FOLDERS = ("benchmarks", "docs", "lab", "report/results", "resnet", "tests")
-OUTPUTS = ("csv", "data", "mlruns", "report", "runs", "weights")  # what commands write: chosen one by one, or left out
+FOLDERS = ("benchmarks", "docs", "lab", "models", "report/results", "resnet", "runs", "studies", "tests")
+OUTPUTS = ("csv", "data", "mlruns", "report", "weights")  # what commands write: chosen one by one, or left out
 NOTES = ("csv/README.md", "weights/README.md")
 KINDS = (".py", ".md", ".txt", ".toml", ".ini")  # of files at the top
 NAMES = ("LICENSE", "Makefile")

@@ -45,7 +45,8 @@ def source_digest(project: Path = PROJECT) -> str:
     """A hash of the code that trains; it says what git cannot where the code was unpacked from an archive or changed since."""
     digest = hashlib.sha256()
     commands = (project / "train.py", project / "dataloader.py")
-    for path in sorted([*commands, *project.glob("lab/*.py"), *project.glob("resnet/*.py")]):
+    rooms = [path for name in ("lab", "models", "resnet") for path in (project / name).rglob("*.py")]
+    for path in sorted([*commands, *rooms]):
         digest.update(path.relative_to(project).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

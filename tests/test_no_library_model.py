@@ -30,6 +30,7 @@ BANNED = {
     ),
     *("keras", "torch.hub", "torch.utils.model_zoo"),
 }
+ROOMS = ("resnet", "models", "lab")
 BANNED_NAMES = {"hub", "model_zoo", "from_pretrained", "load_state_dict_from_url"}
 MODEL_CALL = re.compile(
     r"resne|vgg|vit|densenet|efficientnet|convnext|inception|mobilenet|swin|alexnet|regnet|model|\bbuild\b",
@@ -86,8 +87,8 @@ def imported_files(tree: ast.AST, path: Path, root: Path) -> set[Path]:
 
 
 def walk(root: Path) -> dict[Path, list[str]]:
-    """Files that train or predict, with their offences: the scripts at the top, resnet/, lab/ and what they import."""
-    waiting = {*root.glob("*.py"), *root.glob("resnet/**/*.py"), *root.glob("lab/**/*.py")}
+    """Files that train or predict, with their offences: the scripts at the top, the rooms and what they import."""
+    waiting = {*root.glob("*.py"), *(path for room in ROOMS for path in root.glob(f"{room}/**/*.py"))}
     seen: dict[Path, list[str]] = {}
     while waiting:
         path = waiting.pop()
@@ -189,13 +190,15 @@ def test_the_walk_follows_relative_imports(tmp_path: Path) -> None:
         "pack/inner/two.py": "from ..three import thing\n",
         "pack/three.py": "import timm\n",
         "alone/never.py": "import timm\n",
+        "models/deep/er.py": "import timm\n",
+        "lab/room/in_it.py": "",
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     seen = {path.relative_to(tmp_path).as_posix(): found for path, found in walk(tmp_path).items()}
-    assert seen.pop("pack/three.py") == ["1: timm"]
+    assert seen.pop("pack/three.py") == seen.pop("models/deep/er.py") == ["1: timm"]
     assert seen.keys() == {
-        *("lab/__init__.py", "train.py", "pack/__init__.py"),
+        *("lab/__init__.py", "lab/room/in_it.py", "train.py", "pack/__init__.py"),
         *("pack/inner/__init__.py", "pack/inner/one.py", "pack/inner/two.py"),
     }
     assert not any(seen.values())
@@ -225,9 +228,10 @@ def came_along(root: Path, modules: list[str]) -> dict[str, str]:
 
 def test_at_run_time_no_model_library_comes_along() -> None:
     """Not even through another library: one that imports torchvision by itself would show here."""
-    modules = ["resnet", *sorted(f"lab.{path.stem}" for path in PROJECT.glob("lab/*.py") if path.stem != "__init__")]
-    modules += sorted(path.stem for path in PROJECT.glob("*.py"))
-    assert came_along(PROJECT, modules) == {}
+    paths = [path for room in ROOMS for path in PROJECT.glob(f"{room}/**/*.py")] + [*PROJECT.glob("*.py")]
+    names = {".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__") for path in paths}
+    assert {"resnet.resnet", "lab.errors", "train"} <= names
+    assert came_along(PROJECT, sorted(names)) == {}
 
 
 def test_the_look_at_run_time_catches_an_offender(tmp_path: Path) -> None:

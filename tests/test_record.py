@@ -64,11 +64,12 @@ def test_records_differ_in_what_they_are_asked_about() -> None:
 
 
 def test_the_source_digest_sees_every_line_that_trains(tmp_path: Path) -> None:
-    for name in ("train.py", "dataloader.py", "lab/one.py", "resnet/two.py", "tests/three.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    trains = ("train.py", "dataloader.py", "lab/one.py", "lab/room/two.py", "resnet/three.py", "models/four.py")
+    for name in (*trains, "tests/three.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     seen = {source_digest(tmp_path)}
-    for name in ("train.py", "dataloader.py", "lab/one.py", "resnet/two.py"):
+    for name in trains:
         (tmp_path / name).write_text("2")
         assert source_digest(tmp_path) not in seen
         seen.add(source_digest(tmp_path))

@@ -127,6 +127,21 @@ def test_nothing_that_git_tracks_is_missing() -> None:
     assert tracked - hand_in.sources(PROJECT).keys() == set()
 
 
+def test_every_kind_of_file_of_a_room_goes_in(tmp_path: Path) -> None:
+    """``runs`` holds shell scripts, not what a command writes."""
+    places = (
+        "runs/one.sh",
+        "models/catalog.py",
+        "studies/deep/two.py",
+        "lab/page/page.css",
+        "lab/report/templates/a.j2",
+    )
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text("1")
+    assert set(hand_in.sources(tmp_path)) == set(places)
+
+
 def test_the_same_files_give_the_same_bytes(
     handed_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
