@@ -25,14 +25,14 @@ demo: .venv/run
 	$(BIN)/python predict.py --data $(DATA)
 	$(BIN)/python demo.py --data $(DATA)
 	$(BIN)/python report.py --data $(DATA)
-	$(BIN)/python -m lab.written $(DATA)
+	$(BIN)/python -m lab.outputs $(DATA)
 
 test: .venv/dev # a file of tests on each of up to four cores
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 fuzz: .venv/dev
 	@echo "seed $(SEED)"
-	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile=fuzz --hypothesis-seed=$(SEED)
+	$(BIN)/python -m pytest tests/lab/data/test_fuzz.py --hypothesis-profile=fuzz --hypothesis-seed=$(SEED)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

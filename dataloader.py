@@ -6,7 +6,7 @@
 
 ``getData(mode)`` and ``LeukemiaLoader(root, mode)`` are the lab's interface, one image at a time, for any
 ``torch.utils.data.DataLoader``. ``Batches`` is what the commands train and predict with: the same images, decoded once into
-the store (lab/store.py) and augmented as whole batches on the device (lab/augmentation.py).
+the store (lab/data/store.py) and augmented as whole batches on the device (lab/data/augmentation.py).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lab.augmentation import STANDARD, drawn, normalise, parts_of, resample, transform
-from lab.draws import permutation
+from lab.data.augmentation import STANDARD, drawn, normalise, parts_of, resample, transform
+from lab.data.images import decode, read_image
+from lab.data.lists import ImageList, problems_error, read_data_set, read_list
+from lab.data.mixup import draw_mix, mix, one_hot
+from lab.data.preprocessing import Preprocessing, channel_statistics, choose_window
+from lab.data.random_numbers import permutation
+from lab.data.store import Store, open_stores
+from lab.distributed import ALONE, Ranks
 from lab.errors import UserError
-from lab.images import decode, read_image
-from lab.lists import ImageList, problems_error, read_data_set, read_list
-from lab.mixing import draw_mix, mix, one_hot
-from lab.preprocessing import Preprocessing, channel_statistics, choose_window
-from lab.ranks import ALONE, Ranks
-from lab.store import Store, open_stores
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -43,17 +43,18 @@ from sklearn.metrics import confusion_matrix
 
 import resnet
 from dataloader import network_input, stored_batches
-from lab.checkpoint import check_classes, trained_models
+from lab.checkpoints.checkpoint import check_classes, trained_models
+from lab.checkpoints.ensembles import Member, count_parameters, load_members
+from lab.data.images import read_image
+from lab.data.lists import DataSet, ImageList, data_name, read_data_set, read_list
+from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError, run
-from lab.figures import draw_accuracy, draw_confusions
-from lab.galleries import draw_predictions
+from lab.evaluation.inference import Feed, decide_d4, predict_members
+from lab.evaluation.metrics import saved_accuracy, wilson
+from lab.figures.accuracy import draw_accuracy
+from lab.figures.confusion import draw_confusions
+from lab.figures.galleries import draw_predictions
 from lab.hardware import Hardware, choose_hardware
-from lab.images import read_image
-from lab.inference import Feed, decide_d4, predict_members
-from lab.lists import DataSet, ImageList, data_name, read_data_set, read_list
-from lab.members import Member, count_parameters, load_members
-from lab.metrics import saved_accuracy, wilson
-from lab.preprocessing import Preprocessing
 
 Networks = dict[str, list[Member]]
 
@@ -176,10 +177,10 @@ def show_page(
     host: str,
     port: int | None,
 ) -> None:
-    """Serve the page of lab/page.py; ``why`` says why there is no valid list."""
+    """Serve the page of lab/page/layout.py; ``why`` says why there is no valid list."""
     try:
-        from lab.page_exhibit import prepare  # slow to import, and not needed for the table
-        from lab.page_server import serve
+        from lab.page.exhibit import prepare  # slow to import, and not needed for the table
+        from lab.page.server import serve
     except ModuleNotFoundError as error:
         raise UserError(
             f"--serve needs the package {error.name}; `python -m pip install gradio plotly captum -c constraints.txt`."

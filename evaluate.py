@@ -33,14 +33,16 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 
-from lab.checkpoint import trained_models
+from lab.checkpoints.checkpoint import trained_models
+from lab.data.lists import ImageList, read_data_set, read_list
 from lab.errors import run
-from lab.figures import display_name, draw_confusion, draw_roc
+from lab.evaluation.metrics import metrics_table, wilson, write_metrics
+from lab.figures.confusion import draw_confusion
+from lab.figures.roc import draw_roc
+from lab.figures.runs import redraw_accuracy
+from lab.figures.style import display_name
 from lab.files import write_whole
 from lab.hardware import choose_hardware
-from lab.history import redraw_accuracy
-from lab.lists import ImageList, read_data_set, read_list
-from lab.metrics import metrics_table, wilson, write_metrics
 from predict import predict_list
 
 

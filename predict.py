@@ -37,14 +37,14 @@ import numpy as np
 
 import resnet
 from dataloader import list_name, stored_batches
-from lab.checkpoint import About, check_classes, trained_models
+from lab.checkpoints.checkpoint import About, check_classes, trained_models
+from lab.checkpoints.ensembles import load_members
+from lab.data.lists import DataSet, ImageList, read_data_set, read_list
+from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError, run
+from lab.evaluation.inference import Feed, decide_d4, predict_members
 from lab.hardware import Hardware, choose_hardware
-from lab.inference import Feed, decide_d4, predict_members
-from lab.lists import DataSet, ImageList, read_data_set, read_list
-from lab.members import load_members
-from lab.preprocessing import Preprocessing
-from lab.submission import check_submission, write_submission
+from lab.kaggle.submissions import check_submission, write_submission
 
 
 def main() -> None:

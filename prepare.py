@@ -97,14 +97,14 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from lab import sample as generator
-from lab import splits
-from lab.download import data_set_name, download, unpack, verify
 from lab.errors import UserError, run
 from lab.files import alone, replacing, write_whole
-from lab.medmnist import MEDMNIST_PARTS, medmnist_part
-from lab.trees import find_images, fingerprints
-from lab.words import counted
+from lab.sources import sample as generator
+from lab.sources import splits
+from lab.sources.folders import find_images, fingerprints
+from lab.sources.kaggle_download import data_set_name, download, unpack, verify
+from lab.sources.medmnist import MEDMNIST_PARTS, medmnist_part
+from lab.text import counted
 
 CLASSES = ("normal", "leukemia blast")
 

@@ -37,15 +37,15 @@ from datetime import UTC, date, datetime
 
 import dataloader
 import resnet
+from lab.data.lists import DataSet, ImageList, data_name, read_data_set, read_list
 from lab.errors import UserError, run
-from lab.lists import DataSet, ImageList, data_name, read_data_set, read_list
-from lab.report_discussion import discussion
-from lab.report_networks import layers
-from lab.report_pages import check_libraries, terminal, uncovered, write_html, write_pdf
-from lab.report_parts import Parts
-from lab.report_results import results
-from lab.report_runs import Gaps, Run, check_against_metrics, read_runs
-from lab.report_sections import Material, implementation, introduction, preprocessing
+from lab.report.discussion import discussion
+from lab.report.networks import layers
+from lab.report.parts import Parts
+from lab.report.results import results
+from lab.report.runs import Gaps, Run, check_against_metrics, read_runs
+from lab.report.sections import Material, implementation, introduction, preprocessing
+from lab.report.typesetting import check_libraries, terminal, uncovered, write_html, write_pdf
 from lab.tables import read_text
 
 PROJECT = Path(__file__).resolve().parent

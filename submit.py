@@ -59,15 +59,15 @@ import pandas as pd
 
 import resnet
 from dataloader import list_name
-from lab import hand_in
-from lab.competitions import make_entry, read_competitions, upload_all
+from lab.checkpoints.ensembles import others
+from lab.data.lists import DataSet, data_name, read_data_set, read_list
 from lab.errors import UserError, run
 from lab.files import replacing
-from lab.lists import DataSet, data_name, read_data_set, read_list
-from lab.members import others
-from lab.proof import prove, prove_unpacked
-from lab.service import sign_in
-from lab.submission import check_submission
+from lab.handin import zips as hand_in
+from lab.handin.checks import prove, prove_unpacked
+from lab.kaggle.client import sign_in
+from lab.kaggle.competitions import make_entry, read_competitions, upload_all
+from lab.kaggle.submissions import check_submission
 from predict import submission_folder
 
 PROJECT = Path(__file__).resolve().parent

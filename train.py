@@ -121,8 +121,7 @@ from tqdm import tqdm
 
 import resnet
 from dataloader import EVALUATION_BATCH, STORES, Batches, choose_preprocessing
-from lab.augmentation import parts_of
-from lab.checkpoint import (
+from lab.checkpoints.checkpoint import (
     About,
     load_network,
     load_optimizer,
@@ -133,33 +132,28 @@ from lab.checkpoint import (
     read_tensors,
     save_checkpoint,
 )
-from lab.compiling import compiled, decide_compile
-from lab.ema import EMA
+from lab.checkpoints.ensembles import remove_members
+from lab.checkpoints.histories import best_of, describe_best, epoch_line, write_history, write_run
+from lab.cpu.winograd import use_fast_gradients
+from lab.data.augmentation import parts_of
+from lab.data.lists import DataSet, ImageList, list_digest, read_data_set, read_lists
+from lab.data.preprocessing import channel_statistics
+from lab.data.store import open_stores, warn_of_shared_images
+from lab.distributed import Ranks, join
 from lab.errors import UserError, out_of_memory, run
+from lab.evaluation.inference import predict, score
+from lab.figures.runs import draw_data_figures, redraw_accuracy
 from lab.files import alone, check_writable
-from lab.forecast import forecast, measure_what_fits
 from lab.hardware import Hardware, choose_hardware
-from lab.history import best_of, describe_best, draw_data_figures, epoch_line, redraw_accuracy, write_history, write_run
-from lab.inference import predict, score
-from lab.interrupt import Stop, Stopped
-from lab.lists import DataSet, ImageList, list_digest, read_data_set, read_lists
-from lab.members import remove_members
-from lab.preprocessing import channel_statistics
-from lab.ranks import Ranks, join
-from lab.recipe import (
-    chosen_settings,
-    class_weights,
-    divide,
-    learning_rate,
-    make_optimizer,
-    size_at,
-)
-from lab.record import compare, differences, make_record, read_run, take_over
-from lab.resume import check_record, earlier_run, read_settings
-from lab.store import open_stores, warn_of_shared_images
+from lab.signals import Stop, Stopped
+from lab.text import counted, duration
 from lab.tracking import Tracking
-from lab.winograd import use_fast_gradients
-from lab.words import counted, duration
+from lab.training.compile import compiled, decide_compile
+from lab.training.ema import EMA
+from lab.training.forecast import forecast, measure_what_fits
+from lab.training.provenance import compare, differences, make_record, read_run, take_over
+from lab.training.recipe import chosen_settings, class_weights, divide, learning_rate, make_optimizer, size_at
+from lab.training.resume import check_record, earlier_run, read_settings
 
 SNAPSHOT = 600.0  # seconds between two last checkpoints within an epoch
 

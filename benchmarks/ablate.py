@@ -26,10 +26,10 @@ import pandas as pd
 from scipy.stats import t as student
 
 from benchmarks.machine import describe
-from lab.checkpoint import read_about
+from lab.checkpoints.checkpoint import read_about
+from lab.data.lists import data_name
 from lab.files import write_whole
-from lab.lists import data_name
-from lab.words import counted
+from lab.text import counted
 
 PROJECT = Path(__file__).resolve().parent.parent
 RUNS = PROJECT / "benchmarks" / "results" / "ablations.csv"

@@ -39,12 +39,12 @@ from torchvision import transforms
 from benchmarks.machine import describe, keep, keep_option
 from benchmarks.step import Files, peers_network, peers_step
 from dataloader import EVALUATION_BATCH, choose_preprocessing
-from lab.checkpoint import read_about
+from lab.checkpoints.checkpoint import read_about
+from lab.data.lists import data_name, find_folder, read_data_set, read_lists
+from lab.data.preprocessing import Preprocessing
 from lab.files import write_whole
 from lab.hardware import Hardware, choose_hardware, decoding_threads
-from lab.lists import data_name, find_folder, read_data_set, read_lists
-from lab.preprocessing import Preprocessing
-from lab.recipe import chosen_settings
+from lab.training.recipe import chosen_settings
 from train import arguments
 
 PROJECT = Path(__file__).resolve().parent.parent

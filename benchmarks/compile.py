@@ -3,8 +3,8 @@
     python benchmarks/compile.py                             # ResNet18 at 64 px
     python benchmarks/compile.py --models resnet152 --sizes 128
 
-Forward and backward on one batch in memory: the network as train.py trains it, with lab/winograd.py's gradients on a processor,
-and compiled, which takes the library's, in turn. The kernels are made anew.
+Forward and backward on one batch in memory: the network as train.py trains it, with lab/cpu/winograd.py's gradients
+on the CPU, and compiled, which takes the library's, in turn. The kernels are made anew.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import torch
 import resnet
 from benchmarks.machine import describe, keep, keep_option
 from benchmarks.step import BATCH, alone, rates
-from lab.compiling import compiled
 from lab.hardware import choose_hardware
+from lab.training.compile import compiled
 
 CLASSES = 8
 

@@ -17,9 +17,9 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from lab.figures import GREY, LABEL, SMALL, STYLES, TICK, display_name, new_figure, save
+from lab.checkpoints.histories import read_histories
+from lab.figures.style import GREY, LABEL, SMALL, STYLES, TICK, display_name, new_figure, save
 from lab.files import write_whole
-from lab.history import read_histories
 
 PROJECT = Path(__file__).resolve().parent.parent
 RESULTS = PROJECT / "report" / "results"

@@ -33,10 +33,10 @@ from benchmarks.machine import describe, keep, keep_option
 from benchmarks.roofline import matrix_product
 from benchmarks.step import Step, ours, timed
 from dataloader import Batches
-from lab.compiling import compiled
+from lab.data.preprocessing import Preprocessing
+from lab.data.store import Store
 from lab.hardware import Hardware, choose_hardware
-from lab.preprocessing import Preprocessing
-from lab.store import Store
+from lab.training.compile import compiled
 
 AIMS = {"resnet18": 15000, "resnet50": 6000, "resnet152": 2400}  # images/s at 224 px in bf16, on an H200
 CLASSES = 2

@@ -25,8 +25,8 @@ import torch
 from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks.machine import describe, keep, keep_option
+from lab.data.lists import read_data_set, read_list
 from lab.errors import UserError, run
-from lab.lists import read_data_set, read_list
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 QUIET += ["--disable-component-update", "--disable-sync"]

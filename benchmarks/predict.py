@@ -5,7 +5,8 @@
 
 The plain loop is torchvision's network in float32 and default memory format, batches of 32. Ours is what predict.py does: batch
 norm folded into the convolutions, channels last, in the precision that the hardware likes, on a processor with blocks fused
-(lab/fused.py) and memory kept; its preparation counts. Each side has a process of its own, the two take turns; medians.
+(lab/cpu/fused_inference.py) and memory kept; its preparation counts.
+Each side has a process of its own, the two take turns; medians.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from torch import nn
 
 import resnet
 from benchmarks.machine import describe, keep, keep_option
+from lab.evaluation.inference import predict
 from lab.hardware import Hardware, choose_hardware
-from lab.inference import predict
 
 BATCH = 32
 

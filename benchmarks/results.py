@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pandas as pd
 
-from lab.history import read_histories
+from lab.checkpoints.histories import read_histories
 
 RESULTS = Path(__file__).resolve().parent.parent / "report" / "results"
 

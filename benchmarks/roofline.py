@@ -24,8 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import resnet
 from benchmarks.machine import describe, keep, keep_option
+from lab.cpu.winograd import use_fast_gradients
 from lab.hardware import Hardware, choose_hardware
-from lab.winograd import use_fast_gradients
 
 BATCH = 32
 

@@ -35,8 +35,8 @@ from PIL import Image
 import train
 from benchmarks.machine import describe, keep, keep_option
 from dataloader import STORES, choose_preprocessing
-from lab.lists import read_data_set, read_lists
-from lab.store import open_stores
+from lab.data.lists import read_data_set, read_lists
+from lab.data.store import open_stores
 
 SIDE, SIZE, DISTINCT = 48, 32, 300
 DATA = "csv/scale"

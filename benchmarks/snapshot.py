@@ -21,11 +21,11 @@ import torch
 
 import resnet
 from benchmarks.machine import describe, keep, keep_option
-from lab.checkpoint import About, optimizer_tensors, save_checkpoint
-from lab.ema import EMA
+from lab.checkpoints.checkpoint import About, optimizer_tensors, save_checkpoint
+from lab.data.preprocessing import Preprocessing
 from lab.hardware import choose_hardware
-from lab.preprocessing import Preprocessing
-from lab.recipe import chosen_settings, make_optimizer
+from lab.training.ema import EMA
+from lab.training.recipe import chosen_settings, make_optimizer
 from train import SNAPSHOT, arguments
 
 

@@ -37,13 +37,13 @@ from torchvision import transforms
 import resnet
 from benchmarks.machine import describe, keep, keep_option
 from dataloader import Batches, measured_preprocessing
-from lab.ema import EMA
+from lab.cpu.winograd import use_fast_gradients
+from lab.data.lists import ImageList, read_data_set, read_list
+from lab.data.preprocessing import Preprocessing
+from lab.data.store import open_stores
 from lab.hardware import Hardware, choose_hardware, decoding_threads
-from lab.lists import ImageList, read_data_set, read_list
-from lab.preprocessing import Preprocessing
-from lab.recipe import chosen_settings, make_optimizer
-from lab.store import open_stores
-from lab.winograd import use_fast_gradients
+from lab.training.ema import EMA
+from lab.training.recipe import chosen_settings, make_optimizer
 from train import arguments
 
 BATCH = 32

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lab.errors import UserError
-from lab.words import counted
+from lab.text import counted
 
 
 @dataclass(frozen=True)

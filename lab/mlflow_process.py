@@ -27,7 +27,7 @@ from filelock import FileLock
 from safetensors import safe_open
 
 from lab.files import replacing
-from lab.words import counted
+from lab.text import counted
 
 NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 # MLflow's client would wait two minutes for an answer and ask eight times; here the next epoch asks again.

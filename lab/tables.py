@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from lab.errors import UserError
-from lab.words import shown
+from lab.text import shown
 
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 # Line breaks and what a terminal obeys. No name needs them, and a submission with them would fall apart.

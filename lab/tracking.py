@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from lab.checkpoint import About
+from lab.checkpoints.checkpoint import About
 from lab.errors import UserError
 from lab.files import write_whole
 

@@ -19,12 +19,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.register_assert_rewrite("made", "made_page", "made_tracking")  # so that its assertions say what they compared
-
-import made
+pytest.register_assert_rewrite(
+    "tests.made", "tests.made_page", "tests.made_tracking"
+)  # so that its assertions say what they compared
 
 import lab.tracking
 import train
+from tests import made
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -40,8 +41,8 @@ CASES: Counter[str] = Counter()  # generated cases of hostile input, by the proc
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Count the cases; make fuzz promises 10,000, and fewer are a failure."""
-    if "hostile" in sys.modules:
-        CASES["here"] = sum(sys.modules["hostile"].CASES.values())
+    if "tests.hostile" in sys.modules:
+        CASES["here"] = sum(sys.modules["tests.hostile"].CASES.values())
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["cases"] = CASES["here"]
     if session.config.getoption("--hypothesis-profile", None) == "fuzz" and CASES and CASES.total() < 10_000:

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 import resnet
 import train
-from lab.augmentation import normalise, resample
-from lab.checkpoint import About, load_network, read_about, read_tensors, save_checkpoint
-from lab.images import read_image
-from lab.preprocessing import Preprocessing
-from lab.recipe import Settings
+from lab.checkpoints.checkpoint import About, load_network, read_about, read_tensors, save_checkpoint
+from lab.data.augmentation import normalise, resample
+from lab.data.images import read_image
+from lab.data.preprocessing import Preprocessing
+from lab.training.recipe import Settings
 
 PATIENCE = 300  # seconds after which a test takes a run to hang
 PROJECT = Path(__file__).resolve().parents[1]

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import DEPTHS, Thin, about, cell, inside, make_data, save_thin
 from torch import Tensor, nn
 
+from lab.checkpoints.ensembles import load_members
+from lab.data.lists import read_data_set, read_list
 from lab.hardware import Hardware
-from lab.lists import read_data_set, read_list
-from lab.members import load_members
-from lab.page_answers import Exhibit
-from lab.page_exhibit import prepare
+from lab.page.answers import Exhibit
+from lab.page.exhibit import prepare
 from resnet.resnet import BasicBlock
+from tests.made import DEPTHS, Thin, about, cell, inside, make_data, save_thin
 
 CPU = Hardware(torch.device("cpu"), "fp32")
 HISTORY = [
@@ -86,7 +86,7 @@ def exhibit(folder: Path, models: list[str] = DEPTHS, lists: bool = True, why: s
 @contextmanager
 def served(folder: Path, shown: Exhibit) -> Iterator[str]:
     """The address at which the page is served, on a free port."""
-    from lab.page_server import launch
+    from lab.page.server import launch
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("GRADIO_TEMP_DIR", "NO_PROXY", "no_proxy"):

@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from made import PATIENCE
 
 import train
 from lab.tracking import scalar_name
+from tests.made import PATIENCE
 
 INSTALLED = bool(find_spec("mlflow") and find_spec("tensorboard"))
 extras = pytest.mark.skipif(not INSTALLED, reason="needs mlflow and tensorboard (requirements-extras.txt)")

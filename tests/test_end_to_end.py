@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import safetensors
-from made import PROJECT, contents, script
+
+from tests.made import PROJECT, contents, script
 
 COMMANDS = ["train", "evaluate", "predict", "demo", "prepare"]
 TRAINING = ["--model", "resnet18", "--data", "csv/sample", "--size", "32", "--epochs", "2", "--batch-size", "8"]

@@ -19,13 +19,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import made
 from torch import Tensor
 from torch.nn import functional
 
 import train
-from lab.ema import EMA
 from lab.errors import run
+from lab.training.ema import EMA
+from tests import made
 
 save, update, cross_entropy = train.save_checkpoint, EMA.update, functional.cross_entropy
 

@@ -1,0 +1,121 @@
+"""Predicting with a trained network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from tqdm import tqdm
+
+from lab.checkpoints.checkpoint import About
+from lab.checkpoints.ensembles import Member
+from lab.cpu.fused_inference import available, fuse_blocks
+from lab.data.preprocessing import Preprocessing
+from lab.distributed import ALONE, Ranks
+from lab.errors import out_of_memory
+from lab.hardware import Hardware
+
+Feed = Iterable[tuple[Tensor, Tensor, np.ndarray]]
+
+
+def dihedral(images: Tensor) -> list[Tensor]:
+    """The eight views of square images [N, C, S, S] under the dihedral group D4: quarter turns of each mirror image."""
+    return [torch.rot90(view, turns, (2, 3)) for view in (images, images.flip(3)) for turns in range(4)]
+
+
+@torch.no_grad()
+def folded(network: nn.Module) -> nn.Module:
+    """A copy whose convolutions hold the scale and shift of the norm that follows them: the same function in fewer passes over
+    memory. A norm is taken to follow the convolution that was registered just before it, as in every ResNet."""
+    copied = copy.deepcopy(network).eval()
+    for module in list(copied.modules()):
+        for (first, convolution), (second, norm) in pairwise(list(module.named_children())):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, first, fuse_conv_bn_eval(convolution, norm))
+                setattr(module, second, nn.Identity())
+    return copied.to(memory_format=torch.channels_last)
+
+
+def for_prediction(network: nn.Module, hardware: Hardware) -> nn.Module:
+    """A copy that computes the same, up to rounding, as fast as the hardware can without gradients."""
+    return fuse_blocks(folded(network)) if available(hardware) else folded(network)
+
+
+@torch.inference_mode()
+def probabilities(network: nn.Module, images: Tensor, hardware: Hardware, d4: bool = False) -> Tensor:
+    """Class probabilities float32 [N, K] of one batch; in halves where the device has not the memory for the whole, which
+    changes nothing but speed."""
+    try:
+        views = dihedral(images) if d4 else [images]
+        total = torch.zeros((), device=images.device)
+        for view in views:
+            with hardware.autocast():
+                logits = network(view.contiguous(memory_format=torch.channels_last))
+            total = total + logits.float().softmax(dim=1)
+        return total / len(views)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error) or len(images) == 1:
+            raise
+    # Outside the except block, which holds on to what the attempt has computed.
+    return torch.cat([probabilities(network, half, hardware, d4) for half in images.chunk(2)])
+
+
+@torch.inference_mode()
+def predict(
+    network: nn.Module,
+    batches: Feed,
+    hardware: Hardware,
+    d4: bool = False,
+    title: str = "",
+    ranks: Ranks = ALONE,
+) -> np.ndarray:
+    """Class probabilities, float32 [N, K], in the order of the batches, those of all ``ranks``; with ``d4`` the mean over the
+    eight views."""
+    network = for_prediction(network, hardware)
+    bar = tqdm(batches, title or "predicting", unit=" batches", leave=False)
+    parts = [probabilities(network, images, hardware, d4) for images, _, _ in bar]
+    return ranks.join_rows(torch.cat(parts).cpu().numpy() if parts else np.zeros((0, 0), np.float32))
+
+
+def predict_members(
+    members: Sequence[Member],
+    feed: Callable[[Preprocessing], Feed],
+    hardware: Hardware,
+    d4: bool = False,
+    title: str = "",
+) -> np.ndarray:
+    """Class probabilities, float32 [N, K]: the mean over the members, each on the batches that ``feed`` makes for its own
+    preprocessing."""
+    each = [predict(network, feed(about.preprocessing), hardware, d4, title) for network, about in members]
+    return np.mean(each, axis=0)
+
+
+def decide_d4(about: About, asked: str, quiet: bool = False) -> bool:
+    """Whether to average over D4: as asked (``on``, ``off``), or for ``auto`` if it helped on valid when training ended; of
+    several members that were never measured together, if it helped most of them."""
+    plain, averaged = about.metrics.get("valid_accuracy"), about.metrics.get("valid_accuracy_d4")
+    if asked != "auto":
+        use, reason = asked == "on", "as asked"
+    elif "d4_votes" in about.metrics:
+        votes = int(about.metrics["d4_votes"])
+        use = 2 * votes > about.members
+        reason = f"on valid it helped {votes} of the {about.members} members, whose average was not measured"
+    elif plain is None or averaged is None:
+        use, reason = False, "the run has not ended, so nobody knows yet whether it helps"
+    else:
+        use = averaged > plain or (averaged == plain and about.metrics["valid_loss_d4"] < about.metrics["valid_loss"])
+        reason = f"on valid {100 * averaged:.2f} % with it and {100 * plain:.2f} % without"
+    if not quiet:
+        print(f"{about.model}: D4 averaging {'on' if use else 'off'}, {reason}")
+    return use
+
+
+def score(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy."""
+    picked = probabilities[np.arange(len(labels)), labels]
+    return float((probabilities.argmax(axis=1) == labels).mean()), float(-np.log(picked.clip(1e-12)).mean())

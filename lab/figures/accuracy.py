@@ -1,0 +1,124 @@
+"""Accuracy over epochs, training and testing, of all models in one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from lab.errors import UserError
+from lab.figures.style import GREY, LABEL, OTHER, SMALL, STYLES, TICK, display_name, new_figure, save
+
+
+def accuracy_columns(model: str, history: pd.DataFrame) -> pd.DataFrame:
+    """Return epoch, training and testing accuracy (%) of a history; UserError if it cannot be drawn."""
+    missing = {"epoch", "train_accuracy", "test_accuracy"} - set(history.columns)
+    if missing:
+        raise UserError(f"the history of {model} lacks the column {', '.join(sorted(missing))}; train the model again.")
+    if history.empty:
+        raise UserError(f"the history of {model} holds no epoch; train the model for one epoch at least.")
+    shares = history[["train_accuracy", "test_accuracy"]].astype(float)
+    if ((shares < 0) | (shares > 1)).any(axis=None):
+        raise UserError(f"the history of {model} holds an accuracy outside 0…1; train the model again.")
+    return pd.DataFrame(
+        {
+            "epoch": history["epoch"].astype(int),
+            "train": shares["train_accuracy"] * 100,
+            "test": shares["test_accuracy"] * 100,
+            "loss": history.get("test_loss", 0.0),
+        }
+    )
+
+
+def lowest_shown(curves: Mapping[str, pd.DataFrame]) -> float:
+    """Choose the lower end of the accuracy axis (%): all points, unless a few bad epochs would squash the rest.
+
+    The usual range reaches from 100 % down to the 10th percentile of the lowest curve; one and a half times that is
+    shown where the whole would be more than twice as long. A curve of fewer than five epochs counts whole.
+    """
+    lines = [curve[side].dropna().to_numpy() for curve in curves.values() for side in ("train", "test")]
+    lines = [line for line in lines if len(line)]
+    if not lines:
+        return 0.0
+    lowest = min(line.min() for line in lines)
+    usual = min(np.percentile(line, 10, method="higher") if len(line) >= 5 else line.min() for line in lines)
+    low = 100 - 1.5 * (100 - usual)
+    low = low if 100 - lowest > 2 * (100 - low) else lowest
+    return float(max(0.0, np.floor((low - 0.5) / 2) * 2))
+
+
+def accuracy_figure(histories: Mapping[str, pd.DataFrame], title: str = "") -> Figure:
+    """Draw accuracy (%) over epochs, training and testing, of all models; the best testing epoch of each is marked.
+
+    ``histories`` maps a model to its history: columns epoch (from 1), train_accuracy and test_accuracy (0…1, NaN
+    leaves a gap). Points below the axis are shown as arrows at its foot and counted in words. Raises UserError for an
+    empty or foreign history.
+    """
+    if not histories:
+        raise UserError("there is no history to draw; train a model first.")
+    curves = {model: accuracy_columns(model, history) for model, history in histories.items()}
+    low = lowest_shown(curves)
+    top = 100 + (100 - low) * 0.02
+    figure = new_figure(6.4, 5.4, title)
+    axes = figure.add_subplot()
+    last = max(int(curve["epoch"].max()) for curve in curves.values())
+    axes.set_xlim((0.5, 1.5) if last == 1 else (1 - 0.02 * last, last + 0.02 * last))
+    axes.set_ylim(low, top)
+    handles, hidden = [], []
+    for model, curve in curves.items():
+        colour, marker = STYLES.get(model, OTHER)
+        every = max(1, len(curve) // 10)
+        common: dict[str, Any] = {"color": colour, "marker": marker, "markevery": every}
+        axes.plot(curve["epoch"], curve["train"], "--", lw=1.1, ms=4, mfc="white", mew=0.9, zorder=2, **common)
+        axes.plot(curve["epoch"], curve["test"], "-", lw=2.0, ms=5, zorder=3, **common)
+        text = f"{display_name(model)}: no testing accuracy"
+        if curve["test"].notna().any():
+            ranked = curve.sort_values(["test", "loss"], ascending=[False, True], kind="stable")  # as train.py does
+            best = ranked.iloc[0]
+            epoch, share = int(best["epoch"]), float(best["test"])
+            text = f"{display_name(model)}: best {share:.2f} % (epoch {epoch})"
+            if last > 1:  # a single epoch is its own best: a star would only hide the others
+                axes.plot(epoch, share, "*", ms=15, mfc=colour, mec="white", mew=1, zorder=5, clip_on=False)
+        handles.append(Line2D([], [], color=colour, marker=marker, lw=2, ms=5, label=text))
+        for side, word in (("train", "training"), ("test", "testing")):
+            below = curve[curve[side] < low]
+            hidden += [(share, model, word, epoch) for epoch, share in zip(below["epoch"], below[side], strict=True)]
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= 100])
+    steps = MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]).tick_values(1, last)
+    axes.set_xticks(sorted({1} | {int(tick) for tick in steps if 1 < tick <= last}))
+    axes.grid(alpha=0.3, lw=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=TICK)
+    axes.set_ylabel("Accuracy (%)", fontsize=LABEL)
+    axes.set_xlabel("Epoch", fontsize=LABEL)
+    if hidden:
+        for _, model, word, epoch in hidden:
+            colour = STYLES.get(model, OTHER)[0]
+            face = colour if word == "testing" else "white"
+            axes.plot(epoch, low, marker=7, ms=7, mfc=face, mec=colour, clip_on=False, zorder=6, ls="none")
+        share, model, word, epoch = min(hidden)
+        points = f"{len(hidden)} points lie" if len(hidden) > 1 else "1 point lies"
+        note = f"▾ {points} below the axis; the lowest: {share:.1f} %, {display_name(model)}, {word}, epoch {epoch}"
+        # Under the ticks' labels, where constrained layout keeps room for it as for any label of the axis.
+        axes.annotate(note, (0.5, 0), (0, -48), "axes fraction", "offset points", ha="center", va="top", fontsize=SMALL)
+    figure.legend(handles=handles, loc="outside lower left", fontsize=TICK, frameon=False)
+    styles = [
+        Line2D([], [], color=GREY, lw=2, label="testing (valid list)"),
+        Line2D([], [], color=GREY, lw=1.1, ls="--", label="training"),
+        Line2D([], [], color=GREY, marker="*", ms=12, mec="white", ls="none", label="best testing epoch"),
+    ]
+    styles = styles if last > 1 else styles[:2]
+    figure.legend(handles=styles, loc="outside lower right", fontsize=TICK, frameon=False)
+    return figure
+
+
+def draw_accuracy(histories: Mapping[str, pd.DataFrame], path: Path, title: str = "") -> None:
+    """Write :func:`accuracy_figure` to ``path``."""
+    save(accuracy_figure(histories, title), path)

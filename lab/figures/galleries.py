@@ -1,0 +1,146 @@
+"""Figures that show images: the steps of preprocessing, augmented views, predictions. They look as lab.figures' do."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
+
+from lab.errors import UserError
+from lab.figures.style import GREY, LABEL, OTHER, SMALL, STYLES, TICK, display_name, new_figure, plain, save
+
+MOST_ROWS = 24  # of a figure with one row per image; more would no longer be looked at
+
+
+def _show(axes: Axes, image: np.ndarray) -> None:
+    """Show an image (H, W, 3) or a mask (H, W) without ticks, its pixels as they are."""
+    axes.imshow(image, cmap="gray", interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def preprocessing_figure(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
+    """Draw the way of some cells, one row each: raw, mask, window on the raw image, what is stored, network input.
+
+    A row holds class_name, raw (H, W, 3) uint8, mask (H, W) bool or None, window (x, y, side) in raw pixels, cropped
+    (T, T, 3) uint8 and input (S, S, 3) uint8. Without any mask its column is left out. Raises UserError for no row.
+    """
+    if not rows:
+        raise UserError("there is no image to draw the preprocessing of.")
+    masked = any(row["mask"] is not None for row in rows)
+    headings = ["raw image", "mask of the cell", "window", "stored", "network input"]
+    if not masked:
+        headings = ["raw image", "window (no mask:\nimage centre)", "stored", "network input"]
+    figure = new_figure(1.72 * len(headings) + 0.4, 1.78 * len(rows) + 0.5 + (0.3 if title else 0), title)
+    grid = figure.subplots(len(rows), len(headings), squeeze=False)
+    for row, panels in zip(rows, grid, strict=True):
+        raw, mask, (x, y, side) = row["raw"], row["mask"], row["window"]
+        height, width = raw.shape[:2]
+        first, *middle, window, stored, last = panels
+        images = [raw, raw, row["cropped"], row["input"]]
+        for axes, image in zip([first, window, stored, last], images, strict=True):
+            _show(axes, image)
+            axes.set_xlabel(f"{image.shape[1]} × {image.shape[0]} px", fontsize=SMALL, color=GREY, labelpad=2)
+        for axes in middle:
+            _show(axes, np.zeros((height, width), dtype=bool) if mask is None else mask)
+            if mask is None:
+                centre: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+                axes.text(0.5, 0.5, "none found:\nimage centre", color="white", **centre)
+        # Two strokes, so that the frame is seen on black and on a bright smear alike.
+        for colour, stroke in (("black", 3.0), ("#F0E442", 1.6)):
+            frame = Rectangle((x - 0.5, y - 0.5), side, side, fill=False, ec=colour, lw=stroke, clip_on=False)
+            window.add_patch(frame)
+        window.set(xlim=(min(x, 0) - 0.5, max(x + side, width) - 0.5))
+        window.set(ylim=(max(y + side, height) - 0.5, min(y, 0) - 0.5))
+        window.set_xlabel(f"{side} × {side} px of raw", fontsize=SMALL, color=GREY, labelpad=2)
+        first.set_ylabel(textwrap.fill(plain(row["class_name"]), 16), fontsize=TICK)
+    for axes, text in zip(grid[0], headings, strict=True):
+        axes.set_title(text, fontsize=LABEL)
+    return figure
+
+
+def draw_preprocessing(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None:
+    """Write :func:`preprocessing_figure` to ``path``."""
+    save(preprocessing_figure(rows, title), path)
+
+
+def augmented_figure(originals: Sequence[np.ndarray], views: Sequence[Sequence[np.ndarray]], title: str = "") -> Figure:
+    """Draw each original (S, S, 3) uint8 with its augmented views beside it, one row per image.
+
+    Raises UserError for no image, ValueError unless every original has the same number of views, one at least.
+    """
+    if not originals:
+        raise UserError("there is no image to draw augmented views of.")
+    if len(originals) != len(views) or len({len(row) for row in views}) != 1 or not len(views[0]):
+        raise ValueError("every original needs the same number of augmented views, one at least")
+    columns = len(views[0])
+    # A narrow empty column sets the original apart.
+    figure = new_figure(1.05 * (columns + 1) + 0.5, 1.05 * len(originals) + 1.0, title)
+    figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.035, wspace=0, hspace=0))
+    grid = figure.subplots(len(originals), columns + 2, squeeze=False, width_ratios=[1, 0.12] + [1] * columns)
+    for original, row, panels in zip(originals, views, grid, strict=True):
+        panels[1].set_axis_off()
+        for axes, image in zip(np.delete(panels, 1), [original, *row], strict=True):
+            _show(axes, image)
+    grid[0][0].set_title("original", fontsize=LABEL)
+    grid[0][2 + (columns - 1) // 2].set_title("augmented views", fontsize=LABEL)
+    return figure
+
+
+def draw_augmented(
+    originals: Sequence[np.ndarray], views: Sequence[Sequence[np.ndarray]], path: Path, title: str = ""
+) -> None:
+    """Write :func:`augmented_figure` to ``path``."""
+    save(augmented_figure(originals, views, title), path)
+
+
+def predictions_figure(rows: Sequence[Mapping[str, Any]], class_names: Sequence[str], title: str = "") -> Figure:
+    """Draw images, each with a bar of every model's probability (%) for every class.
+
+    A row holds title, image (H, W, 3) uint8 and probabilities {model: (K,)}. Of more than six classes the five
+    most probable are drawn, of more than ``MOST_ROWS`` images the first; both is said in the figure.
+    """
+    if not rows:
+        raise UserError("there is no image to show predictions of; name one on the command line.")
+    shown = rows[:MOST_ROWS]
+    if len(rows) > MOST_ROWS:
+        title = f"{title} (the first {MOST_ROWS} of {len(rows)} images)".strip()
+    models = list(shown[0]["probabilities"])
+    drawn = len(class_names) if len(class_names) <= 6 else 5
+    height = max(1.7, 0.19 * drawn * len(models) + 0.75)
+    figure = new_figure(7.2, height * len(shown) + 1.2, title)
+    grid = figure.subplots(len(shown), 2, squeeze=False, width_ratios=[1, 2.2])
+    for row, (left, right) in zip(shown, grid, strict=True):
+        _show(left, row["image"])
+        given = np.array([row["probabilities"][model] for model in models]) * 100  # (models, K), %
+        order = np.sort(np.argsort(-given.max(axis=0), kind="stable")[:drawn])
+        for m, model in enumerate(models):
+            places = np.arange(drawn) + (m - (len(models) - 1) / 2) * 0.8 / len(models)
+            colour = STYLES.get(model, OTHER)[0]
+            bars = right.barh(places, given[m, order], 0.8 / len(models), color=colour, ec="white", lw=0.5)
+            right.bar_label(bars, fmt="%.1f", fontsize=SMALL, padding=2)
+        right.set(xlim=(0, 112), xticks=range(0, 101, 20), ylim=(drawn - 0.5, -0.5))
+        right.set_yticks(range(drawn), [textwrap.shorten(plain(class_names[c]), 24, placeholder="…") for c in order])
+        right.tick_params(labelsize=TICK)
+        right.spines[["top", "right"]].set_visible(False)
+        right.spines["bottom"].set_bounds(0, 100)
+        right.set_title(textwrap.fill(plain(row["title"]), 44), fontsize=TICK, loc="left")
+    some = "" if drawn == len(class_names) else f", the {drawn} most probable of {len(class_names)} classes"
+    grid[-1][1].set_xlabel(f"Probability (%){some}", fontsize=LABEL)
+    handles = [Rectangle((0, 0), 1, 1, color=STYLES.get(m, OTHER)[0], label=display_name(m)) for m in models]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(models), fontsize=TICK, frameon=False)
+    return figure
+
+
+def draw_predictions(
+    rows: Sequence[Mapping[str, Any]], class_names: Sequence[str], path: Path, title: str = ""
+) -> None:
+    """Write :func:`predictions_figure` to ``path``."""
+    save(predictions_figure(rows, class_names, title), path)

@@ -1,0 +1,70 @@
+"""The figures that a training draws: accuracy so far, preprocessing and augmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lab.checkpoints.histories import read_histories
+from lab.data.augmentation import augment, resample
+from lab.data.images import read_image
+from lab.data.lists import ImageList
+from lab.data.preprocessing import Preprocessing, window_corner
+from lab.errors import UserError
+from lab.figures.accuracy import draw_accuracy
+from lab.figures.galleries import draw_augmented, draw_preprocessing
+
+
+def redraw_accuracy(folder: Path, training: bool = False) -> None:
+    """Draw the accuracy of all depths that have a history, as the lab asks; a bad one stops no other's ``training``."""
+    try:
+        histories = read_histories(folder)
+    except UserError as error:
+        if not training:
+            raise
+        print(f"warning: no figure of the accuracy, since {error}")
+        return
+    if histories:
+        draw_accuracy(histories, folder / "accuracy_comparison.png", f"Accuracy per epoch on {folder.name}")
+
+
+def draw_data_figures(
+    folder: Path, train: ImageList, classes: list[str], preprocessing: Preprocessing, seed: int, augmentation: str
+) -> None:
+    """Draw ``preprocessing.png`` (raw → mask → window → network input, some cells of each class) and ``augmentation.png``, the
+    views before any are mixed."""
+    each = 3 if len(classes) <= 2 else 1
+    picked = [int(i) for label in range(len(classes)) for i in np.flatnonzero(train.labels == label)[:each]]
+    rows, originals, views = [], [], []
+    for index in picked:
+        raw = read_image(train.paths[index])
+        cropped = preprocessing.crop(raw)
+        source = torch.from_numpy(cropped[None])
+        shown = to_uint8(resample(source, preprocessing.size, padding=preprocessing.padding))[0]
+        mask = preprocessing.mask(raw)
+        x, y = window_corner(raw, preprocessing.window, mask)
+        rows.append(
+            {
+                "class_name": classes[int(train.labels[index])],
+                "raw": raw,
+                "mask": mask,
+                "window": (x, y, preprocessing.window),
+                "cropped": cropped,
+                "input": shown,
+            }
+        )
+        originals.append(shown)
+        drawn = [
+            augment(source, preprocessing.size, seed, epoch, np.array([index]), preprocessing.padding, augmentation)
+            for epoch in range(7)
+        ]
+        views.append([to_uint8(view)[0] for view in drawn])
+    draw_preprocessing(rows, folder / "preprocessing.png")
+    draw_augmented(originals, views, folder / "augmentation.png", f"Augmented views of {folder.name}, as trained on")
+
+
+def to_uint8(images: torch.Tensor) -> np.ndarray:
+    """Images [N, 3, S, S] in 0…1 → uint8 [N, S, S, 3]."""
+    return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()

@@ -1,0 +1,56 @@
+"""What all figures share: colours, sizes of letters, an empty figure, and writing one as PNG.
+
+Figures are made by matplotlib's object interface, not through pyplot: no window, nothing kept in memory.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from lab.files import replacing
+
+Results = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+# Okabe & Ito 2008, ordered so that deeper is darker: the three depths of the lab stay apart when printed in grey,
+# and the markers keep all five apart.
+STYLES = {
+    "resnet18": ("#E69F00", "o"),
+    "resnet34": ("#CC79A7", "v"),
+    "resnet50": ("#0072B2", "s"),
+    "resnet101": ("#009E73", "D"),
+    "resnet152": ("#000000", "^"),
+}
+OTHER = ("#56B4E9", "X")
+GREY = "#595959"
+TITLE, LABEL, TICK, SMALL = 13, 12, 11, 9.5  # points
+DPI = 200
+
+
+def display_name(model: str) -> str:
+    """Return a model's name as it is written in a text: ``resnet18`` -> ``ResNet18``."""
+    return plain(model.replace("resnet", "ResNet"))
+
+
+def plain(text: str) -> str:
+    """Return text that matplotlib shows as it is: a dollar sign would open a formula."""
+    return text.replace("$", r"\$")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, facecolor="white", metadata={"Software": None})
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """Make an empty figure of a size in inches, its title wrapped to its width."""
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    if title:
+        figure.suptitle(textwrap.fill(plain(title), max(20, int(width * 9))), fontsize=TITLE)
+    return figure

@@ -1,0 +1,113 @@
+"""Proving a hand-in: that its weights load and compute, and that its sources need nothing that is not in the zip."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lab.checkpoints.checkpoint import trained_models
+from lab.checkpoints.ensembles import load_members
+from lab.errors import UserError
+from lab.handin.zips import digest
+from lab.text import shown
+
+MODULES = ("resnet", "dataloader", "train", "evaluate", "predict", "demo")  # what the lab asks for
+PATIENCE = 900  # seconds for importing and loading everything
+
+# Runs in an interpreter of its own, -I: without the working directory, PYTHONPATH and user packages, so that what it imports is
+# in the unpacked folder or installed. Its last line is JSON: faults, and what was proved of the weights.
+CHILD = """
+import importlib, json, sys
+from pathlib import Path
+
+folder, weights, modules = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+sys.path.insert(0, str(folder))
+faults, rows = [], []
+for name in modules:
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        faults.append(f"{name}: cannot be imported from the zip alone ({type(error).__name__}: {error})")
+for name, module in sorted(sys.modules.items()):
+    file = getattr(module, "__file__", None)
+    if name.split(".")[0] in (*modules, "lab") and file and not Path(file).resolve().is_relative_to(folder.resolve()):
+        faults.append(f"{name}: comes from {file}, not from the zip")
+if weights and not faults:
+    import resnet
+    from lab.errors import UserError
+    from lab.handin.checks import prove
+    try:
+        rows = prove(Path(weights), resnet.build)
+    except UserError as error:
+        faults.append(str(error))
+print("\\n" + json.dumps([faults, rows]))
+"""
+
+
+def prove(folder: Path, build: Callable[[str, int], nn.Module]) -> list[str]:
+    """Hold a folder ``weights/<data>`` against its checksums, load each network strictly and let it compute on a black image; a
+    line of words for each. Raises one :class:`UserError` for all that fail."""
+    faults, rows = checksum_faults(folder), []
+    for model in trained_models(folder):
+        path = folder / model / "best.safetensors"
+        try:
+            members = load_members(path, model, build)
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        for network, about in members:
+            size = about.preprocessing.size
+            with torch.inference_mode():
+                if not bool(network(torch.zeros(1, 3, size, size)).isfinite().all()):
+                    faults.append(f"{path}: the network computes no finite numbers; train it anew.")
+        about = members[0][1]
+        count = sum(parameter.numel() for network, _ in members for parameter in network.parameters())
+        accuracy = about.metrics.get("valid_accuracy")
+        reached = "" if accuracy is None else f", {100 * accuracy:.2f} % on valid when it was saved"
+        rows.append(f"{model}: loads and computes, {count:,} parameters, {len(about.classes)} classes{reached}")
+    if faults:
+        raise UserError("\n".join(faults))
+    return rows
+
+
+def checksum_faults(folder: Path) -> list[str]:
+    """Files that are not what SHA256SUMS says, in words; without such a file nothing can be said."""
+    sums = folder / "SHA256SUMS"
+    if not sums.is_file():
+        print(f"{sums}: is not there, so the bytes are not compared")
+        return []
+    faults = []
+    for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        match = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
+        if not match:
+            faults.append(f"{sums} line {number}: '{shown(line)}' is no checksum; unpack the zip again.")
+        elif not (folder / match[2]).is_file():
+            faults.append(f"{folder / match[2]}: is missing; unpack the zip again.")
+        elif digest(folder / match[2]) != match[1]:
+            faults.append(f"{folder / match[2]}: its bytes are not those that were handed in; unpack the zip again.")
+    return faults
+
+
+def prove_unpacked(folder: Path, weights: Path | None) -> tuple[list[str], list[str]]:
+    """Import the lab's modules from an unpacked hand-in, and prove its weights with its own code, in a fresh interpreter that
+    knows nothing of this checkout. Returns what fails and what was proved, in words."""
+    command = [sys.executable, "-I", "-B", "-c", CHILD, str(folder), str(weights or ""), *MODULES]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", timeout=PATIENCE
+        )
+        faults, rows = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return [f"the sources: importing them from the zip alone did not end within {PATIENCE // 60} minutes"], []
+    except (ValueError, IndexError):
+        last = (done.stderr.strip().splitlines() or ["no word of it"])[-1]
+        return [f"the sources: the interpreter that imports them from the zip alone failed ({shown(last)})"], []
+    return [fault.replace(f"{folder}{os.sep}", "") for fault in faults], rows

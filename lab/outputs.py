@@ -1,0 +1,42 @@
+"""What the commands have written for a data set, as a table: ``python -m lab.outputs csv/sample``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lab.data.lists import data_name
+
+WHAT = [
+    ("csv/{data}/train.csv", "the lab's lists, with valid.csv and three test lists beside it"),
+    ("weights/{data}/*/best.safetensors", "the network to hand in, best by valid accuracy"),
+    ("weights/{data}/*/last.safetensors", "the state to go on from"),
+    ("csv/{data}/submission_*.csv", "the Kaggle submission of a depth"),
+    ("report/{data}/accuracy_comparison.png", "accuracy per epoch, training and testing"),
+    ("report/{data}/confusion_*.png", "confusion matrix of a depth, counts and by row"),
+    ("report/{data}/roc.png", "ROC curves"),
+    ("report/{data}/metrics.csv", "accuracy with its interval, precision, recall, AUC, McNemar"),
+    ("report/{data}/history_*.csv", "one row per epoch"),
+    ("report/{data}/run_*.json", "what a run was made with: settings, versions, device, images"),
+    ("report/{data}/valid_*.csv", "each valid image's prediction"),
+    ("report/{data}/preprocessing.png", "raw image, mask, window and network input"),
+    ("report/{data}/augmentation.png", "augmented views"),
+    ("report/{data}/demo.png", "the demo's figure"),
+    ("report/{data}/report.*", "the report, as PDF and as a page"),
+]
+
+
+def table(data: str) -> str:
+    """One line per file that is there: path, size in KiB, what it is."""
+    found = [(path, what) for pattern, what in WHAT for path in sorted(Path().glob(pattern.format(data=data)))]
+    if data == "lab3":  # its lists may lie straight in csv/
+        found += [(path, "submission or list") for path in sorted(Path("csv").glob("*.csv"))]
+    width = max((len(str(path)) for path, _ in found), default=0)
+    lines = [f"{path!s:<{width}}  {path.stat().st_size / 1024:>9,.0f} KiB  {what}" for path, what in found]
+    return "\n".join(lines) if lines else f"nothing written for {data} yet"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="List what was written for a data set.")
+    parser.add_argument("data", help="folder of lists, or its name below csv/")
+    print(table(data_name(parser.parse_args().data)))

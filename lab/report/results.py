@@ -1,0 +1,151 @@
+"""The report's results, from the runs' files to what a template shows; in the order of the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import confusion_matrix
+
+from lab.evaluation.metrics import metrics_table, wilson
+from lab.figures.accuracy import accuracy_figure
+from lab.figures.confusion import confusion_figure
+from lab.figures.roc import roc_figure
+from lab.figures.style import display_name
+from lab.report.ablations import ablations
+from lab.report.figures import png, terminal_lines
+from lab.report.parts import Part, Parts
+from lab.report.runs import Run
+from lab.report.sections import Material, ablation_part, percent
+from lab.text import duration
+
+
+def interval(hits: int, images: int) -> str:
+    """The 95 % interval of a proportion, in %."""
+    low, high = wilson(hits, images)
+    return f"{100 * low:.2f} to {100 * high:.2f}"
+
+
+def results(material: Material, parts: Parts) -> dict[str, Any]:
+    """Highest testing accuracy, curves, confusion matrices, metrics, time."""
+    terminals = []
+    for model, run in material.runs.items():
+        if run.best is None:
+            terminals.append(parts.gap(run.missing.get("history", f"history_{model}.csv holds no testing accuracy.")))
+            continue
+        saved = ""
+        if run.labels is not None:
+            hits, images = right(run)
+            saved = f"saved network, evaluated  {100 * hits / images:>6.2f} %  {hits:,} of {images:,} images"
+        lines = terminal_lines(run, saved)
+        title = f"{display_name(model)} on {material.report.name}"
+        caption = f"Highest testing accuracy of {display_name(model)}, drawn from history_{model}.csv"
+        caption += f" and valid_{model}.csv." if saved else "."
+        picture = material.terminal(title, lines)
+        terminals.append(parts.picture(picture, caption, "; ".join(text.strip() for text, _ in lines), 86, "svg"))
+    histories = {model: run.history for model, run in material.runs.items() if run.history is not None}
+    if histories:
+        curves = parts.picture(
+            png(accuracy_figure(histories)),
+            f"Accuracy per epoch on {material.report.name}, training and testing.",
+            "line chart: accuracy over epochs, a solid line for testing and a dashed one for training for each depth",
+            76,
+        )
+    else:
+        curves = parts.gap("no depth has a history, so no curve is drawn.")
+    matrices = [matrix_part(material, run, parts) for run in material.runs.values()]
+    evaluated = {model: run.result for model, run in material.evaluated.items()}
+    if evaluated:
+        overall = overall_table(material, parts)
+        caption = f"ROC curves on {material.report.name}: true-positive rate over false-positive rate."
+        roc = parts.picture(png(roc_figure(evaluated, material.classes)), caption, "ROC curves of all depths", 52)
+    else:
+        overall = roc = parts.gap(no_evaluation(material))
+    time = time_table(material, parts)
+    changes = ablations(material.ablations, material.report.name, images=False)
+    recipe = ablation_part(parts, changes) if changes else None
+    stale = [parts.gap(run.missing["fresh"]) for run in material.runs.values() if "fresh" in run.missing]
+    return {
+        "terminals": terminals,
+        "curves": curves,
+        "matrices": matrices,
+        "overall": overall,
+        "roc": roc,
+        "stale": stale,
+        "time": time,
+        "recipe": recipe,
+    }
+
+
+def right(run: Run) -> tuple[int, int]:
+    """How many images an evaluated depth gets right, of how many."""
+    labels, probabilities = run.result
+    return int((probabilities.argmax(axis=1) == labels).sum()), len(labels)
+
+
+def matrix_part(material: Material, run: Run, parts: Parts) -> Part:
+    """The confusion matrix of a depth."""
+    if run.labels is None:
+        return parts.gap(run.missing["valid"])
+    (labels, probabilities), (hits, images) = run.result, right(run)
+    matrix = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(len(material.classes)))
+    share = f"{100 * hits / images:.2f} % of {images:,} images right (95 % interval {interval(hits, images)})"
+    caption = f"Confusion matrix of {display_name(run.model)}: {share}. Left images, right % of the true class."
+    alt = f"two heat maps of true against predicted class of {display_name(run.model)}"
+    width = 92 if len(material.classes) > 4 else 74
+    return parts.picture(png(confusion_figure(matrix, material.classes)), caption, alt, width)
+
+
+def no_evaluation(material: Material) -> str:
+    """What to do where no depth has been evaluated."""
+    return next(iter(material.runs.values())).missing["valid"]
+
+
+def overall_table(material: Material, parts: Parts) -> Part:
+    """The metrics over all classes of each depth."""
+    found = metrics_table({model: run.result for model, run in material.evaluated.items()}, material.classes)
+    rows: list[list[str | None]] = []
+    for model, run in material.runs.items():
+        if run.labels is None:
+            rows.append([display_name(model), *[None] * 6])
+            continue
+        values = found[(found["model"] == model) & (found["class"] == "overall")].set_index("metric")["value"]
+        cells = [percent(values[name]) for name in ("balanced_accuracy", "macro_f1")]
+        numbers = ["undefined" if np.isnan(values[name]) else f"{values[name]:.4f}" for name in ("auc", "log_loss")]
+        rows.append([display_name(model), percent(values["accuracy"]), interval(*right(run)), *cells, *numbers])
+    head = ["depth", "accuracy", "95 % interval", "balanced", "macro F1", "AUC", "log loss"]
+    images = len(next(iter(material.evaluated.values())).ids)
+    caption = f"The saved network of each depth on the {images:,} images of valid.csv, as evaluate.py predicted them."
+    return parts.table(head, rows, caption)
+
+
+def time_table(material: Material, parts: Parts) -> Part:
+    """How long the runs took, from their histories."""
+    rows: list[list[str | None]] = []
+    for model, run in material.runs.items():
+        if run.history is None or "seconds" not in run.history:
+            rows.append([display_name(model), *[None] * 5])
+            continue
+        seconds, rate = run.history["seconds"], run.history.get("images_per_second", pd.Series(dtype=float))
+        sizes = sorted({int(size) for size in run.history.get("size", pd.Series(dtype=float)).dropna()})
+        record = run.about.records[0] if run.about is not None and run.about.records else {}
+        rows.append(
+            [
+                display_name(model),
+                f"{len(run.history)}",
+                ", ".join(map(str, sizes)) or None,
+                duration(float(seconds.sum())),
+                f"{rate.median():.0f}" if rate.notna().any() else None,
+                record.get("device", "not noted"),
+            ]
+        )
+    head = ["depth", "epochs", "input, px", "time", "images/s", "device"]
+    if all(row[-1] in (None, "not noted") for row in rows):  # earlier versions of train.py did not note it
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    return parts.table(
+        head,
+        rows,
+        "Training time: the sum over the epochs of the history; images/s is the median.",
+        "lrrrrl"[: len(head)],
+    )

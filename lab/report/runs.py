@@ -1,0 +1,144 @@
+"""What the report is made of: the files that trainings and evaluations of a data set have left behind, read and checked.
+
+A file that is missing is no error: it leaves a gap, noted once, with the command that writes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lab.checkpoints.checkpoint import About, read_about
+from lab.checkpoints.histories import read_histories
+from lab.data.preprocessing import Preprocessing
+from lab.errors import UserError
+from lab.evaluation.metrics import checked
+from lab.options import DEPTHS, MODELS
+
+
+class Gaps:
+    """What is missing, each thing once, in the order found."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> str:
+        """Note what is missing, and what to do; returns the text."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return text
+
+
+@dataclass
+class Run:
+    """One depth on one data set. What could not be found is None, and ``missing`` says what to do about it.
+
+    ``about`` is what the best checkpoint says of itself, or else run_<model>.json (then without metrics). ``ids``, ``labels``
+    (N,) and ``probabilities`` (N, K) are those of evaluate.py on valid.csv.
+    """
+
+    model: str
+    history: pd.DataFrame | None = None
+    about: About | None = None
+    ids: list[str] = field(default_factory=list)
+    labels: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and probabilities of the evaluation, which must be there."""
+        assert self.labels is not None and self.probabilities is not None
+        return self.labels, self.probabilities
+
+    @property
+    def best(self) -> pd.Series | None:
+        """The row of the history with the highest testing accuracy; among equals the lower loss, as train.py chooses."""
+        if self.history is None or not self.history["test_accuracy"].notna().any():
+            return None
+        table = self.history if "test_loss" in self.history else self.history.assign(test_loss=0.0)
+        return table.sort_values(["test_accuracy", "test_loss"], ascending=[False, True], kind="stable").iloc[0]
+
+
+def read_runs(report: Path, weights: Path, command: Callable[[str, str], str], gaps: Gaps) -> dict[str, Run]:
+    """The lab's three depths and any other that has a history or an evaluation, the shallowest first.
+
+    ``report`` and ``weights`` are the folders of the data set; ``command(script, model)`` is the line that runs a script for a
+    model. Raises :class:`UserError` for a file that is not what it should be.
+    """
+    histories = read_histories(report)
+    found = {model for model in MODELS if model in histories or (report / f"valid_{model}.csv").is_file()}
+    runs = {model: Run(model, histories.get(model)) for model in MODELS if model in DEPTHS or model in found}
+    for model, run in runs.items():
+        train, best = command("train.py", model), weights / model / "best.safetensors"
+        known = report / f"run_{model}.json"
+        if run.history is None:
+            run.missing["history"] = gaps.note(f"history_{model}.csv is missing; {train} writes it.")
+        if best.is_file():
+            run.about = read_about(best, model)
+        elif known.is_file():
+            run.about = read_description(known)
+        if not best.is_file() and run.history is not None:
+            lost = "what only the checkpoint says is left out"
+            run.missing["weights"] = gaps.note(f"{model}/best.safetensors is missing below --weights; {lost}.")
+        read_evaluation(run, report / f"valid_{model}.csv", best, command, gaps)
+    evaluated = [run for run in runs.values() if run.labels is not None]
+    for run in evaluated[1:]:
+        if run.ids != evaluated[0].ids or not np.array_equal(run.result[0], evaluated[0].result[0]):
+            raise UserError(
+                f"{report / f'valid_{run.model}.csv'}: is of another valid list than valid_{evaluated[0].model}.csv; "
+                f"{command('evaluate.py', 'all')} evaluates all depths on the same."
+            )
+    return runs
+
+
+def read_description(path: Path) -> About:
+    """What run_<model>.json says of a run, as a checkpoint would, without metrics."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        kept = {name: values[name] for name in ("model", "classes", "data", "lists", "settings", "records")}
+        return About(preprocessing=Preprocessing.from_dict(values["preprocessing"]), **kept)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: is not what train.py writes ({error!r}); train again, or delete it.") from None
+
+
+def read_evaluation(run: Run, path: Path, best: Path, command: Callable[[str, str], str], gaps: Gaps) -> None:
+    """Read each image's prediction into ``run``."""
+    evaluate = command("evaluate.py", "all")
+    if not path.is_file():
+        if best.is_file() or run.history is not None:
+            run.missing["valid"] = gaps.note(f"{path.name} is missing; {evaluate} writes it.")
+        else:
+            run.missing["valid"] = run.missing["history"]
+        return
+    if best.is_file() and path.stat().st_mtime < best.stat().st_mtime:
+        run.missing["fresh"] = gaps.note(f"{path.name} is older than the weights of {run.model}; run {evaluate} again.")
+    try:
+        table = pd.read_csv(path, keep_default_na=False, dtype={"ID": str})
+        columns = [name for name in table.columns if name.startswith("probability_")]
+        labels, probabilities = checked(table["label"].to_numpy(), table[columns].to_numpy())
+    except (KeyError, TypeError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise UserError(f"{path}: is not what evaluate.py writes ({error}); run {evaluate} again.") from None
+    run.ids, run.labels, run.probabilities = table["ID"].tolist(), labels, probabilities
+
+
+def check_against_metrics(runs: dict[str, Run], path: Path, evaluate: str, gaps: Gaps) -> None:
+    """Note where metrics.csv, beside the same figures, tells another accuracy than the predictions of valid_<model>.csv."""
+    if not path.is_file():
+        return
+    table = pd.read_csv(path)
+    if not {"model", "class", "metric", "value"} <= set(table.columns):
+        raise UserError(f"{path}: is not what evaluate.py writes; run {evaluate} again.")
+    rows = table[(table["class"] == "overall") & (table["metric"] == "accuracy")].set_index("model")["value"]
+    for model, run in runs.items():
+        if run.labels is None or model not in rows.index:
+            continue
+        labels, probabilities = run.result
+        # Five digits are kept of a probability, six of an accuracy: one image in a tie may fall to the other side.
+        if abs(float((probabilities.argmax(axis=1) == labels).mean()) - float(rows[model])) > 1.5 / len(labels):
+            gaps.note(f"metrics.csv and valid_{model}.csv are of different evaluations; run {evaluate} again.")

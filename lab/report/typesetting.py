@@ -1,0 +1,152 @@
+"""The report's two forms from one text: templates/report.j2 with the macros of HTML, or with those of Typst for the PDF.
+
+Typst (Apache 2.0) is one wheel that needs nothing else: it embeds its fonts, keeps headings with their text and figures whole,
+repeats table heads, tags the PDF for screen readers, and gives the same bytes for the same input. Noto Serif TC (SIL OFL), a
+wheel too, has the Chinese characters.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import re
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fontTools import subset  # type: ignore[import-untyped]
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.ft2font import FT2Font
+
+from lab.errors import UserError
+from lab.files import replacing, write_whole
+from lab.report.parts import Gallery, Part, Picture
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+INSTALL = "pip install typst pylopdf-fonts-zh-tw"
+
+
+def check_libraries() -> None:
+    """Raise :class:`UserError` where the PDF could not be written in the end."""
+    try:
+        import pylopdf_fonts_zh_tw  # noqa: F401
+        import typst  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"report.py needs the package {error.name}: {INSTALL}") from None
+
+
+def literal(text: object) -> Markup:
+    """A text as a string of Typst, whatever it holds."""
+    return Markup('"' + str(text).replace("\\", "\\\\").replace('"', '\\"') + '"')
+
+
+def shown_in_typst(value: object) -> object:
+    """A value within Typst's markup: a string, ended by a semicolon so that what follows is text again."""
+    return value if isinstance(value, Markup) else Markup(f"#{literal(value)};")
+
+
+@functools.cache
+def environment(typst: bool) -> Environment:
+    """Jinja for one of the two forms. Values are escaped, templates are not."""
+    options: dict[str, Any] = {"finalize": shown_in_typst} if typst else {}
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+    made.filters |= {"literal": literal, "code": lambda value: Markup(str(value))}
+    return made
+
+
+def terminal(title: str, lines: list[tuple[str, str]]) -> bytes:
+    """Lines of text, each with its style, as a terminal shows them: a picture in SVG."""
+    return environment(False).get_template("terminal.svg.j2").render(title=title, lines=lines).encode()
+
+
+def page(typst: bool, values: dict[str, Any]) -> str:
+    """The whole text of one form."""
+    made = environment(typst)
+    macros = made.get_template("typst.j2" if typst else "html.j2").module
+    body = made.get_template("report.j2").render(**values, m=macros)
+    return made.get_template("page.typ.j2" if typst else "page.html.j2").render(**values, body=Markup(body))
+
+
+def write_html(path: Path, values: dict[str, Any]) -> None:
+    """Write the page, which needs no other file: not even a font for the Chinese characters that it holds."""
+    characters = "".join(sorted(beyond_latin(page(False, values | {"font": ""}))))
+    write_whole(path, page(False, values | {"font": font_uri(characters) if characters else ""}))
+
+
+def font_uri(characters: str) -> str:
+    """The part of Noto Serif TC that draws these characters, as an address that holds it."""
+    options = subset.Options(flavor="woff")
+    font = subset.load_font(str(chinese_font()), options)
+    part = subset.Subsetter(options)
+    part.populate(text=characters)
+    part.subset(font)
+    buffer = io.BytesIO()
+    subset.save_font(font, buffer, options)
+    return f"data:font/woff;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def write_pdf(path: Path, values: dict[str, Any], parts: list[Part], day: str | None) -> None:
+    """Write the PDF, dated ``day`` (YYYY-MM-DD) or not at all."""
+    import typst
+
+    source = page(True, values | {"day": literal_day(day)})
+    noon = datetime.fromisoformat(f"{day or '2000-01-01'}T12:00").replace(tzinfo=UTC)
+    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
+        for part in parts:
+            if isinstance(part, Picture):
+                Path(folder, part.file).write_bytes(part.data)
+            if isinstance(part, Gallery):
+                for card in part.cards:
+                    Path(folder, card.file).write_bytes(card.data or b"")
+        main = Path(folder, "report.typ")
+        main.write_text(source, encoding="utf-8")
+        try:
+            # This computer's fonts are looked at only for characters that no font of ours has; the PDF then depends on them.
+            typst.compile(
+                str(main),
+                output=str(temporary),
+                font_paths=[str(chinese_font().parent)],
+                ignore_system_fonts=not uncovered(source),
+                timestamp=noon,
+            )
+        except typst.TypstError as error:
+            raise UserError(
+                f"{path}: the PDF could not be set ({error}); the page {path.stem}.html is whole."
+            ) from None
+
+
+def literal_day(day: str | None) -> str:
+    """A day in Typst's words."""
+    if day is None:
+        return "none"
+    year, month, date = map(int, day.split("-"))
+    return f"datetime(year: {year}, month: {month}, day: {date})"
+
+
+def chinese_font() -> Path:
+    """The file of Noto Serif TC."""
+    import pylopdf_fonts_zh_tw
+
+    return pylopdf_fonts_zh_tw.serif_path()
+
+
+def beyond_latin(text: str) -> set[str]:
+    """The characters that are no Latin, Greek, Cyrillic or sign: Chinese, for the most part."""
+    return set(re.findall("[\u0530-\u1dff\u2e80-\U0010ffff]", text))
+
+
+def uncovered(text: str) -> str:
+    """The characters that none of the report's fonts has, such as some of simplified Chinese."""
+    beyond = beyond_latin(text)
+    known = FT2Font(str(chinese_font())).get_charmap() if beyond else {}
+    return "".join(sorted(character for character in beyond if ord(character) not in known))

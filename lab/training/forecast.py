@@ -1,0 +1,150 @@
+"""How long a run will take, from steps measured before it begins, and what a smaller size or fewer epochs would cost."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, islice, repeat
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lab.distributed import Ranks
+from lab.errors import out_of_memory
+from lab.evaluation.inference import for_prediction, probabilities
+from lab.hardware import Hardware
+from lab.text import counted, duration
+from lab.training.recipe import Settings, divide, make_optimizer, size_at
+
+
+class Batches(Protocol):
+    """As in dataloader.py: images [B, 3, size, size], labels [B] and indices [B], at a ``size`` that may be set."""
+
+    size: int
+    batch_size: int
+    count: int
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]: ...
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a pass over the training list and of one over valid, each at a ``small`` and at a ``full`` side in px."""
+
+    small: int
+    full: int
+    train: tuple[float, float]
+    valid: tuple[float, float]
+
+    def epoch(self, size: int) -> float:
+        """Seconds of an epoch at ``size`` px."""
+        return self.between(self.train, size) + self.between(self.valid, size)
+
+    def between(self, seconds: tuple[float, float], size: int) -> float:
+        """At ``size`` px: between the two measured sides time grows with the area."""
+        span = self.full**2 - self.small**2
+        share = (size**2 - self.small**2) / span if span else 0.0
+        return seconds[0] + share * (seconds[1] - seconds[0])
+
+    def run(self, settings: Settings, done: int = 0) -> float:
+        """Seconds of a whole run, or of what is left after ``done`` epochs; with the eight views of valid at its end."""
+        epochs = sum(self.epoch(size_at(epoch, settings)) for epoch in range(done, settings.epochs))
+        return epochs + 8 * self.between(self.valid, settings.size)
+
+
+def measure(
+    network: nn.Module,
+    settings: Settings,
+    hardware: Hardware,
+    train: Batches,
+    valid: Batches,
+    wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
+) -> Pace:
+    """Time one training step and one evaluated batch, data included, at the smallest side and at the run's; on a copy of the
+    network, so that the run is untouched by it. The training step takes what ``wrap`` makes of the copy."""
+    copied = copy.deepcopy(network).train()
+    tried = wrap(copied)
+    optimizer = make_optimizer(copied, settings, hardware.precision)
+    evaluated = for_prediction(network, hardware)
+    sizes = train.size, valid.size
+    sides = sorted({max(32, settings.size // 2), settings.size})
+    seconds: list[tuple[float, float]] = []
+    for side in sides:
+        train.size = valid.size = side
+        feed = chain.from_iterable(repeat(train))
+
+        def step(feed: Iterator[tuple[Tensor, Tensor, np.ndarray]] = feed) -> None:
+            images, labels, _ = next(feed)
+            with hardware.autocast():
+                loss = functional.cross_entropy(tried(images), labels)
+            loss.backward()
+            if settings.clip:
+                nn.utils.clip_grad_norm_(copied.parameters(), settings.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        def evaluate() -> None:
+            for images, _, _ in islice(valid, 1):  # of several processes one may have none
+                probabilities(evaluated, images, hardware)
+
+        train_seconds, valid_seconds = timed(step, hardware), timed(evaluate, hardware)
+        seconds.append((len(train) * train_seconds, len(valid) * valid_seconds))
+    train.size, valid.size = sizes
+    (train_small, valid_small), (train_full, valid_full) = seconds[0], seconds[-1]
+    return Pace(sides[0], sides[-1], (train_small, train_full), (valid_small, valid_full))
+
+
+def measure_what_fits(
+    network: nn.Module, settings: Settings, hardware: Hardware, train: Batches, valid: Batches, ranks: Ranks, parts: int
+) -> tuple[int, Pace]:
+    """:func:`measure`; where a step needs more memory than the device has, with its batch split into more ``parts`` until it
+    fits. Returns the parts, too. Raises :class:`UserError` where two images at once are still too many."""
+    size = train.size, valid.size
+    while True:
+        try:
+            pace = measure(network, settings, hardware, train, valid)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            pace = None
+            train.size, valid.size = size
+        if not ranks.any(pace is None) and pace is not None:
+            return parts, pace
+        train.batch_size, parts = divide(settings, ranks, train.count, at_once=train.batch_size // 2)
+        print(
+            f"batch: does not fit into the memory of {hardware.device}; split into {parts} parts, as by --accumulate; "
+            "batch norm sees a part at a time"
+        )
+
+
+def timed(work: Callable[[], None], hardware: Hardware) -> float:
+    """Seconds of ``work`` done once more: the first time libraries choose their kernels."""
+    work()
+    hardware.synchronise()
+    began = time.perf_counter()
+    work()
+    hardware.synchronise()
+    return time.perf_counter() - began
+
+
+def forecast(pace: Pace, settings: Settings, done: int = 0, share: float = 0.0) -> str:
+    """One line: how long the run takes, and what less would cost. A run that goes on after ``done`` epochs and a ``share`` of
+    the next is not offered what it cannot have."""
+    whole = pace.run(settings, done)
+    if done or share:
+        whole -= share * pace.epoch(size_at(done, settings))
+        return f"time: about {duration(whole)} left, from a measured step"
+    less = []
+    smaller = max(32, round(0.75 * settings.size / 16) * 16)
+    if smaller < settings.size:
+        less.append(f"--size {smaller} about {duration(pace.run(replace(settings, size=smaller)))}")
+    if settings.epochs > 1:
+        fewer = replace(settings, epochs=(settings.epochs + 1) // 2)
+        less.append(f"--epochs {fewer.epochs} about {duration(pace.run(fewer))}")
+    line = f"time: about {duration(whole)} for {counted(settings.epochs, 'epoch')}, from a measured step"
+    return f"{line}; {' and '.join(less)}" if less else line

@@ -1,0 +1,124 @@
+"""What a run was made with, so that it can be told apart and made again: settings, versions, device, source code, images."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import platform
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+
+from lab.checkpoints.checkpoint import About, read_about
+from lab.errors import UserError
+from lab.hardware import Hardware
+
+PROJECT = Path(__file__).resolve().parents[2]
+ROOMS = ("resnet", "models", "lab/data", "lab/training", "lab/cpu")  # what decides the weights: not a page or a report
+FILES = ("train.py", "dataloader.py", "lab/hardware.py", "lab/distributed.py")
+HASHES = ("images", "source", "lists")  # too long to show
+
+
+def make_record(hardware: Hardware, processes: int, digests: Iterable[str]) -> dict[str, str]:
+    """All that the weights depend on beside the settings; ``digests`` are those of the images, in the order of the lists."""
+    return {
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "python": platform.python_version(),
+        "device": hardware.describe(),
+        "precision": hardware.precision,
+        "deterministic": "yes"
+        if hardware.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
+        else "no",
+        "processes": str(processes),
+        "images": hashlib.sha256("\n".join(digests).encode()).hexdigest(),
+        "source": source_digest(),
+        "git": git_state(),
+    }
+
+
+def source_files(project: Path = PROJECT) -> list[Path]:
+    """The files that decide the weights: the loop, the networks, the data, the recipe and the gradients."""
+    rooms = [path for room in ROOMS for path in (project / room).rglob("*.py")]
+    return sorted([*(project / file for file in FILES), *rooms])
+
+
+def source_digest(project: Path = PROJECT) -> str:
+    """A hash of the code that trains; it says what git cannot where the code was unpacked from an archive or changed since."""
+    digest = hashlib.sha256()
+    for path in source_files(project):
+        digest.update(path.relative_to(project).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def git_state(project: Path = PROJECT) -> str:
+    """The commit that is checked out, and whether files differ from it; ``none`` outside a repository of the project's own."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", project, *words], capture_output=True, text=True, timeout=30, check=True)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != project:
+            return "none"
+        changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        return git("rev-parse", "HEAD") + changed
+    except (OSError, subprocess.SubprocessError):
+        return "none"
+
+
+def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """In what a run was made otherwise, in words; not by git's state, since ``source`` says whether the code differs."""
+    names = [name for name in now if name != "git" and name in before and before[name] != now[name]]
+    return [name if name in HASHES else f"{name} {before[name]} → {now[name]}" for name in names]
+
+
+def read_run(path: Path) -> About:
+    """What the checkpoints of a run say: a file, or a folder such as ``weights/all4/resnet18``."""
+    last = path / "last.safetensors"
+    file = path if path.is_file() else last if last.is_file() else path / "best.safetensors"
+    run = read_about(file)
+    if not run.settings or run.members > 1:
+        raise UserError(f"--like {path}: is not a training that could be repeated, but imported weights or an average.")
+    return run
+
+
+def take_over(run: About, args: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
+    """Fill the options that are not ``given`` with those of a run, data set, precision and all; returns all that hold now."""
+    first = run.records[0] if run.records else {}
+    taken = {"data": run.data, "precision": first.get("precision", "auto"), **run.settings, "model": run.model}
+    taken["deterministic"] = first.get("device", "").startswith("cuda") and first["deterministic"] == "yes"
+    for name, value in taken.items():
+        if name not in given:
+            setattr(args, name, value)
+    changed = [
+        f"{name} {taken[name]} → {value}"
+        for name, value in given.items()
+        if name != "data" and taken.get(name, value) != value
+    ]
+    print(f"repeating {args.like}: {run.model} on {run.data}{', but with ' * bool(changed)}{'; '.join(changed)}")
+    return taken | given
+
+
+def compare(run: About, settings: dict[str, Any], lists: str, now: dict[str, str], path: Path) -> None:
+    """Print whether a run that is repeated will come out the same."""
+    before = {"lists": run.lists, **(run.records[0] if run.records else {})}
+    differ = differences(before, {"lists": lists, **now})
+    if settings != run.settings:
+        print(f"repeating {path}: with other settings, so with other weights in the end")
+    elif run.lr_factor < 1 or len(run.records) != 1:
+        print(
+            f"repeating {path}: it diverged or was continued under other conditions on its way; the weights may differ"
+        )
+    elif differ:
+        print(f"repeating {path}: the weights may differ, since this is not as it was then: {'; '.join(differ)}")
+    else:
+        same = now["deterministic"] == "yes"
+        end = "so the weights will be the same" if same else "but a GPU rounds anew without --deterministic"
+        print(f"repeating {path}: all is as it was then, {end}")

@@ -1,0 +1,141 @@
+"""The training recipe: the settings of a run, and what they say about optimizer, learning rate, sizes and class weights."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lab.data.preprocessing import Preprocessing
+from lab.distributed import Ranks
+from lab.errors import UserError
+from lab.hardware import Hardware
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the outcome of a run; a run goes on only with the settings that it began with."""
+
+    model: str
+    size: int
+    window: int
+    progressive: bool
+    augmentation: str
+    epochs: int
+    batch_size: int
+    accumulate: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+    warmup: float
+    smoothing: float
+    ema: float
+    clip: float
+    class_weights: str
+    patience: int
+    zero_init: bool
+    seed: int
+
+
+def divide(settings: Settings, ranks: Ranks, images: int, at_once: int | None = None) -> tuple[int, int]:
+    """How a batch is divided: the images of one forward pass of one process, and how many such parts each process accumulates.
+
+    That is ``--accumulate`` parts, or as many more as keep a part to ``at_once`` images, which is what the memory holds. Of
+    fewer ``images`` than a batch all make one. Raises :class:`UserError` where that does not come out even, or a part has less
+    than two images, of which batch norm needs two.
+    """
+    batch, parts = min(settings.batch_size, images), settings.accumulate
+
+    def uneven() -> bool:
+        return batch == settings.batch_size and batch % (parts * ranks.count) != 0
+
+    if uneven() or batch < 2 * parts * ranks.count:
+        raise UserError(
+            f"--batch-size {settings.batch_size} cannot be divided into {parts * ranks.count} equal parts of 2 or more of the "
+            f"{images} images (processes: {ranks.count}, --accumulate {settings.accumulate}); choose others."
+        )
+    while at_once is not None and parts <= batch and (batch // (parts * ranks.count) > at_once or uneven()):
+        parts += 1
+    if batch < 2 * parts * ranks.count:
+        raise UserError(
+            f"{settings.model} at {settings.size} px does not fit into the device's memory, even two images at once; choose a "
+            f"smaller --size or --device cpu."
+        )
+    return batch // (parts * ranks.count), parts
+
+
+def make_optimizer(network: nn.Module, settings: Settings, precision: str) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, or AdamW; no decay on norms and biases, which have one dimension (He et al. 2019,
+    Bag of Tricks, arXiv 1812.01187, §3.1)."""
+    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+    # Fused SGD leaves its momentum uninitialised when fp16's loss scaler skips the first step.
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=precision != "fp16")
+
+
+def learning_rate(step: int, steps: int, settings: Settings) -> float:
+    """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter 2017, arXiv 1608.03983; Goyal et al. 2017)."""
+    warmup = min(settings.warmup, settings.epochs / 2) * steps
+    if step < warmup:
+        return settings.lr * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / (settings.epochs * steps - warmup)
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def size_at(epoch: int, settings: Settings) -> int:
+    """Side of the training images in an epoch: small images first cost a quarter (progressive resizing; Tan and Le 2021,
+    EfficientNetV2, arXiv 2104.00298, §4)."""
+    if not settings.progressive:
+        return settings.size
+    share = (0.5, 0.75, 1.0)[3 * epoch // settings.epochs] if epoch + 1 < settings.epochs else 1.0
+    return max(32, round(settings.size * share))
+
+
+def class_weights(text: str, labels: np.ndarray, count: int, device: torch.device) -> Tensor | None:
+    """``none``; ``balanced``: N / (K · count of the class); or K numbers separated by commas. Scaled so that their mean over the
+    training images is 1: the loss is then the weighted sum over a batch by its number of images, whichever they are, and the
+    parts of a batch add up to the whole."""
+    if text == "none":
+        return None
+    counts = np.bincount(labels, minlength=count)
+    if text == "balanced":
+        return scaled(len(labels) / (count * counts.clip(1)), counts, device)
+    try:
+        values = [float(value) for value in text.split(",")]
+    except ValueError:
+        values = []
+    within = len(values) == count and all(0 < value < math.inf for value in values)
+    if not within or min(values) < 1e-30 * max(values):  # nothing would be left of it in float32
+        raise UserError(f"--class-weights {text}: expected none, balanced, or {count} numbers above 0 such as 1.2,1.")
+    return scaled(np.array(values), counts, device)
+
+
+def scaled(weights: np.ndarray, counts: np.ndarray, device: torch.device) -> Tensor:
+    """Class weights whose mean over the images is 1, for so many images of each class."""
+    weights = weights / weights.max()
+    return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32, device=device)
+
+
+def chosen_settings(model: str, args: argparse.Namespace, hardware: Hardware, final: Preprocessing) -> Settings:
+    """The settings of a new run, every option not given filled in by default."""
+    sgd = args.optimizer == "sgd"
+    # A CPU is as fast with few images as with many, and more steps learn more; a GPU wants more to do at once.
+    defaults = {
+        "size": final.size,
+        "window": final.window,
+        "progressive": model not in ("resnet18", "resnet34"),
+        "batch_size": 32 if hardware.device.type == "cpu" else 64,
+        "lr": 0.05 if sgd else 0.001,
+        "weight_decay": 5e-4 if sgd else 0.05,
+    }
+    asked: dict[str, Any] = {name: getattr(args, name) for name in Settings.__dataclass_fields__ if hasattr(args, name)}
+    asked |= {name: value for name, value in defaults.items() if asked[name] is None}
+    return Settings(**(asked | {"model": model}))

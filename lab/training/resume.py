@@ -1,0 +1,97 @@
+"""What a run goes on from: the checkpoints that an earlier start of it left, and whether they are still this run's."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from lab.checkpoints.checkpoint import About, check_classes, read_about
+from lab.checkpoints.ensembles import refuse_members
+from lab.data.lists import DataSet
+from lab.errors import UserError
+from lab.training.provenance import differences
+from lab.training.recipe import Settings
+
+LATER = ("patience",)  # settings that may change while a run is under way
+
+
+def read_settings(path: Path, about: About) -> Settings:
+    """The settings that a checkpoint holds. Raises :class:`UserError` where they are not those of this version of the package."""
+    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+    fields = {field.name: kinds[str(field.type)] for field in dataclasses.fields(Settings)}
+    odd = sorted(fields.keys() ^ about.settings.keys())
+    odd += [name for name, kind in fields.items() if name not in odd and not isinstance(about.settings[name], kind)]
+    if odd:
+        raise UserError(
+            f"{path}: its settings are not those of this version of the package ({', '.join(odd)}); go on with the version that "
+            f"began it, or --fresh to start over."
+        )
+    return Settings(**about.settings)
+
+
+def same_run(one: About, other: About) -> bool:
+    """Whether two checkpoints are of the same run: the same lists, and the same settings but for those that may change."""
+    first, second = ({**about.settings, **dict.fromkeys(LATER)} for about in (one, other))
+    return first == second and one.lists == other.lists and one.records[:1] == other.records[:1]
+
+
+def go_on_with(began: Settings, given: dict[str, Any], last: Path, finished: bool) -> Settings:
+    """The settings to go on with: those that the run began with, and of the options ``given`` now those that change nothing of
+    what was computed. Others that differ are refused, by name; options not given are the run's own."""
+    before = asdict(began)
+    differ = {name: given[name] for name in before if name in given and name != "model" and before[name] != given[name]}
+    said = {name: f"{name} {before[name]} → {value}" for name, value in differ.items()}
+    refused = [said[name] for name in differ if finished or name not in LATER]
+    if refused and finished:
+        raise UserError(
+            f"{last}: finished already, with other settings ({'; '.join(refused)}); --fresh trains it anew."
+        )
+    if refused:
+        fine = "; ".join(said[name] for name in differ if name in LATER)
+        raise UserError(
+            f"{last}: this run began with other settings ({'; '.join(refused)}), which cannot change on the way; leave them out "
+            f"to go on, or --fresh to start over{f' ({fine} could change)' if fine else ''}."
+        )
+    for text in said.values():
+        print(f"{text}, taken over from here on")
+    return replace(began, **differ)
+
+
+def earlier_run(
+    best: Path, last: Path, model: str, data: DataSet, lists: str, given: dict[str, Any]
+) -> tuple[About, Settings] | None:
+    """What the last checkpoint says, and the settings to go on with; None where no run of this model began yet. ``lists`` is the
+    hash of the data set's lists. Raises :class:`UserError` where files are missing, or not of one run on these lists."""
+    refuse_members(best.parent)
+    if not last.is_file():
+        if best.is_file():
+            raise UserError(
+                f"{best} is there without {last.name}; put that back to go on, or --fresh to train anew over it."
+            )
+        return None
+    saved = read_about(last, model)
+    settings = go_on_with(read_settings(last, saved), given, last, saved.finished)
+    check_classes(last, saved, data.classes)
+    if saved.lists not in ("", lists):
+        raise UserError(
+            f"{last}: {data.folder} has changed since this run began; --fresh starts over on the new lists."
+        )
+    if saved.epoch and not best.is_file():
+        raise UserError(f"{best}: missing beside {last.name}; put it back to go on, or --fresh to start over.")
+    if saved.epoch and not same_run(read_about(best, model), saved):
+        raise UserError(
+            f"{best}: is of another run than {last.name}; put back its own to go on, or --fresh to start over."
+        )
+    return saved, settings
+
+
+def check_record(saved: About, now: dict[str, str], last: Path, folder: Path) -> None:
+    """Refuse images of ``folder`` that are not those the run began with, and print what else is not as it was."""
+    differ = differences(saved.records[-1], now) if saved.records else []
+    if "images" in differ:
+        raise UserError(f"{last}: images of {folder} have changed since this run began; --fresh starts over on them.")
+    if differ:
+        what = "goes on under other conditions than it began with, which may change the last digits"
+        print(f"{saved.model}: {what}: {'; '.join(differ)}")

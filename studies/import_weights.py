@@ -1,0 +1,107 @@
+"""Take over weights from elsewhere: a plain state dict of a standard ResNet, so that the other commands can use them.
+
+    python -m studies.import_weights peer.pth --data csv/lab3 --size 224 --normalise imagenet
+
+The depth is told by the tensors' names and shapes. Only tensors are read, never code. What a state dict does not say must be
+given as it was in training: the side of the input and its normalisation; the accuracy on valid, which is measured, shows
+whether it was right.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lab.errors import answer
+from lab.options import add_machine, add_places
+
+NORMALISE = ["imagenet", "half", "none"]
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The options, each with its one default."""
+    parser = argparse.ArgumentParser(description="Take over a plain state dict of a standard ResNet.")
+    parser.add_argument("file", type=Path, help="the .pth or .safetensors file")
+    add_places(parser)
+    parser.add_argument("--size", type=int, help="side of the network input in px (default: 224)")
+    help_window = (
+        "side of the square around the centre that is scaled to it, px (default: the smaller side of the first image)"
+    )
+    parser.add_argument("--window", type=int, help=help_window)
+    help_normalise = (
+        "what the inputs in 0…1 went through: imagenet's mean and deviation, half (0.5, 0.5), none (default: imagenet)"
+    )
+    parser.add_argument("--normalise", default="imagenet", choices=NORMALISE, help=help_normalise)
+    parser.add_argument("--fresh", action="store_true", help="replace a best checkpoint that is there")
+    add_machine(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    answer(arguments())
+
+import numpy as np
+
+import resnet
+from dataloader import stored_batches
+from lab.checkpoints.checkpoint import About, load_network, save_checkpoint
+from lab.checkpoints.ensembles import others
+from lab.checkpoints.state_dicts import NORMALISATIONS, read_state, recognise
+from lab.data.images import read_image
+from lab.data.lists import read_data_set, read_lists
+from lab.data.preprocessing import Preprocessing
+from lab.errors import UserError, run
+from lab.evaluation.inference import predict, score
+from lab.files import alone
+from lab.hardware import choose_hardware
+
+
+def main() -> None:
+    """Read, recognise, measure on valid, save."""
+    args = arguments().parse_args()
+    size = 224 if args.size is None else args.size
+    if not 32 <= size <= 4096 or not 1 <= (args.window or 1) <= 16384 or args.window == 0:
+        raise UserError("--size must be from 32 to 4,096, and --window from 1 to 16,384.")
+    state = read_state(args.file)
+    data = read_data_set(args.data, args.root)
+    lists = read_lists(data, ("train", "valid"))
+    model = recognise(args.file, state, len(data.classes), resnet.build)
+    window = args.window or min(read_image(lists["train"].paths[0]).shape[:2])
+    mean, std = NORMALISATIONS[args.normalise]
+    # Resize(size) of the whole image is what peers train on: around the centre, whatever cell there is.
+    preprocessing = Preprocessing(window, size, size, "centre", mean, std)
+    print(f"{args.file}: {model}, {len(data.classes)} classes: {', '.join(data.classes)}")
+    print(f"preprocessing: the central {window} px scaled to {size} px, normalised by mean {mean} and deviation {std}")
+    hardware = choose_hardware(args.device, args.precision)
+    folder = args.weights / data.name / model
+    best = folder / "best.safetensors"
+    with alone(folder, "working"):
+        if (folder / "last.safetensors").exists() or others(folder):
+            raise UserError(f"{folder}: holds a training or an average; give other --weights.")
+        if best.is_file() and not args.fresh:
+            raise UserError(f"{best} is there already; --fresh replaces it, or give other --weights.")
+        share = np.bincount(lists["train"].labels, minlength=len(data.classes)) / len(lists["train"])
+        about = About(model, data.classes, preprocessing, data.name, train_share=share.tolist(), finished=True)
+        tensors = {f"model.{name}": tensor for name, tensor in state.items()}
+        network = resnet.build(model, len(data.classes))
+        network.load_state_dict(state, strict=True)
+        hardware.place(network.eval())
+        labels = lists["valid"].labels
+        batches = stored_batches(data.name, "valid", lists["valid"], preprocessing, hardware.device)
+        about.metrics = {"epoch": 0, "valid_images": len(labels)}
+        for ending, d4 in (("", False), ("_d4", True)):
+            accuracy, loss = score(predict(network, batches, hardware, d4, f"testing {model}"), labels)
+            about.metrics |= {f"valid_accuracy{ending}": accuracy, f"valid_loss{ending}": loss}
+        save_checkpoint(best, about, tensors)
+    load_network(best, model, resnet.build)
+    plain, averaged = (100 * about.metrics[name] for name in ("valid_accuracy", "valid_accuracy_d4"))
+    print(f"{model}: {plain:.2f} % on valid, {averaged:.2f} % averaged over D4; saved in {best}.")
+    if plain < 100 * share.max() + 5:
+        print(
+            f"warning: always saying {data.classes[int(share.argmax())]} reaches {100 * share.max():.1f} %; are --size, --window "
+            f"and --normalise those of the training, and the classes in this order?"
+        )
+
+
+if __name__ == "__main__":
+    run(main)

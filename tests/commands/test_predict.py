@@ -1,0 +1,208 @@
+"""Submissions: the IDs as their own list spells and orders them, each once, with the labels that the saved network gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import predict
+from lab.checkpoints.checkpoint import load_network, read_about
+from lab.errors import UserError
+from tests.made import (
+    DEPTHS,
+    TEST,
+    about,
+    command,
+    contents,
+    inside,
+    make_data,
+    save_thin,
+    script,
+    slow_probabilities,
+    thin,
+)
+
+CPU = ["--device", "cpu", "--precision", "fp32"]
+
+
+@pytest.fixture
+def work(tmp_path: Path, trained: Path) -> Iterator[Path]:
+    """An empty working directory with thin networks."""
+    with inside(tmp_path):
+        yield tmp_path
+
+
+def listed(data: Path, model: str) -> list[str]:
+    """The IDs of a depth's own list, read without this project."""
+    lines = (data / f"resnet_{model.removeprefix('resnet')}_test.csv").read_text().split("\n")
+    assert lines[0] == "Path"
+    return lines[1:]
+
+
+@pytest.mark.parametrize("data", ["tiny", "other"])
+def test_submissions_of_all_depths(trained: Path, work: Path, data: str) -> None:
+    lists, weights = trained / "csv" / data, trained / "weights"
+    command(predict, "--data", lists, "--weights", weights, "--d4", "off", *CPU)
+    found = set()
+    for model in DEPTHS:
+        # Lists that are not ours, outside csv/, are not written into.
+        lines = (work / "csv" / data / f"submission_{model}.csv").read_bytes().decode().split("\n")
+        ids = listed(lists, model)
+        slow = slow_probabilities(weights / data / model / "best.safetensors", [lists / path for path in ids])
+        assert lines == ["ID,label", *(f"{path},{label}" for path, label in zip(ids, slow.argmax(1), strict=True)), ""]
+        found |= set(slow.argmax(1))
+    assert len(found) > 1  # networks that always say the same would prove nothing about the order
+    assert len({tuple(listed(lists, model)) for model in DEPTHS}) == 3
+    assert not list(lists.glob("submission*"))
+
+
+def test_one_network_gives_an_image_the_same_label_in_all_three_orders(trained: Path, work: Path) -> None:
+    torch.manual_seed(0)
+    network, said = load_network(trained / "weights/tiny/resnet152/best.safetensors", "resnet152", thin)
+    for model in DEPTHS:
+        save_thin(work / "weights" / "tiny" / model / "best.safetensors", replace(said, model=model), network)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("resnet.build", lambda name, classes: thin("resnet152", classes))
+        command(predict, "--data", trained / "csv" / "tiny", "--out", work / "out", *CPU)
+    tables = [pd.read_csv(work / "out" / f"submission_{model}.csv") for model in DEPTHS]
+    labels = [dict(zip(table["ID"], table["label"], strict=True)) for table in tables]
+    assert labels[0] == labels[1] == labels[2] and len(labels[0]) == TEST
+    assert set(labels[0].values()) == {0, 1}
+    assert len({tuple(table["ID"]) for table in tables}) == 3
+
+
+def test_ids_are_spelled_as_in_the_list(work: Path, trained: Path) -> None:
+    """CRLF, a byte-order mark, spaces, an extra column, no final newline; in our own csv/ the submission lies with the list."""
+    data = make_data(work / "csv" / "tiny")
+    text = '\ufeff path ,note\r\n./test/3.png,x\r\n test/1.png,"a,b"\r\n.\\test\\0.png,'
+    (data / "resnet_18_test.csv").write_bytes(text.encode())
+    command(predict, "--model", "resnet18", "--data", "csv/tiny", "--weights", trained / "weights", *CPU)
+    table = pd.read_csv(data / "submission_resnet18.csv")
+    assert list(table["ID"]) == ["./test/3.png", " test/1.png", ".\\test\\0.png"]
+    paths = [data / "test" / f"{index}.png" for index in (3, 1, 0)]
+    slow = slow_probabilities(trained / "weights/tiny/resnet18/best.safetensors", paths)
+    assert list(table["label"]) == list(slow.argmax(1))
+    assert sorted(path.name for path in data.glob("submission*")) == ["submission_resnet18.csv"]
+
+
+def test_preprocessing_is_the_checkpoints(work: Path, trained: Path) -> None:
+    """Another window and size in the checkpoint give what the slow way gives with them."""
+    network, said = load_network(trained / "weights/tiny/resnet50/best.safetensors", "resnet50", thin)
+    changed = replace(said.preprocessing, window=40, source=80, size=40, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1))
+    path = work / "weights" / "tiny" / "resnet50" / "best.safetensors"
+    save_thin(path, replace(said, preprocessing=changed), network)
+    lists = trained / "csv" / "tiny"
+    command(predict, "--model", "resnet50", "--data", lists, "--out", ".", *CPU)
+    found = pd.read_csv("submission_resnet50.csv")["label"]
+    slow = slow_probabilities(path, [lists / name for name in listed(lists, "resnet50")])
+    assert list(found) == list(slow.argmax(1))
+
+
+def test_a_checkpoint_of_another_depth_is_refused(work: Path, trained: Path) -> None:
+    path = work / "weights" / "tiny" / "resnet50" / "best.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes((trained / "weights/tiny/resnet18/best.safetensors").read_bytes())
+    with pytest.raises(UserError, match=r"resnet50.*expected weights of resnet50, found weights of resnet18"):
+        command(predict, "--model", "resnet50", "--data", trained / "csv" / "tiny", *CPU)
+    assert not list(work.rglob("submission*"))
+
+
+def test_a_checkpoint_of_other_classes_is_refused(work: Path, trained: Path) -> None:
+    save_thin(work / "weights/tiny/resnet18/best.safetensors", about(classes=["a", "b", "c"]), thin("resnet18", 3))
+    with pytest.raises(UserError, match=r"trained on 3 classes .* but the data set has 2"):
+        command(predict, "--model", "resnet18", "--data", trained / "csv" / "tiny", *CPU)
+
+
+def test_without_a_list_or_a_checkpoint_nothing_is_written(work: Path, trained: Path) -> None:
+    with pytest.raises(UserError, match="there is no such checkpoint"):
+        command(predict, "--model", "resnet18", "--data", trained / "csv" / "tiny", *CPU)
+    data = make_data(work / "csv" / "tiny")
+    (data / "resnet_152_test.csv").unlink()
+    with pytest.raises(UserError, match=r"resnet_152_test.csv: there is no such list"):
+        command(predict, "--model", "resnet152", "--data", "tiny", "--weights", trained / "weights", *CPU)
+    assert not list(work.rglob("submission*"))
+
+
+def test_a_depth_without_a_list_is_left_out_of_all_and_said(
+    work: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_data(work / "csv" / "tiny")
+    (data / "resnet_152_test.csv").unlink()
+    command(predict, "--data", "tiny", "--weights", trained / "weights", *CPU)
+    assert "resnet152: left out, there is no resnet_152_test.csv in csv/tiny" in capsys.readouterr().out
+    assert {path.name for path in work.rglob("submission*")} == {"submission_resnet18.csv", "submission_resnet50.csv"}
+
+
+def test_all_lists_are_checked_before_the_first_submission(work: Path, trained: Path) -> None:
+    data = make_data(work / "csv" / "tiny")
+    (data / "resnet_152_test.csv").write_text("Path\n./test/0.png\n./test/0.png\n")
+    with pytest.raises(UserError, match=r"resnet_152_test.csv.*\n.*line 3: ./test/0.png stands already on line 2"):
+        command(predict, "--data", "tiny", "--weights", trained / "weights", *CPU)
+    assert not list(work.rglob("submission*"))
+
+
+def test_an_unknown_model_is_an_option_error(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        command(predict, "--model", "vgg16", "--data", trained / "csv" / "tiny", *CPU)
+    assert exit_.value.code == 2 and "vgg16" in capsys.readouterr().err
+
+
+def test_d4_is_used_as_noted_on_valid(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network, said = load_network(trained / "weights/tiny/resnet18/best.safetensors", "resnet18", thin)
+    for d4, plain, expected in ((0.9, 0.8, "on"), (0.7, 0.8, "off")):
+        said.metrics |= {"valid_accuracy": plain, "valid_accuracy_d4": d4}
+        save_thin(work / "weights" / "tiny" / "resnet18" / "best.safetensors", said, network)
+        capsys.readouterr()
+        command(predict, "--data", trained / "csv" / "tiny", *CPU)
+        assert f"resnet18: D4 averaging {expected}, on valid" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("blasts", "count", "warned"),
+    [
+        # Of 1000 images, 68 % in training: the limit is 5 points, more than three standard errors of 1.5.
+        (680, 1000, False),
+        (725, 1000, False),
+        (735, 1000, True),
+        (625, 1000, True),
+        # Of 10 images three standard errors are 44 points.
+        (10, 10, False),
+        (2, 10, True),
+    ],
+)
+def test_shares_far_from_the_training_shares_are_warned_of(
+    capsys: pytest.CaptureFixture[str], blasts: int, count: int, warned: bool
+) -> None:
+    predictions = np.array([1] * blasts + [0] * (count - blasts))
+    predict.warn_of_shares("resnet18", predictions, about().classes, [0.32, 0.68])
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == (2 if warned else 0)
+    if warned:
+        assert f"resnet18 predicts leukemia blast for {100 * blasts / count:.1f} %" in said[1]
+        assert "68.0 % in training" in said[1]
+
+
+def test_the_warning_is_printed_by_the_command(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = thin("resnet18").eval()
+    torch.nn.init.constant_(network.fc.bias, 0)
+    network.fc.bias.data[1] = 100.0  # always class 1
+    said = replace(read_about(trained / "weights/tiny/resnet18/best.safetensors"), train_share=[0.9, 0.1])
+    save_thin(work / "weights/tiny/resnet18/best.safetensors", said, network)
+    command(predict, "--data", trained / "csv" / "tiny", *CPU)
+    assert "warning: resnet18 predicts leukemia blast for 100.0 % of the images" in capsys.readouterr().out
+
+
+def test_a_users_mistake_is_one_line_and_status_2(tmp_path: Path) -> None:
+    make_data(tmp_path / "csv" / "tiny")
+    before = contents(tmp_path)
+    done = script(tmp_path, "predict.py", "--data", "tiny", *CPU)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: weights/tiny: no trained model there") and "train.py" in line
+    assert contents(tmp_path) == before

@@ -1,0 +1,42 @@
+"""The history of a run comes back as it was written, and the figures are drawn from all depths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lab.checkpoints.histories import read_histories, write_history
+from lab.errors import UserError
+from lab.figures.runs import redraw_accuracy
+
+ROWS = [
+    {"epoch": 1, "train_accuracy": 0.5, "test_accuracy": 2 / 3, "seconds": 0.25},
+    {"epoch": 2, "train_accuracy": 0.75, "test_accuracy": 0.9375, "seconds": 0.5},
+]
+
+
+def test_histories_come_back_from_the_shallowest(tmp_path: Path) -> None:
+    for model in ("resnet152", "resnet18", "resnet50"):
+        write_history(tmp_path / f"history_{model}.csv", ROWS)
+    (tmp_path / "metrics.csv").write_text("not,a,history\n")
+    histories = read_histories(tmp_path)
+    assert list(histories) == ["resnet18", "resnet50", "resnet152"]
+    table = histories["resnet50"]
+    assert list(table.columns) == list(ROWS[0]) and list(table["epoch"]) == [1, 2]
+    assert list(table["test_accuracy"]) == pytest.approx([2 / 3, 0.9375], rel=1e-5)
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "epoch,test_accuracy\n", "epoch,test_accuracy\nx,y\n"])
+def test_what_is_no_history_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "history_resnet18.csv").write_text(text)
+    with pytest.raises(UserError, match=r"history_resnet18.csv: not a history"):
+        read_histories(tmp_path)
+
+
+def test_the_accuracy_figure_is_drawn_where_there_is_a_history(tmp_path: Path) -> None:
+    redraw_accuracy(tmp_path)
+    assert not list(tmp_path.iterdir())
+    write_history(tmp_path / "history_resnet18.csv", ROWS)
+    redraw_accuracy(tmp_path)
+    assert (tmp_path / "accuracy_comparison.png").read_bytes().startswith(b"\x89PNG")

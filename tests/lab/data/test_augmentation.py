@@ -1,0 +1,330 @@
+"""lab.data.augmentation: one resampling for training and evaluation, equally sharp, and views within what was promised."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+from lab.data.augmentation import (
+    BRIGHTNESS,
+    OFFSET,
+    PARTS,
+    SCALE,
+    SHIFT,
+    STAIN,
+    affine,
+    augment,
+    drawn,
+    normalise,
+    parts_of,
+    resample,
+    sampling_grid,
+)
+from lab.errors import UserError
+
+EVERY = np.arange(4000)
+
+
+def noise(count: int, side: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8))
+
+
+def rotation(degrees: float, count: int) -> Tensor:
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return torch.tensor([[cosine, -sine], [sine, cosine]]).repeat(count, 1, 1)
+
+
+def disc(side: int, radius: float, colour: tuple[int, int, int] = (120, 50, 140)) -> Tensor:
+    """A flat centred cell on black, uint8 [1, side, side, 3]."""
+    line = np.arange(side) + 0.5 - side / 2
+    inside = np.hypot(line[:, None], line) < radius
+    return torch.from_numpy((inside[None, ..., None] * np.array(colour)).astype(np.uint8))
+
+
+# ---- geometry --------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 40))
+def test_the_grid_is_that_of_torch(epoch: int, count: int, side: int) -> None:
+    geometry, shift, _ = affine(0, epoch, np.arange(count))
+    expected = functional.affine_grid(
+        torch.cat([geometry, shift[..., None]], 2), [count, 3, side, side], align_corners=False
+    )
+    torch.testing.assert_close(sampling_grid(geometry, shift, side), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(sampling_grid(geometry, shift, side, 1, 0, 2), expected[:, 1::2, ::2], atol=2e-6, rtol=0)
+
+
+def test_the_drawn_maps_are_rotations_mirrors_and_small_changes_of_scale_and_place() -> None:
+    geometry, shift, _ = affine(0, 3, EVERY)
+    a, b, c, d = geometry.flatten(1).double().unbind(1)
+    scale = (a * d - b * c).abs().sqrt()
+    # The columns are at right angles and equally long: no shear, no stretching.
+    torch.testing.assert_close(a * b + c * d, torch.zeros_like(a), atol=1e-6, rtol=0)
+    torch.testing.assert_close(a * a + c * c, b * b + d * d, atol=1e-6, rtol=0)
+    bound = 1 + SCALE
+    assert 1 / bound - 1e-6 <= scale.min() < 1 / bound + 0.01 and bound - 0.01 < scale.max() <= bound + 1e-6
+    assert scale.log().mean().abs() < 0.01  # as often larger as smaller
+    mirrored = (a * d - b * c) < 0
+    assert abs(mirrored.double().mean() - 0.5) < 0.04
+    angles = torch.atan2(-b, d)
+    for flip in (True, False):  # all directions equally often, mirrored or not: D4 and everything between
+        counts = torch.histc(angles[mirrored == flip], 8, -math.pi, math.pi)
+        assert (counts / counts.sum() - 1 / 8).abs().max() < 0.04
+    assert shift.abs().max() <= 2 * SHIFT and shift.abs().max() > 1.9 * SHIFT
+    assert shift.mean(0).abs().max() < 0.01
+
+
+def test_the_drawn_colours_stay_within_bounds_and_are_balanced() -> None:
+    _, _, colour = affine(1, 0, EVERY)
+    exponents, gain = colour[:, :3].double(), colour[:, 3].double()
+    for channel in exponents.unbind(1):
+        assert channel.min() >= 1 / (1 + STAIN) - 1e-6 and channel.max() <= 1 + STAIN + 1e-6
+        assert channel.max() > 1 + 0.95 * STAIN and channel.log().mean().abs() < 0.01
+    assert gain.min() >= 1 - BRIGHTNESS - 1e-6 and gain.max() <= 1 + BRIGHTNESS + 1e-6
+    assert abs(gain.mean() - 1) < 0.005
+    assert np.abs(np.corrcoef(colour.T.numpy()) - np.eye(4)).max() < 0.08
+
+
+def test_every_draw_is_another_for_another_image_epoch_or_seed() -> None:
+    maps = [
+        affine(seed, epoch, np.array([index])) for seed, epoch, index in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+    ]
+    flat = [tuple(torch.cat([part.flatten() for part in drawn]).tolist()) for drawn in maps]
+    assert all(len(set(column)) == 4 for i, column in enumerate(zip(*flat, strict=True)))
+
+
+@settings(max_examples=20)
+@given(st.integers(4, 40), st.integers(4, 80), st.integers(0, 100))
+def test_the_identity_off_the_pixels_is_the_evaluation_path(size: int, side: int, seed: int) -> None:
+    assume(side != size)
+    images = noise(2, side, seed)
+    pooled = side // (2 * size) if side >= 4 * size else 1
+    off = torch.full((2, 2), 2 * OFFSET / (side // pooled))
+    unchanged = resample(images, size, torch.eye(2).repeat(2, 1, 1), off)
+    torch.testing.assert_close(unchanged, resample(images, size), atol=1e-4, rtol=0)
+
+
+def test_a_source_of_the_final_size_is_left_as_it_is() -> None:
+    images = noise(3, 32)
+    assert torch.equal(resample(images, 32), images.permute(0, 3, 1, 2) / 255)
+
+
+def test_evaluation_is_a_mean_of_neighbours_then_of_two_by_two() -> None:
+    images = noise(3, 32)
+    np.testing.assert_allclose(resample(images, 16).numpy(), slow_evaluation(images.numpy()), atol=1e-5)
+    # From a much finer source all pixels take part, not only every other one.
+    fine = noise(3, 64)
+    averaged = fine.numpy().reshape(3, 16, 4, 16, 4, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(resample(fine, 8).numpy(), slow_evaluation(averaged), atol=1e-5)
+
+
+def slow_evaluation(pixels: np.ndarray) -> np.ndarray:
+    """By hand, of pixels [N, S, S, 3]: each mixed with its right and lower neighbours by OFFSET, then the mean of 2×2."""
+    count, side = pixels.shape[:2]
+    for axis in (1, 2):  # beyond the last pixel the image is reflected, so that its neighbour is itself
+        following = np.concatenate([np.take(pixels, range(1, side), axis), np.take(pixels, [side - 1], axis)], axis)
+        pixels = (1 - OFFSET) * pixels + OFFSET * following
+    return pixels.reshape(count, side // 2, 2, side // 2, 2, 3).mean(axis=(2, 4)).transpose(0, 3, 1, 2) / 255
+
+
+@pytest.mark.parametrize("quarter", [1, 2, 3])
+def test_a_quarter_turn_is_exact(quarter: int) -> None:
+    images = noise(2, 32)
+    turned = resample(images, 16, rotation(90 * quarter, 2), torch.zeros(2, 2))
+    expected = torch.rot90(resample(images, 16, torch.eye(2).repeat(2, 1, 1), torch.zeros(2, 2)), quarter, (2, 3))
+    torch.testing.assert_close(turned, expected, atol=1e-3, rtol=0)
+
+
+def test_a_shift_moves_by_its_share_of_the_window() -> None:
+    images = noise(1, 32)
+    moved = resample(images, 16, torch.eye(2)[None], torch.tensor([[2 * 2 / 16, 0.0]]))  # two of sixteen pixels
+    still = resample(images, 16, torch.eye(2)[None], torch.zeros(1, 2))
+    torch.testing.assert_close(moved[..., :-2], still[..., 2:], atol=1e-3, rtol=0)
+
+
+# ---- sharpness -------------------------------------------------------------------------------------------------------
+
+
+SHARPNESS = 0.05  # unturned images sampled on the pixels would be 15 % sharper, rotated at their own size 42 % blunter
+
+
+def texture(count: int, side: int) -> Tensor:
+    """Grain as fine as that of a shrunk photograph of chromatin, uint8 [count, side, side, 3]."""
+    rng = np.random.default_rng(0)
+    grain = np.stack([ndimage.gaussian_filter(rng.normal(size=(side, side)), 1.2, mode="wrap") for _ in range(count)])
+    grey = (128 + 35 * grain / grain.std()).clip(0, 255).astype(np.uint8)
+    return torch.from_numpy(grey[..., None].repeat(3, axis=3))
+
+
+def sharpness(views: Tensor) -> float:
+    """Mean squared difference of neighbours in the middle of the views, where no border can reach."""
+    margin = views.shape[-1] // 5
+    middle = views[..., margin:-margin, margin:-margin]
+    return float((middle.diff(dim=2)[..., :-1] ** 2 + middle.diff(dim=3)[..., :-1, :] ** 2).mean())
+
+
+def rotated_at_its_own_size(views: Tensor, degrees: float) -> Tensor:
+    """What is not done: rotate the network input itself."""
+    grid = sampling_grid(rotation(degrees, len(views)), torch.zeros(len(views), 2), views.shape[-1])
+    return functional.grid_sample(views, grid, padding_mode="reflection", align_corners=False)
+
+
+@pytest.mark.parametrize("degrees", [10, 27, 45, 80])
+def test_rotated_views_are_as_sharp_as_evaluation_views(degrees: float) -> None:
+    images = texture(8, 128)
+    evaluation = resample(images, 64)
+    rotated = resample(images, 64, rotation(degrees, 8), torch.zeros(8, 2))
+    assert sharpness(rotated) == pytest.approx(sharpness(evaluation), rel=SHARPNESS)
+    # The check can fail: sampling on the pixels keeps too much, and rotating at the input's own size loses far more.
+    on_the_pixels = resample(images, 64, torch.eye(2).repeat(8, 1, 1), torch.zeros(8, 2))
+    assert sharpness(on_the_pixels) > (1 + 2 * SHARPNESS) * sharpness(evaluation)
+    assert sharpness(rotated_at_its_own_size(evaluation, degrees)) < (1 - 2 * SHARPNESS) * sharpness(evaluation)
+
+
+# ---- whole views -----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 99), st.integers(0, 99), st.lists(st.integers(0, 10**6), min_size=1, max_size=6))
+def test_a_batch_is_its_images_one_at_a_time(seed: int, epoch: int, indices: list[int]) -> None:
+    images = noise(len(indices), 32)
+    together = augment(images, 16, seed, epoch, np.array(indices))
+    assert together.shape == (len(indices), 3, 16, 16) and together.dtype == torch.float32
+    for place, index in enumerate(indices):
+        alone = augment(images[place : place + 1], 16, seed, epoch, np.array([index]))
+        torch.testing.assert_close(together[place : place + 1], alone, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "reflection"])
+def test_augment_is_the_geometry_then_the_colour(padding: str) -> None:
+    images, indices = noise(5, 32), np.array([4, 1, 7, 9, 2])
+    geometry, shift, colour = affine(3, 8, indices)
+    grid = functional.affine_grid(torch.cat([geometry, shift[..., None]], 2), [5, 3, 32, 32], align_corners=False)
+    sampled = functional.grid_sample(
+        images.permute(0, 3, 1, 2).double() / 255, grid.double(), padding_mode=padding, align_corners=False
+    )
+    views = functional.avg_pool2d(sampled, 2).numpy()
+    exponent, gain = colour.numpy()[:, :3, None, None], colour.numpy()[:, 3:, None, None]
+    density = -np.log(views.clip(1e-4))  # of Beer and Lambert
+    expected = (np.exp(-exponent * density) * gain).clip(0, 1)
+    np.testing.assert_allclose(augment(images, 16, 3, 8, indices, padding).numpy(), expected, atol=1e-4)
+
+
+def test_views_stay_within_zero_and_one_and_black_stays_black() -> None:
+    indices = np.arange(64)
+    for images in (noise(64, 32), torch.full((64, 32, 32, 3), 255, dtype=torch.uint8)):
+        views = augment(images, 16, 0, 0, indices)
+        assert views.min() >= 0 and views.max() <= 1
+    black = augment(torch.zeros(64, 32, 32, 3, dtype=torch.uint8), 16, 0, 0, indices)
+    assert black.max() < 0.5 / 255  # less than half a grey level
+
+
+def test_a_turned_window_is_continued_as_its_padding_says() -> None:
+    """A cell that fills its window: black corners come in around it on black, and stained ones on a smear."""
+    cell, geometry = disc(64, 31.5), rotation(45, 1)
+    corners = [0, 0, -1, -1], [0, -1, 0, -1]
+    black = resample(cell, 32, geometry, torch.zeros(1, 2), "zeros")
+    assert black[:, :, *corners].max() == 0
+    smear = torch.full((1, 64, 64, 3), 200, dtype=torch.uint8)
+    for views in (
+        resample(smear, 32, geometry, torch.zeros(1, 2)),
+        augment(smear.repeat(64, 1, 1, 1), 32, 0, 0, np.arange(64)),
+    ):
+        assert views.min() > 0.6
+    on_black = augment(cell.repeat(64, 1, 1, 1), 32, 0, 0, np.arange(64), "zeros")
+    reflected = augment(cell.repeat(64, 1, 1, 1), 32, 0, 0, np.arange(64), "reflection")
+    assert on_black[:, :, *corners].max() < 0.5 / 255 < 0.1 < reflected[:, :, *corners].max()
+    torch.testing.assert_close(on_black[:, :, 12:20, 12:20], reflected[:, :, 12:20, 12:20])
+
+
+@pytest.mark.parametrize("degrees", [0, 31, 45, 90, 133, 180, 270])
+@pytest.mark.parametrize("mirror", [1.0, -1.0])
+def test_turning_and_mirroring_keep_a_centred_cell(degrees: float, mirror: float) -> None:
+    image = disc(64, 20)
+    geometry = rotation(degrees, 1) * torch.tensor([mirror, 1.0])
+    view, plain = resample(image, 32, geometry, torch.zeros(1, 2)), resample(image, 32)
+    torch.testing.assert_close(view.mean((2, 3)), plain.mean((2, 3)), rtol=0.01, atol=0)
+    assert (view - plain).abs().mean() < 0.01
+
+
+def test_a_cell_keeps_its_size_within_the_drawn_scale() -> None:
+    views = augment(disc(64, 18, (200, 200, 200)).repeat(200, 1, 1, 1), 32, 0, 0, np.arange(200))
+    areas = (views[:, 0] > 0.4).sum((1, 2)).double()
+    ratio = (areas / (math.pi * 9**2)).sqrt()
+    assert ratio.min() > 1 / (1 + SCALE) - 0.03 and ratio.max() < 1 + SCALE + 0.03
+    assert ratio.std() > 0.02
+
+
+def test_normalise_gives_zero_mean_and_unit_variance_channels_last() -> None:
+    images = resample(noise(8, 32), 16)
+    mean, std = tuple(images.mean((0, 2, 3)).tolist()), tuple(images.std((0, 2, 3), correction=0).tolist())
+    done = normalise(images, mean, std)
+    torch.testing.assert_close(done.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(done.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+    assert done.is_contiguous(memory_format=torch.channels_last)
+    apart = normalise(torch.full((1, 3, 2, 2), 0.5), (0.5, 0.4, 0.6), (1.0, 0.1, 0.2))
+    torch.testing.assert_close(apart[0, :, 0, 0], torch.tensor([0.0, 1.0, -0.5]))
+
+
+# ---- the parts of --augmentation -------------------------------------------------------------------------------------
+
+
+def test_nothing_but_the_evaluated_view_without_augmentation() -> None:
+    images = noise(5, 48)
+    assert torch.equal(augment(images, 16, 0, 0, np.arange(5), augmentation="none"), resample(images, 16))
+
+
+def test_d4_shows_each_image_in_one_of_its_eight_views_all_equally_often() -> None:
+    image = noise(1, 32)
+    # Turning the sources is another way to the same views, but for where the grid lies off the pixels.
+    turned = [
+        view for quarter in range(4) for view in (image.rot90(quarter, (1, 2)), image.rot90(quarter, (1, 2)).flip(2))
+    ]
+    sources = torch.cat(turned)
+    centred = torch.eye(2).repeat(8, 1, 1)
+    expected = resample(sources, 16, centred, torch.zeros(8, 2))
+    geometry, shift, colour = drawn(0, 0, EVERY, "d4")
+    assert shift is None and colour is None and geometry is not None
+    views = resample(image.expand(len(EVERY), -1, -1, -1), 16, geometry, torch.zeros(len(EVERY), 2))
+    distance = (views[:, None] - expected[None]).abs().amax(dim=(2, 3, 4))
+    assert distance.amin(dim=1).max() < 1e-4
+    counts = torch.bincount(distance.argmin(dim=1), minlength=8)
+    assert counts.min() > len(EVERY) / 8 * 0.8 and counts.max() < len(EVERY) / 8 * 1.2
+
+
+def test_d4_training_is_as_sharp_as_evaluation() -> None:
+    images = noise(64, 64)
+    sharp = resample(images, 32).var()
+    torch.testing.assert_close(
+        augment(images, 32, 0, 0, np.arange(64), augmentation="d4").var(), sharp, atol=0, rtol=0.01
+    )
+
+
+def test_a_part_is_drawn_alike_with_others_and_alone() -> None:
+    whole = affine(5, 2, EVERY)
+    geometry, shift, nothing = drawn(5, 2, EVERY, "geometry,mixup")
+    assert geometry is not None and shift is not None and nothing is None
+    assert torch.equal(geometry, whole[0]) and torch.equal(shift, whole[1])
+    colour = drawn(5, 2, EVERY, "colour")
+    assert colour[0] is None and colour[1] is None and colour[2] is not None and torch.equal(colour[2], whole[2])
+    assert all(torch.equal(one, other) for one, other in zip(drawn(5, 2, EVERY), whole, strict=True) if one is not None)
+
+
+@given(st.lists(st.sampled_from([*PARTS, "none", "", "flip"]), max_size=4))
+def test_an_augmentation_is_a_choice_of_its_parts(words: list[str]) -> None:
+    text, parts = ",".join(words), set(words)
+    wrong = not parts <= set(PARTS) or not words or {"d4", "geometry"} <= parts or {"mixup", "cutmix"} <= parts
+    if wrong and text != "none":
+        with pytest.raises(UserError, match="--augmentation"):
+            parts_of(text)
+    else:
+        assert parts_of(text) == parts - {"none"}

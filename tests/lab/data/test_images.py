@@ -1,0 +1,252 @@
+"""lab.data.images: of any format and kind of pixels comes RGB uint8 with the right values, or an error that names the file."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lab.data.images import SUFFIXES, decode, read_image
+from lab.errors import UserError
+
+RED, GREEN, BLUE, BROWN = (255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 100, 50)
+
+
+def blocks(values: list[Any], kind: type = np.uint8) -> np.ndarray:
+    """Four flat blocks of 16×16 px, upper left, upper right, lower left, lower right: flat enough for JPEG."""
+    return np.array(values, kind).reshape(2, 2, -1).repeat(16, axis=0).repeat(16, axis=1).squeeze()
+
+
+def triples(values: list[int]) -> np.ndarray:
+    """Four blocks of grey as RGB."""
+    return blocks([(value,) * 3 for value in values])
+
+
+def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def palette(*colours: tuple[int, int, int]) -> Image.Image:
+    """A palette image whose blocks are entries 0 to 3."""
+    image = Image.new("P", (32, 32))
+    image.putpalette([part for colour in colours for part in colour])
+    image.putdata(blocks([0, 1, 2, 3]).ravel().tolist())
+    return image
+
+
+RGB = blocks([RED, GREEN, BLUE, BROWN])
+GREYS = [0, 80, 160, 255]
+
+
+@pytest.mark.parametrize(("file_format", "tolerance"), [("BMP", 0), ("PNG", 0), ("TIFF", 0), ("JPEG", 4)])
+def test_rgb_and_grey_keep_their_values_in_every_format(file_format: str, tolerance: int) -> None:
+    options = {"quality": 95, "subsampling": 0} if file_format == "JPEG" else {}
+    for image, expected in ((Image.fromarray(RGB), RGB), (Image.fromarray(blocks(GREYS)), triples(GREYS))):
+        pixels = decode(encode(image, file_format, **options))
+        assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous
+        np.testing.assert_allclose(pixels.astype(int), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_a_red_image_stays_red(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"red{suffix}"
+    Image.new("RGB", (20, 10), RED).save(path)
+    pixels = read_image(path)
+    assert pixels.shape == (10, 20, 3)  # height first
+    assert (pixels[..., 0] > 250).all() and (pixels[..., 1:] < 5).all()
+
+
+@pytest.mark.parametrize("file_format", ["BMP", "PNG", "TIFF"])
+def test_one_bit_and_palette_images(file_format: str) -> None:
+    one_bit = Image.fromarray(blocks([0, 255, 255, 0])).convert("1")
+    np.testing.assert_array_equal(decode(encode(one_bit, file_format)), triples([0, 255, 255, 0]))
+    np.testing.assert_array_equal(decode(encode(palette(RED, GREEN, BLUE, BROWN), file_format)), RGB)
+
+
+def test_transparency_lies_on_black() -> None:
+    colours = palette(RED, GREEN, BLUE, BROWN)
+    one_entry = decode(encode(colours, "PNG", transparency=1))
+    np.testing.assert_array_equal(one_entry, blocks([RED, (0, 0, 0), BLUE, BROWN]))
+    by_degrees = decode(encode(colours, "PNG", transparency=bytes([255, 0, 51, 128])))
+    np.testing.assert_allclose(by_degrees.astype(int), blocks([RED, (0, 0, 0), (0, 0, 51), (100, 50, 25)]), atol=1)
+    coloured_key = decode(encode(Image.fromarray(RGB), "PNG", transparency=BROWN))
+    np.testing.assert_array_equal(coloured_key, blocks([RED, GREEN, BLUE, (0, 0, 0)]))
+    grey_key = decode(encode(Image.fromarray(blocks(GREYS)), "PNG", transparency=255))
+    np.testing.assert_array_equal(grey_key, triples([0, 80, 160, 0]))
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_alpha_lies_on_black(file_format: str) -> None:
+    rgba = Image.fromarray(blocks([(*RED, 255), (*GREEN, 0), (*BLUE, 51), (*BROWN, 128)]))
+    pixels = decode(encode(rgba, file_format)).astype(int)
+    np.testing.assert_allclose(pixels, blocks([RED, (0, 0, 0), (0, 0, 51), (100, 50, 25)]), atol=1)
+    grey = Image.fromarray(blocks([(200, 255), (200, 0), (200, 51), (255, 128)]))
+    assert grey.mode == "LA"
+    np.testing.assert_allclose(decode(encode(grey, file_format)).astype(int), triples([200, 0, 40, 128]), atol=1)
+
+
+@pytest.mark.parametrize(("file_format", "tolerance"), [("TIFF", 0), ("JPEG", 4)])
+def test_cmyk(file_format: str, tolerance: int) -> None:
+    inks = Image.fromarray(blocks([(0, 255, 255, 0), (255, 0, 255, 0), (0, 0, 0, 255), (0, 0, 0, 55)]), "CMYK")
+    options = {"quality": 95, "subsampling": 0} if file_format == "JPEG" else {}
+    pixels = decode(encode(inks, file_format, **options)).astype(int)
+    np.testing.assert_allclose(pixels, blocks([RED, GREEN, (0, 0, 0), (200, 200, 200)]), atol=tolerance)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("kind", ["<u2", ">u2"])
+def test_sixteen_bit_grey_keeps_its_upper_half(file_format: str, kind: str) -> None:
+    image = Image.fromarray(np.array([[0, 0x1234, 0x80FF, 0xFFFF]], kind))
+    np.testing.assert_array_equal(decode(encode(image, file_format))[0, :, 0], [0, 0x12, 0x80, 0xFF])
+
+
+@pytest.mark.parametrize(("kind", "scale"), [(np.int32, 257), (np.float32, 1)])
+def test_wide_whole_numbers_are_sixteen_bit_greys_and_fractions_eight_bit_ones(kind: type, scale: int) -> None:
+    wide = Image.fromarray((blocks(GREYS, np.int32) * scale).astype(kind))
+    np.testing.assert_array_equal(decode(encode(wide, "TIFF")), triples(GREYS))
+
+
+def test_fractions_up_to_one_are_shares_of_white() -> None:
+    image = Image.fromarray(np.array([[0.0, 0.2, 0.5, 1.0]], np.float32))
+    np.testing.assert_array_equal(decode(encode(image, "TIFF"))[0, :, 0], [0, 51, 127, 255])
+
+
+def test_greys_beyond_the_range_are_clipped() -> None:
+    image = Image.fromarray(np.array([[-300.0, 0, 99, 300, np.nan]], np.float32))
+    np.testing.assert_array_equal(decode(encode(image, "TIFF"))[0, :, 0], [0, 0, 99, 255, 0])
+
+
+def png_sixteen_bit_rgb(pixels: np.ndarray) -> bytes:
+    """A 16-bit RGB PNG, which Pillow reads but does not write, by hand (PNG specification, sections 5 and 11)."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    return start + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bit_rgb_png() -> None:
+    np.testing.assert_array_equal(decode(png_sixteen_bit_rgb(RGB.astype(np.uint16) * 257)), RGB)
+
+
+def test_of_an_animation_the_first_frame() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
+    pixels = decode(encode(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    np.testing.assert_array_equal(pixels, np.full((8, 8, 3), RED))
+
+
+def test_the_content_counts_not_the_suffix(tmp_path: Path) -> None:
+    (tmp_path / "0.bmp").write_bytes(encode(Image.fromarray(RGB), "PNG"))
+    np.testing.assert_array_equal(read_image(tmp_path / "0.bmp"), RGB)
+
+
+WHOLE = {
+    name: encode(Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)), name)
+    for name in ("BMP", "PNG", "JPEG", "TIFF")
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"Path,label\n0.bmp,1\n", "not an image"),
+        (b"BM", "damaged|not an image"),
+        *[(data[: len(data) // 2], "damaged or truncated") for data in WHOLE.values()],
+        (b"\0" * 5000, "not an image"),
+    ],
+    ids=["empty", "text", "two bytes", *(f"half a {name}" for name in WHOLE), "zeros"],
+)
+def test_an_unusable_file_is_named_with_the_reason(content: bytes, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=reason):
+        decode(content)
+    path = tmp_path / "cell 7.bmp"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=reason) as caught:
+        read_image(path)
+    assert str(path) in str(caught.value)
+
+
+def test_what_pillow_reads_by_running_a_program_is_no_image() -> None:
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 7\n%%EndComments\nshowpage\n%%EOF\n"
+    assert Image.open(io.BytesIO(script)).format == "EPS"
+    with pytest.raises(ValueError, match="not an image"):
+        decode(script)
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (struct.error("unpack requires 4 bytes"), r"damaged or truncated \(unpack requires 4 bytes\)"),
+        (KeyError(277), r"damaged or truncated \(277\)"),
+        (ZeroDivisionError(), r"damaged or truncated \(ZeroDivisionError\)"),
+        (RuntimeError("a\nb\x1b" + "c" * 999), r"damaged or truncated \(a\\nb\\x1bc+…c+\)"),
+        (MemoryError(), "damaged, or larger than the memory that is free"),
+    ],
+)
+def test_whatever_pillow_raises_is_a_reason(raised: Exception, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("PIL.BmpImagePlugin.BmpImageFile.load", load)
+    with pytest.raises(ValueError, match=f"^{reason}$"):
+        decode(WHOLE["BMP"])
+
+
+def test_odd_files_do_not_flood_the_terminal(tmp_path: Path) -> None:
+    """What Pillow warns of or logs, image after image, in a process of its own: pytest has filters of its own."""
+    good = WHOLE["TIFF"]
+    samples = good.index(struct.pack("<HHI", 277, 3, 1)) + 8  # samples per pixel: 999, which Pillow logs
+    (tmp_path / "logged").write_bytes(good[:samples] + struct.pack("<H", 999) + good[samples + 2 :])
+    (tmp_path / "warned").write_bytes(good[:-20])  # a tag's data cut off
+    line = "import sys; from lab.data.images import decode\nfor name in sys.argv[1:]:\n"
+    line += "    try: decode(open(name, 'rb').read())\n    except ValueError as error: print(error)"
+    command = [sys.executable, "-c", line, str(tmp_path / "logged"), str(tmp_path / "warned")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], check=True)
+    assert done.stderr == "" and len(done.stdout.splitlines()) == 2
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.bmp", tmp_path):
+        with pytest.raises(UserError, match="cannot be read") as caught:
+            read_image(path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow on damaged TIFF tags
+@settings(max_examples=150)
+@given(st.sampled_from(sorted(WHOLE)), st.data())
+def test_damage_gives_an_image_or_a_value_error_and_nothing_else(name: str, data: st.DataObject) -> None:
+    content = bytearray(WHOLE[name])
+    for place in data.draw(st.lists(st.integers(0, min(len(content), 300) - 1), min_size=1, max_size=5)):
+        content[place] = data.draw(st.integers(0, 255))
+    try:
+        pixels = decode(bytes(content[: data.draw(st.integers(0, len(content)))]))
+    except ValueError:
+        return
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_images_too_large_to_be_cells_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert decode(encode(Image.new("RGB", (10, 10)), "PNG")).shape == (10, 10, 3)
+    for side in (11, 12, 40):  # above the limit, and above twice the limit, where Pillow itself refuses
+        with pytest.raises(ValueError, match=r"^larger than 100 pixels"):
+            decode(encode(Image.new("RGB", (side, side)), "PNG"))

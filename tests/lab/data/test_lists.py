@@ -1,0 +1,347 @@
+"""lab.data.lists: CSV lists as people really write them, and everything that is wrong with one reported together, by row."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataloader import getData
+from lab.data.lists import ImageList, find_folder, parse_label, read_data_set, read_list, read_lists
+from lab.errors import UserError
+
+
+def write(folder: Path, content: str | bytes, name: str = "train") -> Path:
+    """Write one list byte for byte."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def images(folder: Path, *names: str) -> Path:
+    """Files that merely exist."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def load(folder: Path, name: str = "train", check_files: bool = False, root: Path | None = None) -> ImageList:
+    return read_list(read_data_set(folder, root), name, labelled=name in ("train", "valid"), check_files=check_files)
+
+
+def refusal(folder: Path, name: str = "train", check_files: bool = False, root: Path | None = None) -> str:
+    with pytest.raises(UserError) as caught:
+        load(folder, name, check_files, root)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Path,label\na.bmp,0\nb.bmp,1\n",
+        "Path,label\na.bmp,0\nb.bmp,1",
+        "Path,label\r\na.bmp,0\r\nb.bmp,1\r\n",
+        "Path,label\ra.bmp,0\rb.bmp,1\r",
+        b"\xef\xbb\xbfPath,label\r\na.bmp,0\r\nb.bmp,1",
+        "path,LABEL\na.bmp,0\nb.bmp,1\n",
+        " Path , Label \na.bmp, 0 \nb.bmp,\t1\n",
+        '"Path","label"\n"a.bmp","0"\n"b.bmp","1"\n',
+        "id,label,Path,note\n9,0,a.bmp,x\n8,1,b.bmp,\n",
+        "label,Path\n0,a.bmp\n1,b.bmp\n",
+        "Path,label\n\na.bmp,0\n\n  \nb.bmp,1\n\n\n",
+        "Path,label\na.bmp,+0\nb.bmp,01\n",
+    ],
+    ids=["plain", "no newline", "CRLF", "CR", "BOM", "case", "spaces", "quoted", "extra", "swapped", "blank", "signs"],
+)
+def test_spellings_that_just_work(content: str | bytes, tmp_path: Path) -> None:
+    found = load(write(tmp_path, content))
+    assert found.ids == ["a.bmp", "b.bmp"]
+    assert found.paths == [tmp_path / "a.bmp", tmp_path / "b.bmp"]
+    assert found.labels.dtype == np.int64 and found.labels.tolist() == [0, 1]
+
+
+def test_ids_stay_as_spelled_while_the_path_loses_what_the_spelling_added(tmp_path: Path) -> None:
+    write(tmp_path, "Path,label\n ./train/a b.bmp ,0\n.\\train\\c.bmp,1\nNA,1\nnull,0\n")
+    images(tmp_path, "train/a b.bmp", "train/c.bmp", "NA", "null")
+    found = load(tmp_path, check_files=True)
+    assert found.ids == [" ./train/a b.bmp ", ".\\train\\c.bmp", "NA", "null"]
+    assert found.paths == [
+        tmp_path / "train" / "a b.bmp",
+        tmp_path / "train" / "c.bmp",
+        tmp_path / "NA",
+        tmp_path / "null",
+    ]
+
+
+def test_a_test_list_has_no_labels(tmp_path: Path) -> None:
+    write(write(tmp_path, "Path,label\na.bmp,0\nb.bmp,1\n"), "Path\nd.bmp\nc.bmp", "resnet_18_test")
+    found = load(tmp_path, "resnet_18_test")
+    assert found.ids == ["d.bmp", "c.bmp"] and found.labels.tolist() == [-1, -1] and len(found) == 2
+
+
+@settings(max_examples=30)
+@given(st.permutations(range(30)), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_order_and_rows_survive_any_shuffle(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], newline: str, last: bool
+) -> None:
+    rows = [f"./test/{i}.bmp,{i % 3}" for i in order]
+    content = newline.join(["Path,label", *rows]) + (newline if last else "")
+    found = load(write(tmp_path_factory.mktemp("shuffled"), content))
+    assert found.ids == [f"./test/{i}.bmp" for i in order]
+    assert found.labels.tolist() == [i % 3 for i in order]
+    assert [found.row(i) for i in range(30)] == list(range(2, 32))
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "the file is empty; expected the columns Path,label"),
+        ("Path;label\na.bmp;0\n", "line 1 has the columns 'Path;label'; expected Path,label, separated by commas"),
+        ("a.bmp,0\nb.bmp,1\n", "line 1 has the columns 'a.bmp,0'; expected Path,label"),
+        (b"Path,label\n\xff\xfe.bmp,0\n", "cannot be read as a UTF-8 CSV file"),
+        ('Path,label\n"a.bmp,0\n', "cannot be read as a UTF-8 CSV file"),
+        ("Path,label\n", "a header but no rows"),
+        ("Path,label\na.bmp,0\nb.bmp,0\n", "label 1 never occurs, only 0; the column 'label' must hold"),
+        ("Path,label\na.bmp,1\nb.bmp,2\n", "label 0 never occurs, only 1, 2; .* in classes.csv"),
+        ("Path,label\na.bmp,0\nb.bmp,1\nc,d.bmp,1\n", "line 4: 3 fields where the lines before have 2; a comma within"),
+    ],
+)
+def test_a_file_that_is_no_list(content: str | bytes, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        load(write(tmp_path, content))
+    assert str(tmp_path / "train.csv") in str(caught.value)
+
+
+def test_labels_that_are_no_numbers_are_all_named_by_row(tmp_path: Path) -> None:
+    said = refusal(write(tmp_path, "Path,label\na.bmp,cat\nb.bmp,1.0\n"))
+    assert "2 problems" in said
+    assert "line 2: label 'cat' is not a whole number from 0 to 1" in said and "line 3: label '1.0'" in said
+
+
+def test_a_label_far_beyond_the_others_is_named_by_row_with_the_rest(tmp_path: Path) -> None:
+    """One slip of the keyboard is no class, and hides no other problem."""
+    write(tmp_path, "Path,label\na.bmp,0\nb.bmp,1\nc.bmp,999999999\nd.bmp,1\n")
+    write(tmp_path, "Path,label\ne.bmp,7\n", "valid")
+    images(tmp_path, "a.bmp", "b.bmp", "c.bmp", "e.bmp")
+    with pytest.raises(UserError) as caught:
+        read_lists(read_data_set(tmp_path), ("train", "valid"))
+    said = str(caught.value)
+    assert "train.csv line 4: label '999999999' is not a whole number from 0 to 1 (2 never occurs in train.csv)" in said
+    assert "train.csv line 5: d.bmp does not exist" in said and "valid.csv line 2: label '7'" in said
+
+
+def test_rows_with_a_surplus_field_are_read_without_a_word(tmp_path: Path) -> None:
+    write(tmp_path, "Path,label\na.bmp,0,\nb.bmp,1,\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(tmp_path).labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("label,name\n0,all\n", "two or more"),
+        ("label,name\n0,a\n2,b\n", "without a gap"),
+        ("label,name\n0,a\n1,a\n", "a name of its own"),
+        ("label,name\n0,a\n1,\n", "a name of its own"),
+        ('label,name\n0,a\n1,"b\nc"\n', r"a name of its own, on one line; found 'a', 'b\\nc'"),
+    ],
+)
+def test_class_names_that_cannot_be_told_apart(tmp_path: Path, content: str, words: str) -> None:
+    write(write(tmp_path, "Path,label\na.bmp,0\nb.bmp,1\n"), content, "classes")
+    with pytest.raises(UserError, match=rf"classes.csv: .*{words}"):
+        read_data_set(tmp_path)
+
+
+def test_two_ways_to_the_same_file_are_one_image(tmp_path: Path) -> None:
+    write(tmp_path, "Path,label\n./x/../a.bmp,0\na.bmp,1\n")
+    images(tmp_path, "a.bmp", "x/b.bmp")
+    assert "line 3: a.bmp stands already on line 2" in refusal(tmp_path)
+
+
+def test_a_header_alone_and_a_list_that_is_not_there(tmp_path: Path) -> None:
+    write(write(tmp_path, "Path,label\na.bmp,0\nb.bmp,1\n"), "Path\n", "resnet_18_test")
+    assert "resnet_18_test.csv: the list has a header but no rows" in refusal(tmp_path, "resnet_18_test")
+    assert "valid.csv: there is no such list" in refusal(tmp_path, "valid")
+
+
+def test_every_kind_of_problem_is_reported_at_once_with_its_row(tmp_path: Path) -> None:
+    rows = ["a.bmp,0", "b.bmp,1.0", "gone.bmp,1", "", "./a.bmp,1", "c.bmp,-1", "d.bmp,2", ",0", "e.bmp,", "f.bmp,blast"]
+    images(write(tmp_path, "\n".join(["Path,label", *rows])), *(f"{letter}.bmp" for letter in "abcdef"))
+    write(tmp_path, "label,name\n0,normal\n1,leukemia blast\n", "classes")
+    text = refusal(tmp_path, check_files=True)
+    for line in (
+        "train.csv line 3: label '1.0' is not a whole number from 0 to 1",
+        "train.csv line 4: gone.bmp does not exist",
+        "train.csv line 6: ./a.bmp stands already on line 2",  # line 5 is blank, and counted
+        "train.csv line 7: label '-1' is not",
+        "train.csv line 8: label '2' is not",
+        "train.csv line 9: the path is empty",
+        "train.csv line 10: label '' is not",
+        "train.csv line 11: label 'blast' is not",
+    ):
+        assert line in text
+    assert "8 problems" in text and "more" not in text
+
+
+def test_negative_labels_are_reported_by_row_without_classes_too(tmp_path: Path) -> None:
+    text = refusal(write(tmp_path, "Path,label\na.bmp,0\nb.bmp,-1\nc.bmp,1\n"))
+    assert "train.csv line 3: label '-1' is not a whole number from 0 to 1" in text
+
+
+def test_the_first_ten_problems_and_how_many_more(tmp_path: Path) -> None:
+    rows = "".join(f"{i}.bmp,{i % 2}\n" for i in range(1234))
+    text = refusal(write(tmp_path, "Path,label\n" + rows), check_files=True)
+    assert "1,234 problems" in text and "and 1,224 more" in text
+    assert [f"line {row}: {row - 2}.bmp does not exist" in text for row in range(2, 14)] == [True] * 10 + [False] * 2
+    exactly_ten = refusal(
+        write(tmp_path, "Path,label\n" + "".join(f"{i}.bmp,{i % 2}\n" for i in range(10))), check_files=True
+    )
+    assert "10 problems" in exactly_ten and "more" not in exactly_ten
+
+
+def test_paths_that_no_image_has_are_named_by_row_fit_for_a_terminal(tmp_path: Path) -> None:
+    rows = ["x" * 5000, "\0.bmp", "\x1b[2J.bmp", '"a.bmp\nb.bmp"', "../../etc/passwd", "/etc/shadow", "train"]
+    images(tmp_path, "train/0.bmp")
+    text = refusal(write(tmp_path, "Path\n" + "\n".join(rows), "resnet_18_test"), "resnet_18_test", check_files=True)
+    title, *problems, _ = text.split("\n")
+    assert "7 problems" in title and all(len(line) < 300 and line.isprintable() for line in problems)
+    outside = f"lies outside of {tmp_path} and {Path.cwd()}; name the folder that holds it with --root"
+    for line, words in (
+        (2, "x does not exist"),
+        (3, "\\x00.bmp holds a line break or another control character"),
+        (4, "\\x1b[2J.bmp holds"),
+        (5, "a.bmp\\nb.bmp holds"),
+        (7, f"../../etc/passwd {outside}"),  # the quoted one took two lines
+        (8, f"/etc/shadow {outside}"),
+        (9, "train is not a file"),
+    ):
+        problem = problems.pop(0)
+        assert problem.startswith(f"  resnet_18_test.csv line {line}: ") and words in problem
+
+
+def test_the_order_of_a_list_is_read_wherever_its_paths_lead(tmp_path: Path) -> None:
+    """A submission is checked by its IDs; no image is opened, and no root given."""
+    write(tmp_path, "Path\n/data/b.bmp\n../a.bmp\n", "resnet_18_test")
+    assert load(tmp_path, "resnet_18_test").ids == ["/data/b.bmp", "../a.bmp"]
+
+
+@given(st.integers(-(10**9) + 1, 10**9 - 1), st.sampled_from(["", " ", "\t "]))
+def test_whole_numbers_are_read_whatever_stands_around_them(number: int, space: str) -> None:
+    assert parse_label(f"{space}{number}{space}") == number
+
+
+@pytest.mark.parametrize("text", ["", " ", "1.0", "1e3", "one", "0x1", "1 0", "٣", "²", "nan", "--1", "1" * 10, "1_0"])
+def test_nothing_else_is_a_label(text: str) -> None:
+    assert parse_label(text) is None
+
+
+# ---- classes ---------------------------------------------------------------------------------------------------------
+
+
+def test_classes_come_from_classes_csv_in_label_order(tmp_path: Path) -> None:
+    write(write(tmp_path, "Path,label\na.bmp,0\n"), "Label,Name\r\n2, pro \r\n0,benign\r\n1,early\r\n", "classes")
+    assert read_data_set(tmp_path).classes == ["benign", "early", "pro"]
+    assert load(tmp_path).labels.tolist() == [0]  # a class need not occur
+
+
+@pytest.mark.parametrize("labels", ["0,2", "1,2", "0,0", "0,-1", "0,x", ""])
+def test_classes_with_a_gap_are_refused(labels: str, tmp_path: Path) -> None:
+    rows = "".join(f"{label},name\n" for label in labels.split(",") if label)
+    write(write(tmp_path, "Path,label\na.bmp,0\n"), "label,name\n" + rows, "classes")
+    with pytest.raises(UserError, match=r"classes\.csv: the labels must be 0, 1, … without a gap"):
+        read_data_set(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "count", "names"),
+    [
+        ("lab3", 2, ["normal", "leukemia blast"]),
+        ("cats", 2, ["class 0", "class 1"]),
+        ("lab3", 3, ["class 0", "class 1", "class 2"]),
+    ],
+)
+def test_classes_are_counted_in_train_csv_otherwise(folder: str, count: int, names: list[str], tmp_path: Path) -> None:
+    rows = "".join(f"{i}.bmp,{i % count}\n" for i in range(7))
+    (tmp_path / folder).mkdir()
+    assert read_data_set(write(tmp_path / folder, "Path,label\n" + rows)).classes == names
+
+
+# ---- places ----------------------------------------------------------------------------------------------------------
+
+
+def test_paths_resolve_against_root_then_the_list_then_the_working_folder(working_folder: Path, tmp_path: Path) -> None:
+    lists, root = write(tmp_path / "lists", "Path,label\nx/a.bmp,0\nx/b.bmp,1\n"), tmp_path / "root"
+    images(working_folder, "x/a.bmp", "x/b.bmp")
+    images(lists, "x/a.bmp")
+    images(root, "x/a.bmp", "x/b.bmp")
+    found = load(lists, check_files=True)
+    assert [path.absolute() for path in found.paths] == [lists / "x" / "a.bmp", working_folder / "x" / "b.bmp"]
+    assert load(lists, check_files=True, root=root).paths == [root / "x" / "a.bmp", root / "x" / "b.bmp"]
+
+    (root / "x" / "b.bmp").unlink()  # a root that was named is the only place
+    text = refusal(lists, check_files=True, root=root)
+    assert f"paths were tried against {root}:" in text and "line 3: x/b.bmp does not exist" in text
+    (working_folder / "x" / "b.bmp").unlink()
+    assert f"paths were tried against {lists} and {working_folder}:" in refusal(lists, check_files=True)
+    with pytest.raises(UserError, match=r"--root .*nowhere is not a folder"):
+        read_data_set(lists, tmp_path / "nowhere")
+
+
+def test_a_data_set_is_found_by_folder_by_name_and_dropped_into_csv(working_folder: Path) -> None:
+    content = "Path,label\na.bmp,0\nb.bmp,1\n"
+    with pytest.raises(UserError) as caught:
+        find_folder("csv/lab3")
+    assert "csv/lab3, csv/csv/lab3, csv" in str(caught.value) and "prepare.py" in str(caught.value)
+    write(working_folder / "csv", content)
+    dropped = read_data_set("csv/lab3")
+    assert (dropped.name, dropped.folder) == ("lab3", Path("csv"))
+    assert read_data_set("csv").name == "lab3"
+    write(working_folder / "csv" / "lab3", content)
+    assert read_data_set("csv/lab3").folder == Path("csv/lab3")
+    write(working_folder / "csv" / "mine", content)
+    assert read_data_set("mine") == read_data_set("csv/mine")
+    assert read_data_set("mine").name == "mine"
+    with pytest.raises(UserError, match=r"--data other: looked for train\.csv in other, csv/other"):
+        read_data_set("other")  # only lab3 may lie in csv itself
+
+
+def test_a_hundred_thousand_rows_are_read_and_named(working_folder: Path) -> None:
+    folder = working_folder / "csv" / "large"
+    folder.mkdir(parents=True)
+    rows = "".join(f"./train/{index}.bmp,{index % 2}\n" for index in range(100_000))
+    (folder / "train.csv").write_text("Path,label\n" + rows)
+    text = refusal(folder, check_files=True)
+    assert "100,000 problems" in text and "train.csv line 11: ./train/9.bmp does not exist" in text
+    assert "and 99,990 more" in text
+
+
+# ---- the lab's own lists ---------------------------------------------------------------------------------------------
+
+
+def test_the_real_lists_of_the_lab(shared_data: Callable[[str], Path]) -> None:
+    folder = shared_data("lab3_lists")
+    for mode, rows in (("train", 7995), ("valid", 1599)):
+        paths, labels = getData(mode, folder)
+        table = pd.read_csv(folder / f"{mode}.csv")
+        assert len(paths) == len(labels) == rows
+        assert (paths, labels) == (table["Path"].tolist(), table["label"].tolist())
+        assert all(type(label) is int for label in labels)
+    orders = [getData(f"resnet_{depth}_test", folder) for depth in (18, 50, 152)]
+    for depth, order in zip((18, 50, 152), orders, strict=True):
+        assert order == (folder / f"resnet_{depth}_test.csv").read_text().split("\n")[1:]
+        assert len(order) == len(set(order)) == 1067
+    assert orders[0] != orders[1] != orders[2] and set(orders[0]) == set(orders[1]) == set(orders[2])
+    assert orders[0][0] == "./new_dataset/test/867.bmp"
+    text = refusal(folder, check_files=True)  # the lists lie there without their images
+    assert "7,995 problems" in text and "and 7,985 more" in text

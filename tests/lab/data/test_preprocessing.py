@@ -1,0 +1,300 @@
+"""lab.data.preprocessing: the window keeps the scale, follows the cell, suits what is no cell on black, survives a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from dataloader import sample_images
+from lab.data.images import read_image
+from lab.data.lists import read_data_set, read_list
+from lab.data.preprocessing import (
+    DARK,
+    Preprocessing,
+    cell_mask,
+    channel_statistics,
+    choose_window,
+    cut,
+    otsu,
+    window_corner,
+)
+
+ON_CELL = Preprocessing(128, 64, 32, "cell")
+SMEAR = (235, 215, 225)  # what lies between the cells of a stained smear
+STAIN = (120, 50, 140)
+
+
+def disc(
+    height: int, width: int, x: float, y: float, radius: float, background: Any = 0, colour: Any = STAIN
+) -> np.ndarray:
+    """One flat cell, RGB uint8 [height, width, 3], its centre at (x, y) in pixels from the upper left corner."""
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    inside = np.hypot(columns - x, rows - y) <= radius
+    return np.where(inside[..., None], np.array(colour), np.array(background)).astype(np.uint8)
+
+
+def bright(image: np.ndarray) -> np.ndarray:
+    return image.max(axis=2) > 60
+
+
+# ---- the window ------------------------------------------------------------------------------------------------------
+
+
+def test_the_scale_is_fixed_a_cell_twice_as_large_stays_twice_as_large() -> None:
+    small, large = (bright(ON_CELL.crop(disc(200, 200, 100, 100, radius))) for radius in (20, 40))
+    widths = [np.ptp(np.flatnonzero(view.any(axis=0))) + 1 for view in (small, large)]
+    np.testing.assert_allclose(widths, [20, 40], atol=1)  # 40 and 80 px of the raw image at 64/128
+    assert large.sum() / small.sum() == pytest.approx(4, rel=0.03)
+
+
+BLOB = np.random.default_rng(0).integers(DARK, 256, (37, 52, 3), dtype=np.uint8)
+BLOB[:12, 30:] = 0  # lopsided: the centroid is not the middle of the bounding box
+EVEN = BLOB[12:, :30]  # a plain box of odd height: its centroid lies just between two whole pixels
+
+
+@settings(max_examples=80)
+@given(st.sampled_from([BLOB, EVEN]), st.data())
+def test_the_view_of_a_cell_is_the_same_wherever_it_lies(cell: np.ndarray, data: st.DataObject) -> None:
+    height, width = cell.shape[:2]
+
+    def view(top: int, left: int) -> np.ndarray:
+        image = np.zeros((200, 240, 3), np.uint8)
+        image[top : top + height, left : left + width] = cell
+        return ON_CELL.crop(image)
+
+    # One pixel away from the border: a cell that touches it would go on beyond.
+    top, left = data.draw(st.integers(1, 199 - height)), data.draw(st.integers(1, 239 - width))
+    np.testing.assert_array_equal(view(top, left), view(80, 90))
+
+
+def test_the_window_is_centred_on_the_centroid() -> None:
+    for x, y in ((100.0, 60.0), (31.5, 80.5), (0.0, 119.0)):
+        image = disc(120, 160, x, y, 12)
+        corner = window_corner(image, 40, cell_mask(image))
+        rows, columns = np.nonzero(image.any(axis=2))
+        np.testing.assert_allclose(corner, [columns.mean() + 0.5 - 20, rows.mean() + 0.5 - 20], atol=0.5)
+    tailed = disc(120, 160, 80, 60, 20)
+    tailed[58:60, 100:155] = STAIN  # a thin smear of stain moves the centroid far less than the bounding box
+    assert abs(window_corner(tailed, 64, cell_mask(tailed))[0] - 48) < 8
+
+
+def test_outside_the_image_black_stays_black_and_a_smear_goes_on() -> None:
+    at_corner = disc(100, 100, 26, 26, 25)  # three eighths of the window lie outside
+    view = ON_CELL.crop(at_corner)
+    rows, columns = np.nonzero(bright(view))
+    assert window_corner(at_corner, 128, cell_mask(at_corner)) == (-38, -38)
+    assert view[:, :18].max() == view[:18].max() == 0
+    assert abs(rows.mean() - 31.5) < 1 and abs(columns.mean() - 31.5) < 1
+    smear = disc(100, 100, 50, 50, 25, background=SMEAR)
+    view = Preprocessing(128, 64, 32, "cell").crop(smear)
+    np.testing.assert_array_equal(view[0], np.full((64, 3), SMEAR))
+    assert bright(view).all()
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(-12, 12), st.integers(-12, 12), st.integers(1, 14), st.data())
+def test_cut_is_a_slice_of_the_image_continued_by_its_border(
+    height: int, width: int, x: int, y: int, side: int, data: st.DataObject
+) -> None:
+    image = data.draw(arrays(np.uint8, (height, width, 3)))
+    far = 30
+    continued = np.pad(image, ((far, far), (far, far), (0, 0)), mode="edge")
+    np.testing.assert_array_equal(cut(image, x, y, side), continued[y + far : y + far + side, x + far : x + far + side])
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["cell", "centre"]), st.integers(0, 2**16))
+def test_any_image_gives_a_view_of_the_right_form(height: int, width: int, locate: Any, seed: int) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    view = Preprocessing(24, 16, 8, locate).crop(image)
+    assert view.shape == (16, 16, 3) and view.dtype == np.uint8
+    assert view.flags.c_contiguous
+
+
+def test_without_a_cell_on_black_the_window_lies_on_the_centre() -> None:
+    centre = (30, 20)  # of 100×80 with a window of 40
+    for image in (
+        disc(80, 100, 20, 20, 15, background=SMEAR),  # centred or whole smear: bright all around
+        np.zeros((80, 100, 3), np.uint8),  # nothing at all
+        np.full((80, 100, 3), DARK - 1, np.uint8),  # noise of the background
+    ):
+        assert cell_mask(image) is None
+        assert window_corner(image, 40, cell_mask(image)) == centre
+    cell = disc(80, 100, 20, 20, 15)
+    assert window_corner(cell, 40, cell_mask(cell)) == (0, 0)
+    assert window_corner(cell, 40, None) == centre
+
+
+def test_the_mask_is_the_cell_without_the_noise_of_the_background() -> None:
+    noise = np.random.default_rng(1).integers(0, DARK, (90, 90, 3), dtype=np.uint8)
+    for x in (45, 10):  # the second one touches the border
+        cell = disc(90, 90, x, 45, 20)
+        expected = cell.any(axis=2)
+        mask = cell_mask(np.maximum(cell, noise))
+        assert mask is not None
+        np.testing.assert_array_equal(mask, expected)
+
+
+# ---- choosing the window ---------------------------------------------------------------------------------------------
+
+
+def test_cells_on_black_get_the_widest_box_and_five_per_cent() -> None:
+    images = [disc(200, 200, 100, 100, radius) for radius in (30, 35, 40, 50)]
+    images.append(disc(200, 200, 100, 100, 90, background=SMEAR))  # one odd image does not decide
+    side, locate, reason = choose_window(images)
+    assert (side, locate) == (112, "cell")  # 99 % fit into 100 px; 105 rounds up to 112
+    assert "cells on black" in reason
+
+
+def smears(cells: Callable[[np.random.Generator], list[tuple[float, float, float]]]) -> list[np.ndarray]:
+    """Twelve smears of 160 px with cells (x, y, radius) on them, and some noise."""
+    images = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        image = np.full((160, 160, 3), SMEAR)
+        for x, y, radius in cells(rng):
+            image = np.where(disc(160, 160, x, y, radius).any(axis=2, keepdims=True), STAIN, image)
+        images.append((image + rng.integers(-8, 9, image.shape)).astype(np.uint8))
+    return images
+
+
+def test_centred_cells_get_a_window_around_the_stain() -> None:
+    images = smears(lambda rng: [(80 + rng.uniform(-3, 3), 80 + rng.uniform(-3, 3), 30)])
+    side, locate, reason = choose_window(images)
+    assert locate == "centre" and 70 <= side <= 112 and side % 16 == 0
+    assert "centred cells" in reason
+    # A pale middle, as between the lobes of a nucleus, does not end the cell.
+    for image in images:
+        image[72:88, 72:88] = SMEAR
+    assert choose_window(images)[:2] == (side, "centre")
+
+
+def test_whole_fields_are_taken_whole() -> None:
+    images = smears(lambda rng: [(x, y, 12) for x, y in rng.uniform(0, 160, (14, 2))])
+    side, locate, reason = choose_window([image[:, :150] for image in images])
+    assert (side, locate) == (150, "centre") and "whole" in reason
+
+
+@pytest.mark.parametrize("value", [0, 90, 255])
+def test_blank_images_are_taken_whole(value: int) -> None:
+    assert choose_window([np.full((50, 70, 3), value, np.uint8)] * 3)[:2] == (50, "centre")
+
+
+def test_the_window_of_the_real_cells_on_black(shared_data: Callable[[str], Path]) -> None:
+    images = [read_image(path) for path in sorted(shared_data("cnmc52").rglob("*.bmp"))]
+    assert len(images) == 52
+    side, locate, _ = choose_window(images)
+    assert (side, locate) == (352, "cell")  # the widest cell is 352 px
+    for image in images:
+        mask = cell_mask(image)
+        assert mask is not None
+        x, y = window_corner(image, side, cell_mask(image) if locate == "cell" else None)
+        kept = mask[max(y, 0) : y + side, max(x, 0) : x + side].sum() / mask.sum()
+        assert kept > 0.97  # of the widest, which is not symmetric about its centroid
+        assert max(abs(x + side / 2 - 225), abs(y + side / 2 - 225)) < 16  # every centroid is near the centre
+
+
+@pytest.mark.parametrize(("name", "side", "words"), [("pbc8", 208, "centred"), ("all4", 224, "whole smear")])
+def test_the_window_of_the_real_smears(name: str, side: int, words: str, shared_data: Callable[[str], Path]) -> None:
+    train = read_list(read_data_set(shared_data(name)), "train", labelled=True, check_files=False)
+    chosen = choose_window(sample_images(train, 60))
+    assert chosen[:2] == (side, "centre") and words in chosen[2]
+
+
+def test_otsu_splits_where_the_variance_between_the_halves_is_greatest() -> None:
+    rng = np.random.default_rng(3)
+    values = np.concatenate([rng.normal(60, 12, 700), rng.normal(190, 20, 500)]).clip(0, 255).astype(np.uint8)
+
+    def between(threshold: int) -> float:
+        low, high = values[values <= threshold], values[values > threshold]
+        return float(len(low) * len(high) * (low.mean() - high.mean()) ** 2) if len(low) and len(high) else 0.0
+
+    assert between(otsu(values)) == pytest.approx(max(between(threshold) for threshold in range(256)))
+    assert 90 < otsu(values) < 150
+
+
+# ---- statistics and plain data ---------------------------------------------------------------------------------------
+
+
+def test_channel_statistics_are_those_of_numpy() -> None:
+    images = np.random.default_rng(4).integers(0, (256, 100, 30), (7, 20, 20, 3)).astype(np.uint8)
+    mean, std = channel_statistics(images)
+    np.testing.assert_allclose(mean, (images / 255).mean(axis=(0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std, (images / 255).std(axis=(0, 1, 2)), rtol=1e-12)
+    assert all(type(value) is float for value in mean + std)
+
+
+def test_a_constant_channel_does_not_divide_by_zero() -> None:
+    mean, std = channel_statistics(np.full((2, 4, 4, 3), (0, 51, 255), np.uint8))
+    assert mean == pytest.approx((0, 0.2, 1)) and std == pytest.approx((1 / 255,) * 3)
+
+
+shares = st.floats(1e-3, 1)
+
+
+@given(
+    st.integers(1, 999),
+    st.integers(1, 999),
+    st.integers(1, 999),
+    st.sampled_from(["cell", "centre"]),
+    st.tuples(*[shares] * 6),
+)
+def test_through_json_and_back(window: int, source: int, size: int, locate: Any, numbers: tuple[float, ...]) -> None:
+    before = Preprocessing(window, source, size, locate, numbers[:3], numbers[3:])  # type: ignore[arg-type]
+    assert Preprocessing.from_dict(json.loads(json.dumps(asdict(before)))) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"locate": "somewhere"},
+        {"window": 0},
+        {"size": -64},
+        {"source": "128"},
+        {"size": None},
+        {"mean": [0.5, 0.5]},
+        {"mean": [0.5, 0.5, 0.5, 0.5]},
+        {"mean": "abc"},
+        {"mean": [0.5, 0.5, float("nan")]},
+        {"std": 0.25},
+        {"std": [0.2, 0.2, 0.0]},
+        {"std": [0.2, 0.2, -0.2]},
+        {"std": [0.2, 0.2, float("inf")]},
+    ],
+    ids=str,
+)
+def test_what_is_no_preprocessing_is_refused(change: dict[str, Any]) -> None:
+    good = asdict(ON_CELL)
+    assert Preprocessing.from_dict(good) == ON_CELL
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Preprocessing.from_dict(good | change)
+    with pytest.raises(KeyError):
+        Preprocessing.from_dict({key: value for key, value in good.items() if key not in change})
+
+
+def test_black_goes_on_around_a_cell_on_black_and_a_smear_is_reflected() -> None:
+    assert (ON_CELL.padding, replace(ON_CELL, locate="centre").padding) == ("zeros", "reflection")
+
+
+def test_a_crop_depends_on_the_window_the_source_and_the_place_alone() -> None:
+    image = np.random.default_rng(5).integers(0, 256, (90, 90, 3), np.uint8)
+    again = replace(ON_CELL, size=99, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
+    np.testing.assert_array_equal(again.crop(image), ON_CELL.crop(image))
+
+
+def test_a_stray_thumbnail_does_not_shrink_the_window_of_all() -> None:
+    whole = [np.full((60, 64, 3), 200, np.uint8)] * 9
+    assert choose_window([*whole, np.full((1, 1, 3), 200, np.uint8)])[:2] == (60, "centre")
+    assert choose_window([*whole, np.full((40, 40, 3), 200, np.uint8)])[:2] == (40, "centre")
+
+
+def test_images_of_a_few_pixels_are_taken_whole() -> None:
+    assert choose_window([np.full((1, 5000, 3), 200, np.uint8)])[:2] == (1, "centre")

@@ -1,0 +1,67 @@
+"""The whole way on the lab's real lists, 7,995 rows and all, with images made for the test and thin networks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import evaluate
+import predict
+import train
+from tests.made import command, inside
+
+
+def bitmaps() -> list[bytes]:
+    """A normal cell and a larger blast on black, as small 24-bit bitmaps."""
+    y, x = np.mgrid[:40, :40] - 19.5
+    files = []
+    for radius, colour in ((9, (90, 40, 110)), (14, (120, 50, 130))):
+        image = ((np.hypot(x, y) < radius)[..., None] * np.array(colour)).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "BMP")
+        files.append(buffer.getvalue())
+    return files
+
+
+@pytest.fixture
+def lab(tmp_path: Path, shared_data: Callable[[str], Path]) -> Path:
+    """A folder with the real lists dropped straight into ``csv/`` and an image at every path that they name."""
+    (tmp_path / "csv").mkdir()
+    cells = bitmaps()
+    for source in shared_data("lab3_lists").glob("*.csv"):
+        (tmp_path / "csv" / source.name).write_bytes(source.read_bytes())
+        table = pd.read_csv(source)
+        labels = table["label"] if "label" in table else [index % 2 for index in range(len(table))]
+        for name, label in zip(table["Path"], labels, strict=True):
+            target = tmp_path / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Two bytes after the pixels make each file's content its own; readers of bitmaps ignore them.
+            target.write_bytes(cells[int(label)] + str(target).encode())
+    return tmp_path
+
+
+def test_the_lists_of_the_lab(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Dropped into csv/ they train, evaluate and give three submissions, each in the order of its own list."""
+    with inside(lab, figures=False):
+        command(train, "--model", "all", "--size", "32", "--epochs", "1", "--device", "cpu", "--precision", "fp32")
+        trained = capsys.readouterr().out
+        command(evaluate, "--d4", "off")
+        command(predict, "--d4", "off")
+    assert "train: 7,995 images" in trained and "valid: 1,599 images" in trained
+    assert "warning: " not in trained  # no content is shared
+    submissions = {}
+    for depth in (18, 50, 152):
+        table = pd.read_csv(lab / "csv" / f"submission_resnet{depth}.csv")
+        asked = pd.read_csv(lab / "csv" / f"resnet_{depth}_test.csv")
+        assert list(table.columns) == ["ID", "label"] and table["label"].dtype == np.int64
+        assert list(table["ID"]) == list(asked["Path"]) and len(set(table["ID"])) == 1067
+        submissions[depth] = list(table["ID"])
+    assert submissions[18] != submissions[50] != submissions[152]
+    accuracy = pd.read_csv(lab / "report" / "lab3" / "metrics.csv").query("metric == 'accuracy'")["value"]
+    assert len(accuracy) == 3 and accuracy.min() > 0.9  # two colours and sizes: labels and images stay together

@@ -1,0 +1,71 @@
+"""The commands' options: few, shared ones alike, and answered without waiting for torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import demo
+import evaluate
+import predict
+import prepare
+import train
+from lab.options import DEPTHS, MODELS, given_options
+from studies import average, import_weights
+from tests.made import PROJECT
+
+COMMANDS = [train, evaluate, predict, demo, import_weights]
+
+
+def options(module: ModuleType) -> dict[str, tuple[object, object, object]]:
+    """Each option of a command with its default, type and choices."""
+    found: dict[str, tuple[object, object, object]] = {}
+    for action in module.arguments()._actions:
+        choices = None if action.choices is None else tuple(action.choices)
+        found |= dict.fromkeys(action.option_strings, (action.default, action.type, choices))
+    return found
+
+
+def test_what_several_commands_take_means_the_same_in_each() -> None:
+    parsers = [options(module) for module in COMMANDS]
+    for name in set.union(*map(set, parsers)) - {"--model"}:  # train.py trains one depth, the others take all there are
+        assert len({parser[name] for parser in parsers if name in parser}) == 1, name
+    assert all({"--data", "--root", "--weights", "--device", "--precision"} <= parser.keys() for parser in parsers)
+
+
+def test_train_has_at_most_thirty_options_in_named_groups() -> None:
+    parser = train.arguments()
+    groups = [group for group in parser._action_groups if group._group_actions]
+    assert sum(len(group._group_actions) for group in groups[1:]) <= 30  # beside --help
+    assert [group.title for group in groups[1:]] == ["what to train", "images", "recipe", "machine"]
+    assert [action.dest for action in groups[0]._group_actions] == ["help"]
+
+
+@pytest.mark.parametrize("module", [*COMMANDS, prepare, average])
+def test_help_imports_nothing_slow(module: ModuleType) -> None:
+    code = f"""import runpy, sys
+sys.argv = ["{module.__name__}", "--help"]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__")
+except SystemExit as done:
+    print("loaded", done.code, {{"torch", "pandas", "matplotlib"}} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith("loaded 0 set()\n"), done.stdout[-300:] + done.stderr
+    assert "usage:" in done.stdout
+
+
+def test_the_labs_depths_are_among_the_models() -> None:
+    assert DEPTHS == ["resnet18", "resnet50", "resnet152"] and set(DEPTHS) <= set(MODELS)
+
+
+def test_given_options_are_those_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the value given is the default."""
+    monkeypatch.setattr("sys.argv", ["train.py", "--epochs", "30", "--no-zero-init", "--weights", "w"])
+    assert given_options(train.arguments()) == {"epochs": 30, "zero_init": False, "weights": Path("w")}
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    assert given_options(train.arguments()) == {}

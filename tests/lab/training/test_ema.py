@@ -1,0 +1,70 @@
+"""The averaged weights against the formula written out, value by value."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lab.training.ema import EMA
+
+
+def tiny() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 4, 2))
+
+
+def train_step(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    network.train()
+    optimizer.zero_grad()
+    network(torch.randn(5, 3, 4, 4)).square().sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3, 0.99])
+def test_average_is_the_slow_formula_step_by_step(decay: float) -> None:
+    torch.manual_seed(0)
+    network = tiny()
+    ema = EMA(network, decay)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    slow = {name: tensor.double().numpy().copy() for name, tensor in network.state_dict().items()}
+    for step in range(12):
+        train_step(network, optimizer)
+        ema.update(step)
+        keep = min(decay, (1 + step) / (10 + step))
+        for name, tensor in network.state_dict().items():
+            if name.endswith("num_batches_tracked"):
+                slow[name] = tensor.numpy().copy()
+            else:
+                slow[name] = keep * slow[name] + (1 - keep) * tensor.double().numpy()
+        averaged = ema.network.state_dict()
+        assert averaged.keys() == slow.keys()
+        for name, expected in slow.items():
+            np.testing.assert_allclose(averaged[name].numpy(), expected, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert averaged["1.num_batches_tracked"].item() == 12
+    # The running statistics really were averaged, not merely copied, as soon as the decay lets the past count.
+    statistics = network.get_buffer("1.running_mean")
+    assert torch.allclose(averaged["1.running_mean"], statistics) == (decay == 0.0)
+
+
+def test_updating_leaves_the_trained_network_alone_and_the_average_cannot_train() -> None:
+    torch.manual_seed(0)
+    network = tiny()
+    ema = EMA(network, 0.9)
+    train_step(network, torch.optim.SGD(network.parameters(), lr=0.05))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    ema.update(0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    assert network.training and not ema.network.training
+    assert not any(parameter.requires_grad for parameter in ema.network.parameters())
+    assert {p.data_ptr() for p in network.parameters()}.isdisjoint(p.data_ptr() for p in ema.network.parameters())
+
+
+def test_the_average_follows_a_network_whose_weights_were_loaded_after_it_was_made() -> None:
+    """So it is when a run goes on: the tensors are filled in place, and the average must still see them."""
+    network, other = tiny(), tiny()
+    ema = EMA(network, 0.0)
+    network.load_state_dict(other.state_dict())
+    ema.update(0)
+    for name, tensor in other.state_dict().items():
+        torch.testing.assert_close(ema.network.state_dict()[name], tensor)

@@ -1,0 +1,134 @@
+"""The recipe against points worked by hand, and properties that hold for any settings."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+import resnet
+from lab.errors import UserError
+from lab.training.recipe import class_weights, learning_rate, make_optimizer, size_at
+from tests.made import settings
+
+FEW = hypothesis_settings(max_examples=40, deadline=None, derandomize=True)
+CPU = torch.device("cpu")
+
+
+# ---- learning rate
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, 0.1 * 1 / 5),  # warm-up over the 4 steps of epoch 1: fifths of the peak
+        (3, 0.1 * 4 / 5),
+        (4, 0.1),  # the cosine runs over the 8 steps left
+        (6, 0.05 * (1 + math.sqrt(0.5))),
+        (8, 0.05),
+        (10, 0.05 * (1 - math.sqrt(0.5))),
+        (11, 0.05 * (1 + math.cos(7 * math.pi / 8))),
+    ],
+)
+def test_learning_rate_by_hand(step: int, expected: float) -> None:
+    assert learning_rate(step, 4, settings(epochs=3, warmup=1.0, lr=0.1)) == pytest.approx(expected, rel=1e-12)
+
+
+@FEW
+@given(st.integers(1, 40), st.integers(1, 30), st.floats(0, 60))
+def test_learning_rate_rises_then_falls_and_stays_positive(epochs: int, steps: int, warmup: float) -> None:
+    chosen = settings(epochs=epochs, warmup=warmup, lr=0.3)
+    rates = np.array([learning_rate(step, steps, chosen) for step in range(epochs * steps)])
+    assert (rates > 0).all() and (rates <= 0.3 + 1e-12).all()
+    peak = int(rates.argmax())
+    assert (np.diff(rates[: peak + 1]) > 0).all() and (np.diff(rates[peak:]) < 0).all()
+    # However long a warm-up was asked for, at least half of the run is decay.
+    assert peak <= epochs * steps / 2 + 1
+
+
+def test_learning_rate_ends_near_zero_and_without_warm_up_begins_at_the_peak() -> None:
+    chosen = settings(epochs=30, warmup=0.0, lr=0.1)
+    assert learning_rate(0, 100, chosen) == 0.1
+    assert 0 < learning_rate(30 * 100 - 1, 100, chosen) < 1e-6
+
+
+# ---- optimizer
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "decay"), [("sgd", torch.optim.SGD, 5e-4), ("adamw", torch.optim.AdamW, 0.05)]
+)
+def test_norms_and_biases_do_not_decay(name: str, kind: type[torch.optim.Optimizer], decay: float) -> None:
+    network = resnet.build("resnet18", 2)
+    optimizer = make_optimizer(network, settings(optimizer=name, weight_decay=decay), "fp32")
+    assert isinstance(optimizer, kind)
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    # By name, independently of the shapes: convolutions and the classifier's matrix decay.
+    vectors = {n for n, _ in network.named_parameters() if ".bn" in f".{n}" or "downsample.1" in n or n == "fc.bias"}
+    for parameter_name, parameter in network.named_parameters():
+        assert decays.pop(id(parameter)) == (0.0 if parameter_name in vectors else decay), parameter_name
+    assert not decays
+    # ResNet18 has 20 convolutions and norms, and one linear layer.
+    assert [len(group["params"]) for group in optimizer.param_groups] == [20 + 1, 2 * 20 + 1]
+
+
+def test_sgd_has_nesterov_momentum() -> None:
+    """One weight of 1 and a gradient of 1, by hand: v = 1, then 1.9; each step moves by lr · (g + 0.9 v)."""
+    layer = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(layer.weight)
+    optimizer = make_optimizer(layer, settings(lr=0.1, weight_decay=0.0), "fp32")
+    for expected in (1 - 0.1 * 1.9, 1 - 0.1 * 1.9 - 0.1 * (1 + 0.9 * 1.9)):
+        layer.weight.grad = torch.ones_like(layer.weight)
+        optimizer.step()
+        assert layer.weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+# ---- sizes
+
+
+def test_sizes_without_progression() -> None:
+    assert {size_at(epoch, settings(size=72, epochs=5)) for epoch in range(5)} == {72}
+
+
+def test_sizes_by_thirds() -> None:
+    chosen = settings(size=128, epochs=30, progressive=True)
+    assert [size_at(epoch, chosen) for epoch in range(30)] == [64] * 10 + [96] * 10 + [128] * 10
+
+
+@FEW
+@given(st.integers(32, 256), st.integers(3, 50))
+def test_sizes_never_shrink_and_end_at_the_full_size(size: int, epochs: int) -> None:
+    sizes = [size_at(epoch, settings(size=size, epochs=epochs, progressive=True)) for epoch in range(epochs)]
+    assert sizes == sorted(sizes) and sizes[-1] == size and sizes[0] >= 32
+
+
+# ---- class weights
+
+
+def test_class_weights() -> None:
+    labels = np.array([0, 0, 0, 1])
+    assert class_weights("none", labels, 2, CPU) is None
+    balanced = class_weights("balanced", labels, 2, CPU)
+    assert balanced is not None
+    torch.testing.assert_close(balanced, torch.tensor([4 / (2 * 3), 4 / (2 * 1)]))
+    given_ = class_weights("1.2, 1", labels, 2, CPU)
+    assert given_ is not None
+    torch.testing.assert_close(given_, torch.tensor([1.2, 1.0]) * 4 / (3 * 1.2 + 1.0))  # the mean over the images is 1
+
+
+def test_balanced_weights_give_every_class_the_same_say() -> None:
+    labels = np.repeat([0, 1, 2], [5, 11, 2])
+    balanced = class_weights("balanced", labels, 3, CPU)
+    assert balanced is not None
+    torch.testing.assert_close(balanced * torch.bincount(torch.from_numpy(labels)), torch.full((3,), 18 / 3))
+
+
+@pytest.mark.parametrize("text", ["heavy", "", "1", "1,2,3", "0,1", "1,-1", "1;2", "nan,1", "1,inf"])
+def test_nonsense_class_weights_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"--class-weights .*2 numbers"):
+        class_weights(text, np.array([0, 1]), 2, CPU)
