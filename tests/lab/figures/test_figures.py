@@ -337,7 +337,8 @@ def test_the_same_history_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_torch_is_not_imported_and_no_figure_is_left_with_pyplot() -> None:
     """Figures and metrics must cost no command the import of torch, and keep nothing in pyplot's list of figures."""
     code = (
-        "import sys, lab.figures.confusion as f, numpy as n; f.confusion_figure(n.eye(2), ['a', 'b']); import matplotlib.pyplot as p;"
+        "import sys, lab.figures.confusion as f, numpy as n; f.confusion_figure(n.eye(2), ['a', 'b']);"
+        "import matplotlib.pyplot as p;"
         "print([*{'torch'} & set(sys.modules), *p.get_fignums()])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
