@@ -42,9 +42,10 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 import resnet
-from dataloader import network_input, stored_batches
 from lab.checkpoints.checkpoint import check_classes, trained_models
 from lab.checkpoints.ensembles import Member, count_parameters, load_members
+from lab.data.augmentation import network_input
+from lab.data.batches import stored_batches
 from lab.data.images import read_image
 from lab.data.lists import DataSet, ImageList, data_name, read_data_set, read_list
 from lab.data.preprocessing import Preprocessing

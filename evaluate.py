@@ -37,13 +37,13 @@ from lab.checkpoints.checkpoint import trained_models
 from lab.data.lists import ImageList, read_data_set, read_list
 from lab.errors import run
 from lab.evaluation.metrics import metrics_table, wilson, write_metrics
+from lab.evaluation.prediction import predict_list
 from lab.figures.confusion import draw_confusion
 from lab.figures.roc import draw_roc
 from lab.figures.runs import redraw_accuracy
 from lab.figures.style import display_name
 from lab.files import write_whole
 from lab.hardware import choose_hardware
-from predict import predict_list
 
 
 def main() -> None:

@@ -35,16 +35,13 @@ import re
 
 import numpy as np
 
-import resnet
-from dataloader import list_name, stored_batches
-from lab.checkpoints.checkpoint import About, check_classes, trained_models
-from lab.checkpoints.ensembles import load_members
-from lab.data.lists import DataSet, ImageList, read_data_set, read_list
-from lab.data.preprocessing import Preprocessing
+from dataloader import list_name
+from lab.checkpoints.checkpoint import trained_models
+from lab.data.lists import DataSet, read_data_set, read_list
 from lab.errors import UserError, run
-from lab.evaluation.inference import Feed, decide_d4, predict_members
-from lab.hardware import Hardware, choose_hardware
-from lab.kaggle.submissions import check_submission, write_submission
+from lab.evaluation.prediction import predict_list
+from lab.hardware import choose_hardware
+from lab.kaggle.submissions import check_submission, submission_folder, write_submission
 
 
 def main() -> None:
@@ -94,30 +91,6 @@ def check(path: Path, model: str, data: DataSet) -> None:
         train = read_list(data, "train", labelled=True, check_files=False).labels
         expected = np.bincount(train, minlength=len(data.classes)) / len(train)
         warn_of_shares(model, labels, data.classes, expected.tolist())
-
-
-def submission_folder(data: DataSet) -> Path:
-    """The lists' own folder where it lies in csv/, else csv/<data>: other folders of lists are not ours to write into."""
-    ours = Path("csv").resolve()
-    folder = data.folder.resolve()
-    return data.folder if ours == folder or ours in folder.parents else Path("csv") / data.name
-
-
-def predict_list(
-    path: Path, model: str, data: DataSet, name: str, images: ImageList, d4: str, hardware: Hardware
-) -> tuple[np.ndarray, About]:
-    """Probabilities [N, K] of a saved depth for a list, preprocessed as its checkpoint says, averaged where that has several
-    members; ``name`` is its store's."""
-    members = load_members(path, model, resnet.build)
-    about = members[0][1]
-    check_classes(path, about, data.classes)
-    for network, _ in members:
-        hardware.place(network)
-
-    def feed(preprocessing: Preprocessing) -> Feed:
-        return stored_batches(data.name, name, images, preprocessing, hardware.device)
-
-    return predict_members(members, feed, hardware, decide_d4(about, d4), f"predicting {model}"), about
 
 
 def warn_of_shares(model: str, predictions: np.ndarray, classes: list[str], shares: list[float]) -> None:

@@ -67,8 +67,7 @@ from lab.handin import zips as hand_in
 from lab.handin.checks import prove, prove_unpacked
 from lab.kaggle.client import sign_in
 from lab.kaggle.competitions import make_entry, read_competitions, upload_all
-from lab.kaggle.submissions import check_submission
-from predict import submission_folder
+from lab.kaggle.submissions import check_submission, submission_folder
 
 PROJECT = Path(__file__).resolve().parent
 LISTS = ("train.csv", "valid.csv", "classes.csv", *(f"{list_name(model)}.csv" for model in DEPTHS))

@@ -13,7 +13,6 @@ and report/<data>/accuracy_comparison.png.
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +107,7 @@ def arguments() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     answer(arguments())
 
-import signal
+import math
 import time
 from contextlib import nullcontext
 from itertools import chain
@@ -117,18 +116,17 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from tqdm import tqdm
 
 import resnet
-from dataloader import EVALUATION_BATCH, STORES, Batches, choose_preprocessing
 from lab.checkpoints.checkpoint import (
     About,
+    TrainingState,
     load_network,
     load_optimizer,
     load_strictly,
-    optimizer_tensors,
     part,
     read_about,
+    read_state,
     read_tensors,
     save_checkpoint,
 )
@@ -136,9 +134,10 @@ from lab.checkpoints.ensembles import remove_members
 from lab.checkpoints.histories import best_of, describe_best, epoch_line, write_history, write_run
 from lab.cpu.winograd import use_fast_gradients
 from lab.data.augmentation import parts_of
+from lab.data.batches import EVALUATION_BATCH, STORES, Batches
 from lab.data.lists import DataSet, ImageList, list_digest, read_data_set, read_lists
-from lab.data.preprocessing import channel_statistics
-from lab.data.store import open_stores, warn_of_shared_images
+from lab.data.preprocessing import Preprocessing, channel_statistics, choose_preprocessing
+from lab.data.store import Store, open_stores, warn_of_shared_images
 from lab.distributed import Ranks, join
 from lab.errors import UserError, out_of_memory, run
 from lab.evaluation.inference import predict, score
@@ -150,12 +149,31 @@ from lab.text import counted, duration
 from lab.tracking import Tracking
 from lab.training.compile import compiled, decide_compile
 from lab.training.ema import EMA
-from lab.training.forecast import forecast, measure_what_fits
+from lab.training.forecast import Pace, forecast, measure_what_fits
 from lab.training.provenance import compare, differences, make_record, read_run, take_over
-from lab.training.recipe import chosen_settings, class_weights, divide, learning_rate, make_optimizer, size_at
-from lab.training.resume import check_record, earlier_run, read_settings
+from lab.training.recipe import Settings, chosen_settings, class_weights, divide, learning_rate, make_optimizer, size_at
+from lab.training.resume import SavedRun, check_record, earlier_run, read_settings
+from lab.training.run import Diverged, Run, RunFiles
+from lab.training.snapshots import Snapshots
 
-SNAPSHOT = 600.0  # seconds between two last checkpoints within an epoch
+
+@dataclass(frozen=True)
+class Task:
+    """What all runs of one command share."""
+
+    args: argparse.Namespace
+    given: dict[str, Any]
+    like: tuple[About, TrainingState] | None
+    data: DataSet
+    lists: dict[str, ImageList]
+    hardware: Hardware
+    ranks: Ranks
+    stop: Stop
+    tracking: Tracking
+
+
+class OutOfMemory(Exception):
+    """The device has not the memory for a step of a run that has a last checkpoint."""
 
 
 def main() -> None:
@@ -164,7 +182,7 @@ def main() -> None:
     ranks = join()
     like = read_run(args.like) if args.like else None
     if like is not None:
-        given = take_over(like, args, given)
+        given = take_over(like[0], args, given)
     check_numbers(args)
     tracking = Tracking(args.track if ranks.first else [], args.report)
     with ranks.first_before_others():
@@ -187,54 +205,33 @@ def main() -> None:
     task = Task(args, given, like, data, lists, hardware, ranks, Stop(), tracking)
     with task.stop.listening(), tracking:
         for model in DEPTHS if args.model == "all" else [args.model]:
-            with alone(args.weights / data.name / model, "training") if ranks.first else nullcontext():
-                train_or_go_back(model, task)
+            files = RunFiles(args.weights / data.name / model, args.report / data.name)
+            with alone(files.weights, "training") if ranks.first else nullcontext():
+                train_with_retries(files, task)
 
 
-@dataclass(frozen=True)
-class Task:
-    """What all runs of one command share."""
-
-    args: argparse.Namespace
-    given: dict[str, Any]
-    like: About | None
-    data: DataSet
-    lists: dict[str, ImageList]
-    hardware: Hardware
-    ranks: Ranks
-    stop: Stop
-    tracking: Tracking
-
-
-class Diverged(Exception):
-    """The loss is no longer a finite number."""
-
-
-def train_or_go_back(model: str, task: Task) -> None:
-    """Train. A run whose loss is no longer a number goes back to its last checkpoint once, with half the learning rate; one for
-    which the device has no longer the memory goes back with half as many images at once, and again."""
-    last = task.args.weights / task.data.name / model / "last.safetensors"
-    fresh, lr_factor, at_once = task.args.fresh, None, None
+def train_with_retries(files: RunFiles, task: Task) -> None:
+    """Train. A run whose loss is no longer a number returns to its last checkpoint once, with half the learning rate; one that
+    runs out of memory returns with half as many images at once, and again."""
+    model, fresh, lr_factor, at_once = files.weights.name, task.args.fresh, None, None
     while True:
         try:
-            return train(model, task, fresh, lr_factor, at_once)
+            return train(files, task, fresh, lr_factor, at_once)
         except Diverged as error:
             problem = str(error)
-        except (MemoryError, RuntimeError) as error:
-            # Only a run under way has a last checkpoint of its own; and several processes would have to go back together.
-            if not out_of_memory(error) or not task.stop.patient or task.ranks.count > 1:
-                raise
+        except OutOfMemory:
             problem = ""
         # Outside the except block, which holds on to the networks of the attempt.
-        about = read_about(last, model)
         fresh = False
+        about, state = read_about(files.last, model), read_state(files.last)
         if not problem:
-            at_once = divide(read_settings(last, about), task.ranks, len(task.lists["train"]), about.at_once)[0] // 2
+            settings = read_settings(files.last, about)
+            at_once = divide(settings, task.ranks, len(task.lists["train"]), state.at_once)[0] // 2
             print(
                 f"{model}: out of memory; going back to the last checkpoint, with {at_once} images at once", flush=True
             )
             continue
-        if about.lr_factor < 1:
+        if state.lr_factor < 1:
             raise UserError(
                 f"{problem}, with half the learning rate too; its checkpoints are kept. Train it anew with --fresh and a "
                 f"lower --lr."
@@ -243,297 +240,341 @@ def train_or_go_back(model: str, task: Task) -> None:
         print(f"{problem}; going back to the last checkpoint, once, with half the learning rate.", flush=True)
 
 
-def train(model: str, task: Task, fresh: bool, lr_factor: float | None, at_once: int | None) -> None:
-    """One run: one model on one data set, from its start or from its last checkpoint, from where on another ``lr_factor`` holds
-    if given, and a pass takes no more than ``at_once`` images."""
-    args, data, lists, hardware, ranks, stop = task.args, task.data, task.lists, task.hardware, task.ranks, task.stop
-    stop.patient = False
-    if stop.asked:
-        raise Stopped(stop.asked)
-    folder = args.weights / data.name / model
-    best, last = folder / "best.safetensors", folder / "last.safetensors"
-    history = args.report / data.name / f"history_{model}.csv"
-    if (
-        task.like is not None
-        and not fresh
-        and args.like.resolve() in (folder.resolve(), best.resolve(), last.resolve())
-    ):
-        raise UserError(
-            f"--like {args.like}: is the run itself; give other --weights and --report to repeat it beside."
-        )
-    digest = list_digest(data)
-    earlier = None if fresh else earlier_run(best, last, model, data, digest, task.given)
-    saved = earlier[0] if earlier else None
+def train(files: RunFiles, task: Task, fresh: bool, lr_factor: float | None, at_once: int | None) -> None:
+    """One run: one model on one data set, from its start or from its last checkpoint. From there on the learning rate is scaled
+    by ``lr_factor`` if given, and a forward pass takes at most ``at_once`` images."""
+    if task.stop.asked:
+        raise Stopped(task.stop.asked)
+    refuse_to_repeat_itself(files, task, fresh)
+    saved = None if fresh else earlier_run(files, task.data, list_digest(task.data), task.given)
+    if saved and saved.about.finished and "valid_accuracy_d4" in read_about(files.best).metrics:
+        print(f"{saved.about.model}: finished already, {describe_best(saved.about)}; --fresh trains it anew.")
+        task.tracking.begin(saved.about, files.best)  # in case it was not followed, or not to the end
+        task.tracking.end()
+        return
+    run = prepare(files, task, saved, at_once)
+    pace = start(run, task) if saved is None else resume(run, task, saved)
+    if lr_factor is not None:
+        run.state.lr_factor = lr_factor
+    snapshots = Snapshots(run, task.stop)
+    if saved is None or lr_factor is not None:
+        snapshots.write()  # in place of an earlier run's, before anything of this one could be taken for it
+    if run.ranks.first:
+        write_run(files.description, run.about)
+    task.tracking.begin(run.about, files.best)
+    try:
+        with task.stop.patiently():
+            train_epochs(run, pace, snapshots, task)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error) or run.ranks.count > 1:  # several processes would have to return together
+            raise
+        raise OutOfMemory from None
+    snapshots.stop_if_asked()
+    finish(run)
+    task.tracking.end()
 
-    # ---- images
-    if earlier is not None:
-        saved, settings = earlier
-        final = saved.preprocessing
-        if saved.finished and "valid_accuracy_d4" in read_about(best, model).metrics:
-            print(f"{model}: finished already, {describe_best(saved)}; --fresh trains it anew.")
-            task.tracking.begin(saved, best)  # in case it was not followed, or not to the end
-            task.tracking.end()
-            return
+
+# ---- prepare: images, settings, network ----------------------------------------------------------------------------------------
+
+
+def refuse_to_repeat_itself(files: RunFiles, task: Task, fresh: bool) -> None:
+    """Refuse ``--like`` of the run's own folder."""
+    like = task.args.like
+    if like and not fresh and like.resolve() in [path.resolve() for path in (files.weights, files.best, files.last)]:
+        raise UserError(f"--like {like}: is the run itself; give other --weights and --report to repeat it beside.")
+
+
+def prepare(files: RunFiles, task: Task, saved: SavedRun | None, at_once: int | None) -> Run:
+    """The run before its first step: images decoded, settings chosen, network and optimizer made; as the seed alone decides."""
+    data, lists, hardware, ranks, classes = task.data, task.lists, task.hardware, task.ranks, len(task.data.classes)
+    if saved is None:
+        preprocessing = new_preprocessing(task)
+        settings = chosen_settings(files.weights.name, task.args, hardware, preprocessing)
     else:
-        size = args.size or (64 if hardware.device.type == "cpu" else 128)
-        print(f"size: {size} px, {'as asked' if args.size else f'the default on {hardware.device.type}'}")
-        final = choose_preprocessing(lists["train"], size, args.window)
-        settings = chosen_settings(model, args, hardware, final)
-    if at_once is None and saved is not None:
-        at_once = saved.at_once
-    elif at_once is None and task.like is not None and task.like.settings == asdict(settings):
-        at_once = task.like.at_once
-    part_size, parts = divide(settings, ranks, len(lists["train"]), at_once)
-    with ranks.first_before_others():
-        if ranks.first:
-            check_writable(best.parent)
-            check_writable(history.parent)
-        stores = open_stores(lists, final, STORES / data.name)
-    warn_of_shared_images(stores)
+        preprocessing, settings = saved.about.preprocessing, saved.settings
+    if at_once is None:
+        at_once = known_memory(task, settings, saved)
+    part_size, accumulate = divide(settings, ranks, len(lists["train"]), at_once)
+    stores = open_images(files, task, preprocessing)
     digests = chain.from_iterable(stores[name].list_digests() for name in ("train", "valid"))
     record = make_record(hardware, ranks.count, digests)
-    if saved is not None:
-        check_record(saved, record, last, data.folder)
-    if task.like is not None and saved is None:
-        compare(task.like, asdict(settings), digest, record, args.like)
     if saved is None:
         mean, std = channel_statistics(stores["train"].images)
-        final = replace(final, mean=mean, std=std)
-    batches = Batches(
+        preprocessing = replace(preprocessing, mean=mean, std=std)
+        about = new_about(files.weights.name, task, preprocessing, settings, record)
+    else:
+        check_record(saved.about, record, files.last, data.folder)
+        about = replace(saved.about, settings=asdict(settings))
+        if not about.records or differences(about.records[-1], record):
+            about = replace(about, records=[*about.records, record])
+    train = Batches(
         stores["train"],
         lists["train"].labels,
-        final,
+        preprocessing,
         part_size,
         hardware.device,
         settings.seed,
         ranks,
         settings.augmentation,
-        len(data.classes),
+        classes,
     )
-    valid = Batches(stores["valid"], lists["valid"].labels, final, EVALUATION_BATCH, hardware.device, None, ranks)
+    valid = Batches(
+        stores["valid"], lists["valid"].labels, preprocessing, EVALUATION_BATCH, hardware.device, ranks=ranks
+    )
 
-    # ---- network, optimizer, averaged weights
     torch.manual_seed(settings.seed)
-    network = resnet.build(model, len(data.classes), zero_init_residual=settings.zero_init)
+    network = resnet.build(about.model, classes, zero_init_residual=settings.zero_init)
     hardware.place(network)
     use_fast_gradients(network, hardware)
-    optimizer = make_optimizer(network, settings, hardware.precision)
-    scaler = torch.amp.GradScaler(hardware.device.type, enabled=hardware.precision == "fp16")
-    ema = EMA(network, settings.ema)
-    weight = class_weights(settings.class_weights, lists["train"].labels, len(data.classes), hardware.device)
-    about = saved or About(model, data.classes, final, data.name, lists=digest)
-    about.settings = asdict(settings)
-    if not about.records or differences(about.records[-1], record):
-        about.records.append(record)
-    if saved is None:
-        about.train_share = (
-            np.bincount(lists["train"].labels, minlength=len(data.classes)) / len(lists["train"])
-        ).tolist()
+    return Run(
+        files=files,
+        about=about,
+        state=replace(saved.state if saved else TrainingState(), at_once=at_once),
+        settings=settings,
+        hardware=hardware,
+        ranks=ranks,
+        train=train,
+        valid=valid,
+        valid_labels=lists["valid"].labels,
+        network=network,
+        ema=EMA(network, settings.ema),
+        optimizer=make_optimizer(network, settings, hardware.precision),
+        scaler=torch.amp.GradScaler(hardware.device.type, enabled=hardware.precision == "fp16"),
+        class_weight=class_weights(settings.class_weights, lists["train"].labels, classes, hardware.device),
+        accumulate=accumulate,
+    )
+
+
+def new_preprocessing(task: Task) -> Preprocessing:
+    """The preprocessing of a new run, whose size and window are printed with their reasons."""
+    asked, device = task.args.size, task.hardware.device.type
+    size = asked or (64 if device == "cpu" else 128)
+    print(f"size: {size} px, {'as asked' if asked else f'the default on {device}'}")
+    return choose_preprocessing(task.lists["train"], size, task.args.window)
+
+
+def known_memory(task: Task, settings: Settings, saved: SavedRun | None) -> int | None:
+    """How many images the memory was found to hold at once, by this run before or by the one that it repeats."""
     if saved is not None:
-        tensors = read_tensors(last)
-        load_strictly(network, part(tensors, "train."), last)
-        load_strictly(ema.network, part(tensors, "model."), last)
-        load_optimizer(optimizer, tensors, last, begun=bool(saved.epoch or saved.step) and not saved.scaler)
-        if saved.scaler:
-            scaler.load_state_dict(saved.scaler)
-        if ranks.first:
-            write_history(history, saved.history)  # in case the run was killed between its checkpoint and these
-            redraw_accuracy(history.parent, training=True)
-        within = f" and {counted(saved.step, 'step')} of the next" if saved.step else ""
-        so_far = f", {describe_best(saved)}" if saved.metrics else ""
-        print(f"{model}: going on after epoch {saved.epoch} of {settings.epochs}{within}{so_far}.")
-    else:
-        if ranks.first:
-            draw_data_figures(history.parent, lists["train"], data.classes, final, settings.seed, settings.augmentation)
-        why = "as asked" if args.batch_size else f"the default on {hardware.device.type}"
-        whole = part_size * parts * ranks.count
-        print(f"batch: {whole} images per step, {why}; peak learning rate {settings.lr:g}")
-    if not about.finished:
-        accumulate, pace = measure_what_fits(network, settings, hardware, batches, valid, ranks, parts)
-        about.at_once = batches.batch_size if accumulate > parts else at_once
-        steps = len(batches) // accumulate
-        count = sum(parameter.numel() for parameter in network.parameters())
-        print(f"{model}: {count:,} parameters, {counted(settings.epochs, 'epoch')} of {counted(steps, 'step')}")
-        print(forecast(pace, settings, about.epoch, about.step / steps), flush=True)
-    parallel = forward = ranks.parallel(network, hardware.device)
-    if not about.finished:
-        before = about.records[-1].get("compile", "")
-        compiles = decide_compile(
-            args.compile, before, network, settings, hardware, batches, valid, pace, about.epoch, ranks
-        )
-        about.records[-1]["compile"] = "on" if compiles else "off"
-        forward = compiled(parallel) if compiles else parallel
+        return saved.state.at_once
+    if task.like is not None and task.like[0].settings == asdict(settings):
+        return task.like[1].at_once
+    return None
 
-    # ---- what a run goes on from
-    about.lr_factor = lr_factor or about.lr_factor
-    # Loss and hits over the images of the epoch so far, of this rank; so precise that sums of float32 are exact, and the same
-    # wherever a run was interrupted. (Apple's GPUs have no float64.)
-    exact = torch.float32 if hardware.device.type == "mps" else torch.float64
-    totals = torch.zeros(2, device=hardware.device, dtype=exact)
-    began, due = time.perf_counter(), time.monotonic() + SNAPSHOT
 
-    def sums() -> list[float]:
-        """Loss and hits so far, of all ranks."""
-        found: list[float] = ranks.sum(totals.clone()).tolist()
-        if not math.isfinite(found[0]):
-            raise Diverged(f"{model} epoch {about.epoch + 1}: the loss is no longer a finite number")
-        return found
+def open_images(files: RunFiles, task: Task, preprocessing: Preprocessing) -> dict[str, Store]:
+    """The decoded images of both lists; the folders to write into are tried first."""
+    with task.ranks.first_before_others():
+        if task.ranks.first:
+            check_writable(files.weights)
+            check_writable(files.report)
+        stores = open_stores(task.lists, preprocessing, STORES / task.data.name)
+    warn_of_shared_images(stores)
+    return stores
 
-    def keep_last() -> None:
-        """Write the last checkpoint."""
-        nonlocal due
-        averaged = {f"model.{name}": tensor for name, tensor in ema.network.state_dict().items()}
-        raw = {f"train.{name}": tensor for name, tensor in network.state_dict().items()}
-        about.scaler = scaler.state_dict()
-        with ranks.first_before_others():
-            if ranks.first:
-                save_checkpoint(last, about, averaged | raw | optimizer_tensors(optimizer))
-        due = time.monotonic() + SNAPSHOT
 
-    def snapshot(done: int, seconds: float) -> None:
-        """Keep the state within an epoch, after ``done`` of its steps."""
-        about.loss_sum, about.correct = sums()
-        tensors = [*network.state_dict().values(), *ema.network.state_dict().values()]
-        if ranks.any(not all(bool(tensor.isfinite().all()) for tensor in tensors)):
-            raise Diverged(f"{model} epoch {about.epoch + 1}: the weights are no longer finite numbers")
-        about.step, about.seconds = done, seconds
-        keep_last()
+def new_about(
+    model: str, task: Task, preprocessing: Preprocessing, settings: Settings, record: dict[str, str]
+) -> About:
+    """What the checkpoints of a new run say; prints whether a run that is repeated will come out the same."""
+    digest, labels, classes = list_digest(task.data), task.lists["train"].labels, task.data.classes
+    if task.like is not None:
+        compare(*task.like, asdict(settings), digest, record, task.args.like)
+    share = (np.bincount(labels, minlength=len(classes)) / len(labels)).tolist()
+    return About(
+        model,
+        classes,
+        preprocessing,
+        task.data.name,
+        lists=digest,
+        settings=asdict(settings),
+        train_share=share,
+        records=[record],
+    )
 
-    def leave_if_asked() -> None:
-        """Stop, on all ranks together."""
-        if ranks.any(bool(stop.asked)):
-            raise Stopped(stop.asked or signal.SIGTERM)
 
-    if saved is None and ranks.first:
-        remove_members(folder)
-        task.tracking.forget(best)
-    if saved is None or lr_factor is not None:
-        keep_last()  # in place of an earlier run's, before anything of this one could be taken for it
-    if ranks.first:
-        write_run(history.with_name(f"run_{model}.json"), about)
-    task.tracking.begin(about, best)
+# ---- start or resume -----------------------------------------------------------------------------------------------------------
 
-    # ---- the epochs
-    for epoch in range(about.epoch, about.epoch if about.finished else settings.epochs):
-        size = size_at(epoch, settings)
-        batches.epoch, batches.size, valid.size = epoch, size, size
-        batches.begin = about.step * accumulate  # 0, but where this epoch was interrupted
-        totals[:] = torch.tensor([about.loss_sum, about.correct] if ranks.first else [0.0, 0.0], dtype=exact)
-        began = time.perf_counter() - about.seconds
-        network.train()
-        stop.patient = True
-        bar = tqdm(
-            batches,
-            f"{model} epoch {epoch + 1}/{settings.epochs}",
-            initial=batches.begin,
-            unit=" images",
-            unit_scale=ranks.count * batches.batch_size,
-            leave=False,
-        )
-        for number, (images, labels, _) in enumerate(bar, batches.begin):
-            step = epoch * steps + number // accumulate
-            if step >= (epoch + 1) * steps:
-                break  # the parts left over do not fill a batch
-            last_part = (number + 1) % accumulate == 0
-            with ranks.local(parallel, not last_part):
-                with hardware.autocast():
-                    logits = forward(images)
-                    # Not its mean, which divides by the weights of the part: parts would not add up to the batch.
-                    total = functional.cross_entropy(
-                        logits, labels, weight, label_smoothing=settings.smoothing, reduction="sum"
-                    )
-                    loss = total / len(labels)
-                scaler.scale(loss / accumulate).backward()
-            told = labels if labels.ndim == 1 else labels.argmax(dim=1)  # of a mixture the class with the most of it
-            hits = (logits.detach().argmax(dim=1) == told).float().sum()
-            # Loss and hits stay on the device: reading them here would make a GPU wait for Python.
-            totals += torch.stack([total.detach(), hits])
-            if not last_part:
-                continue
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, settings) * about.lr_factor
-            if settings.clip:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-            ema.update(step)
-            if ranks.any(bool(stop.asked) or time.monotonic() > due):
-                snapshot(step + 1 - epoch * steps, time.perf_counter() - began)
-                leave_if_asked()
-        loss_sum, correct = sums()
-        seen = ranks.count * steps * accumulate * batches.batch_size  # images
-        trained = time.perf_counter() - began
 
-        # ---- how good it is now, on the labelled list that the lab calls testing
-        ranks.share_buffers(ema.network)
-        try:
-            stop.patient = ranks.count > 1  # several stop together, after the epoch
-            probabilities = predict(ema.network, valid, hardware, title="testing", ranks=ranks)
-        except Stopped:
-            if ranks.count == 1:
-                snapshot(steps, trained)
-            raise
-        stop.patient = True
-        accuracy, test_loss = score(probabilities, lists["valid"].labels)
-        if not math.isfinite(test_loss):
-            raise Diverged(f"{model} epoch {epoch + 1}: the network's answers are no longer finite numbers")
-        row = {
-            "epoch": epoch + 1,
-            "train_accuracy": correct / seen,
-            "test_accuracy": accuracy,
-            "train_loss": loss_sum / seen,
-            "test_loss": test_loss,
-            "learning_rate": learning_rate((epoch + 1) * steps - 1, steps, settings) * about.lr_factor,
-            "size": size,
-            "seconds": round(time.perf_counter() - began, 2),
-            "images_per_second": round(seen / trained, 1),
+def start(run: Run, task: Task) -> Pace:
+    """Draw what the images look like, take an earlier run's files away, and measure the pace."""
+    settings, files = run.settings, run.files
+    if run.ranks.first:
+        labels = (task.lists["train"], task.data.classes)
+        draw_data_figures(files.report, *labels, run.about.preprocessing, settings.seed, settings.augmentation)
+    why = "as asked" if task.args.batch_size else f"the default on {run.hardware.device.type}"
+    whole = run.train.batch_size * run.accumulate * run.ranks.count
+    print(f"batch: {whole} images per step, {why}; peak learning rate {settings.lr:g}")
+    pace = plan(run, task)
+    if run.ranks.first:
+        remove_members(files.weights)
+        task.tracking.forget(files.best)
+    return pace
+
+
+def resume(run: Run, task: Task, saved: SavedRun) -> Pace | None:
+    """Load the last checkpoint's tensors, bring history and figure up to date with it, and measure the pace of what is left."""
+    state, last = run.state, run.files.last
+    tensors = read_tensors(last)
+    load_strictly(run.network, part(tensors, "train."), last)
+    load_strictly(run.ema.network, part(tensors, "model."), last)
+    load_optimizer(run.optimizer, tensors, last, begun=bool(state.epoch or state.step) and not state.scaler)
+    if state.scaler:
+        run.scaler.load_state_dict(state.scaler)
+    if run.ranks.first:
+        write_history(run.files.history, saved.about.history)  # the run may have been killed before these were written
+        redraw_accuracy(run.files.report, training=True)
+    within = f" and {counted(state.step, 'step')} of the next" if state.step else ""
+    so_far = f", {describe_best(saved.about)}" if saved.about.metrics else ""
+    print(f"{run.model}: going on after epoch {state.epoch} of {run.settings.epochs}{within}{so_far}.")
+    return None if run.about.finished else plan(run, task)
+
+
+def plan(run: Run, task: Task) -> Pace:
+    """Split the batch until a step fits into the memory, say how long the run will take, and decide whether to compile it."""
+    settings, before = run.settings, run.accumulate
+    run.train, run.accumulate, pace = measure_what_fits(
+        run.network, settings, run.hardware, run.train, run.valid, run.ranks, before
+    )
+    if run.accumulate > before:
+        run.state.at_once = run.train.batch_size
+    count = sum(parameter.numel() for parameter in run.network.parameters())
+    print(f"{run.model}: {count:,} parameters, {counted(settings.epochs, 'epoch')} of {counted(run.steps, 'step')}")
+    print(forecast(pace, settings, run.state.epoch, run.state.step / run.steps), flush=True)
+    run.forward = run.parallel = run.ranks.parallel(run.network, run.hardware.device)
+    compiles = decide_compile(task.args.compile, run, pace)
+    *earlier, latest = run.about.records
+    run.about = replace(run.about, records=[*earlier, latest | {"compile": "on" if compiles else "off"}])
+    if compiles:
+        run.forward = compiled(run.parallel)
+    return pace
+
+
+# ---- the epochs ----------------------------------------------------------------------------------------------------------------
+
+
+def train_epochs(run: Run, pace: Pace | None, snapshots: Snapshots, task: Task) -> None:
+    """Train, validate and keep, epoch after epoch, until all are done or ``--patience`` ends."""
+    while not run.about.finished:
+        assert pace is not None
+        size = size_at(run.state.epoch, run.settings)
+        train_epoch(run, snapshots)
+        row = validate(run, size, snapshots)
+        keep(run, row, snapshots)
+        task.tracking.epoch(run.about)
+        left = pace.run(run.settings, run.state.epoch) * row["seconds"] / pace.epoch(size)
+        print(f"{epoch_line(run.model, row, run.about, run.settings.epochs)}, {duration(left)} left", flush=True)
+        snapshots.stop_if_asked()
+    if run.state.epoch < run.settings.epochs:
+        stale = run.state.epoch - int(run.about.metrics["epoch"])
+        print(f"{run.model}: stopped early, no new best for {stale} epochs (--patience {run.settings.patience}).")
+
+
+def train_epoch(run: Run, snapshots: Snapshots) -> None:
+    """One pass over the training images: forward, loss, backward, optimizer step, averaged weights."""
+    settings, optimizer, scaler = run.settings, run.optimizer, run.scaler
+    run.begin_epoch()
+    for step, parts in run.optimizer_steps(snapshots.after_step):
+        for images, labels in parts:
+            with run.hardware.autocast():
+                logits = run.forward(images)
+                # Not the mean, which divides by the class weights of the part: parts would not add up to the batch.
+                loss = functional.cross_entropy(
+                    logits, labels, run.class_weight, label_smoothing=settings.smoothing, reduction="sum"
+                )
+                mean = loss / len(labels)
+            scaler.scale(mean / run.accumulate).backward()
+            run.count(loss, logits, labels)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, run.steps, settings) * run.state.lr_factor
+        if settings.clip:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(run.network.parameters(), settings.clip)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        run.ema.update(step)
+
+
+def validate(run: Run, size: int, snapshots: Snapshots) -> dict[str, float]:
+    """The epoch's row of the history: accuracy and loss of the training images as they were trained on, and of the averaged
+    weights on valid."""
+    loss_sum, correct = run.sums()
+    trained = time.perf_counter() - run.began
+    epoch, ranks = run.state.epoch + 1, run.ranks
+    ranks.share_buffers(run.ema.network)
+    try:
+        with snapshots.stop.patiently(ranks.count > 1):  # several processes stop together, after the epoch
+            batches = run.valid.epoch(size=size)
+            probabilities = predict(
+                run.ema.network, batches, run.hardware, title="testing", ranks=ranks, total=len(run.valid)
+            )
+    except Stopped:
+        if ranks.count == 1:
+            snapshots.within_epoch(run.steps, trained)
+        raise
+    accuracy, loss = score(probabilities, run.valid_labels)
+    if not math.isfinite(loss):
+        raise Diverged(f"{run.model} epoch {epoch}: the network's answers are no longer finite numbers")
+    return {
+        "epoch": epoch,
+        "train_accuracy": correct / run.images,
+        "test_accuracy": accuracy,
+        "train_loss": loss_sum / run.images,
+        "test_loss": loss,
+        "learning_rate": learning_rate(epoch * run.steps - 1, run.steps, run.settings) * run.state.lr_factor,
+        "size": size,
+        "seconds": round(time.perf_counter() - run.began, 2),
+        "images_per_second": round(run.images / trained, 1),
+    }
+
+
+def keep(run: Run, row: dict[str, float], snapshots: Snapshots) -> None:
+    """Write the checkpoints and the history of an epoch that has ended. Best comes first, then last, so that a run killed
+    between the two writes its best again."""
+    settings, epoch, accuracy, loss = run.settings, int(row["epoch"]), row["test_accuracy"], row["test_loss"]
+    about = replace(run.about, history=[*run.about.history, row])
+    better = (accuracy, -loss) > best_of(about.metrics)
+    if better:
+        metrics = {
+            "epoch": epoch,
+            "valid_accuracy": accuracy,
+            "valid_loss": loss,
+            "valid_images": len(run.valid_labels),
         }
-        about.history.append(row)
-        about.epoch, about.step, about.loss_sum, about.correct, about.seconds = epoch + 1, 0, 0.0, 0.0, 0.0
-        better = (accuracy, -test_loss) > best_of(about.metrics)
-        if better:
-            about.metrics = {"epoch": epoch + 1, "valid_accuracy": accuracy, "valid_loss": test_loss}
-            about.metrics["valid_images"] = len(lists["valid"])
-        stale = epoch + 1 - int(about.metrics["epoch"])
-        stopping = bool(settings.patience) and stale >= settings.patience
-        about.finished = stopping or epoch + 1 == settings.epochs
-
-        # ---- keep it: best first, then last, so that a run killed between the two writes its best again
-        if ranks.first and better:
-            averaged = {f"model.{name}": tensor for name, tensor in ema.network.state_dict().items()}
-            save_checkpoint(best, replace(about, preprocessing=replace(final, size=size)), averaged)
-        keep_last()
-        if ranks.first:
-            write_history(history, about.history)
-            redraw_accuracy(history.parent, training=True)
-        task.tracking.epoch()
-        left = pace.run(settings, epoch + 1) * row["seconds"] / pace.epoch(size)
-        print(f"{epoch_line(model, row, about, settings.epochs)}, {duration(left)} left", flush=True)
-        leave_if_asked()
-        if stopping:
-            print(f"{model}: stopped early, no new best for {stale} epochs (--patience {settings.patience}).")
-            break
-    stop.patient = False
-    leave_if_asked()
-    note_d4(best, about.history, valid, lists["valid"].labels, hardware, ranks)
-    task.tracking.end()
+        about = replace(about, metrics=metrics)
+    stopping = bool(settings.patience) and epoch - int(about.metrics["epoch"]) >= settings.patience
+    run.about = replace(about, finished=stopping or epoch == settings.epochs)
+    run.state = TrainingState(epoch, lr_factor=run.state.lr_factor, at_once=run.state.at_once, scaler=run.state.scaler)
+    if run.ranks.first and better:
+        preprocessing = replace(run.about.preprocessing, size=int(row["size"]))
+        save_checkpoint(
+            run.files.best, replace(run.about, preprocessing=preprocessing), run.averaged_tensors(), run.state
+        )
+    snapshots.write()
+    if run.ranks.first:
+        write_history(run.files.history, run.about.history)
+        redraw_accuracy(run.files.report, training=True)
 
 
-def note_d4(
-    path: Path, history: list[dict[str, float]], valid: Batches, labels: np.ndarray, hardware: Hardware, ranks: Ranks
-) -> None:
+# ---- finish --------------------------------------------------------------------------------------------------------------------
+
+
+def finish(run: Run) -> None:
     """Measure the best checkpoint with D4 test-time augmentation on valid, and note it there for predict.py to decide by; with
     the whole history, since the best checkpoint may be all that is handed on."""
+    path = run.files.best
     network, about = load_network(path, None, resnet.build)
-    hardware.place(network)
-    valid.size = about.preprocessing.size
-    accuracy, loss = score(predict(network, valid, hardware, d4=True, title="testing with D4", ranks=ranks), labels)
-    about.metrics |= {"valid_accuracy_d4": accuracy, "valid_loss_d4": loss}
-    about.history = history
-    if ranks.first:
-        save_checkpoint(path, about, {f"model.{name}": tensor for name, tensor in network.state_dict().items()})
+    run.hardware.place(network)
+    batches = run.valid.epoch(size=about.preprocessing.size)
+    title, total = "testing with D4", len(run.valid)
+    probabilities = predict(network, batches, run.hardware, d4=True, title=title, ranks=run.ranks, total=total)
+    accuracy, loss = score(probabilities, run.valid_labels)
+    metrics = about.metrics | {"valid_accuracy_d4": accuracy, "valid_loss_d4": loss}
+    about = replace(about, metrics=metrics, history=run.about.history)
+    if run.ranks.first:
+        tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+        save_checkpoint(path, about, tensors, read_state(path))
     print(f"{about.model}: {describe_best(about)}, {100 * accuracy:.2f} % averaged over D4; saved in {path}.")
 
 

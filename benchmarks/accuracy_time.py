@@ -38,10 +38,10 @@ from torchvision import transforms
 
 from benchmarks.machine import describe, keep, keep_option
 from benchmarks.step import Files, peers_network, peers_step
-from dataloader import EVALUATION_BATCH, choose_preprocessing
 from lab.checkpoints.checkpoint import read_about
+from lab.data.batches import EVALUATION_BATCH
 from lab.data.lists import data_name, find_folder, read_data_set, read_lists
-from lab.data.preprocessing import Preprocessing
+from lab.data.preprocessing import Preprocessing, choose_preprocessing
 from lab.files import write_whole
 from lab.hardware import Hardware, choose_hardware, decoding_threads
 from lab.training.recipe import chosen_settings

@@ -31,9 +31,10 @@ from torch.utils.data import DataLoader
 
 from benchmarks.machine import describe, keep, keep_option
 from benchmarks.step import AUGMENTATION, BATCH, Files, ours, rates
-from dataloader import Batches, measured_preprocessing
+from lab.data.batches import Batches
 from lab.data.images import read_image
 from lab.data.lists import ImageList, read_data_set, read_list
+from lab.data.preprocessing import measured_preprocessing
 from lab.data.store import open_stores
 from lab.hardware import choose_hardware, decoding_threads
 

@@ -27,12 +27,12 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-import dataloader
+import lab.data.batches
 import resnet
 from benchmarks.machine import describe, keep, keep_option
 from benchmarks.roofline import matrix_product
 from benchmarks.step import Step, ours, timed
-from dataloader import Batches
+from lab.data.batches import Batches
 from lab.data.preprocessing import Preprocessing
 from lab.data.store import Store
 from lab.hardware import Hardware, choose_hardware
@@ -108,10 +108,10 @@ def main() -> None:
         wrap: Callable[[nn.Module], nn.Module] = compiled if args.compile else lambda network: network
         rates = []
         for kind, resident in ((Same, True), (Batches, True), (Batches, False)):
-            fits = dataloader.fits_on
-            dataloader.fits_on = lambda *_, here=resident: here
+            fits = lab.data.batches.fits_on
+            lab.data.batches.fits_on = lambda *_, here=resident: here
             batches = made_up(args.images, args.size, args.batch_size, hardware.device, kind)
-            dataloader.fits_on = fits
+            lab.data.batches.fits_on = fits
             began = time.perf_counter()
             step = next(ours(model, batches, hardware, CLASSES, wrap))
             rates.append(rate(step, batches.batch_size, args.seconds, hardware))

@@ -34,8 +34,9 @@ from PIL import Image
 
 import train
 from benchmarks.machine import describe, keep, keep_option
-from dataloader import STORES, choose_preprocessing
+from lab.data.batches import STORES
 from lab.data.lists import read_data_set, read_lists
+from lab.data.preprocessing import choose_preprocessing
 from lab.data.store import open_stores
 
 SIDE, SIZE, DISTINCT = 48, 32, 300

@@ -26,7 +26,8 @@ from lab.data.preprocessing import Preprocessing
 from lab.hardware import choose_hardware
 from lab.training.ema import EMA
 from lab.training.recipe import chosen_settings, make_optimizer
-from train import SNAPSHOT, arguments
+from lab.training.snapshots import INTERVAL
+from train import arguments
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
     hardware = choose_hardware()
     classes = ["normal", "leukemia blast"]
     preprocessing = Preprocessing(64, 128, 64, "cell")
-    lines = [describe(), f"medians of {args.times}; a snapshot every {SNAPSHOT:.0f} s of training", ""]
+    lines = [describe(), f"medians of {args.times}; a snapshot every {INTERVAL:.0f} s of training", ""]
     lines += ["| model | optimizer | MiB | seconds | share of training time |", "|---" * 5 + "|"]
     args.folder.mkdir(parents=True, exist_ok=True)
     for model in args.models:
@@ -66,7 +67,7 @@ def main() -> None:
                         taken.append(time.perf_counter() - began)
                 size = path.stat().st_size / 2**20
             seconds = statistics.median(taken)
-            share = seconds / (SNAPSHOT + seconds)
+            share = seconds / (INTERVAL + seconds)
             lines.append(f"| {model} | {kind} | {size:,.0f} | {seconds:.2f} | {share:.2%} |")
     keep(args.keep, lines)
 

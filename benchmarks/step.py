@@ -36,10 +36,10 @@ from torchvision import transforms
 
 import resnet
 from benchmarks.machine import describe, keep, keep_option
-from dataloader import Batches, measured_preprocessing
 from lab.cpu.winograd import use_fast_gradients
+from lab.data.batches import Batches
 from lab.data.lists import ImageList, read_data_set, read_list
-from lab.data.preprocessing import Preprocessing
+from lab.data.preprocessing import Preprocessing, measured_preprocessing
 from lab.data.store import open_stores
 from lab.hardware import Hardware, choose_hardware, decoding_threads
 from lab.training.ema import EMA
@@ -91,7 +91,7 @@ def ours(
     wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
 ) -> Iterator[Step]:
     """Steps as train.py takes them with its default settings, over and over the training list; ``wrap`` may compile."""
-    preprocessing = Preprocessing(64, 128, batches.size, "cell")
+    preprocessing = Preprocessing(64, 128, batches.preprocessing.size, "cell")
     settings = chosen_settings(model, arguments().parse_args([]), hardware, preprocessing)
     network = hardware.place(resnet.build(model, classes, zero_init_residual=True)).train()
     use_fast_gradients(network, hardware)

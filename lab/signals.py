@@ -41,6 +41,15 @@ class Stop:
         print("\nfinishing the step, then stopping; once more to stop at once", file=sys.stderr, flush=True)
 
     @contextmanager
+    def patiently(self, patient: bool = True) -> Iterator[None]:
+        """Within the block the first signal is only noted, or not, where ``patient`` is False."""
+        before, self.patient = self.patient, patient
+        try:
+            yield
+        finally:
+            self.patient = before
+
+    @contextmanager
     def listening(self) -> Iterator[None]:
         """Handle both signals. Elsewhere than in the main thread Python allows no handlers, and nothing changes."""
         main = threading.current_thread() is threading.main_thread()

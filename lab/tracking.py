@@ -62,8 +62,9 @@ class Tracking:
         self.about = about
         self.epoch()
 
-    def epoch(self) -> None:
+    def epoch(self, about: About | None = None) -> None:
         """Show the epochs that have come since; to be called once they are in the history."""
+        self.about = about or self.about
         for name, tool in list(self.following.items()):
             with self.harmless(name):
                 assert self.about is not None

@@ -40,10 +40,10 @@ import shutil
 from dataclasses import replace
 
 import resnet
-from dataloader import stored_batches
 from lab.checkpoints.checkpoint import About, check_classes, load_network, read_about, save_checkpoint
 from lab.checkpoints.ensembles import Member, check_alike, other, others
 from lab.checkpoints.histories import best_of
+from lab.data.batches import stored_batches
 from lab.data.lists import list_digest, read_data_set, read_list
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError, run

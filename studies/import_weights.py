@@ -43,10 +43,10 @@ if __name__ == "__main__":
 import numpy as np
 
 import resnet
-from dataloader import stored_batches
 from lab.checkpoints.checkpoint import About, load_network, save_checkpoint
 from lab.checkpoints.ensembles import others
 from lab.checkpoints.state_dicts import NORMALISATIONS, read_state, recognise
+from lab.data.batches import stored_batches
 from lab.data.images import read_image
 from lab.data.lists import read_data_set, read_lists
 from lab.data.preprocessing import Preprocessing
@@ -81,20 +81,20 @@ def main() -> None:
         if best.is_file() and not args.fresh:
             raise UserError(f"{best} is there already; --fresh replaces it, or give other --weights.")
         share = np.bincount(lists["train"].labels, minlength=len(data.classes)) / len(lists["train"])
-        about = About(model, data.classes, preprocessing, data.name, train_share=share.tolist(), finished=True)
         tensors = {f"model.{name}": tensor for name, tensor in state.items()}
         network = resnet.build(model, len(data.classes))
         network.load_state_dict(state, strict=True)
         hardware.place(network.eval())
         labels = lists["valid"].labels
         batches = stored_batches(data.name, "valid", lists["valid"], preprocessing, hardware.device)
-        about.metrics = {"epoch": 0, "valid_images": len(labels)}
+        metrics: dict[str, float] = {"epoch": 0, "valid_images": len(labels)}
         for ending, d4 in (("", False), ("_d4", True)):
             accuracy, loss = score(predict(network, batches, hardware, d4, f"testing {model}"), labels)
-            about.metrics |= {f"valid_accuracy{ending}": accuracy, f"valid_loss{ending}": loss}
-        save_checkpoint(best, about, tensors)
+            metrics |= {f"valid_accuracy{ending}": accuracy, f"valid_loss{ending}": loss}
+        shares = {"metrics": metrics, "train_share": share.tolist(), "finished": True}
+        save_checkpoint(best, About(model, data.classes, preprocessing, data.name, **shares), tensors)
     load_network(best, model, resnet.build)
-    plain, averaged = (100 * about.metrics[name] for name in ("valid_accuracy", "valid_accuracy_d4"))
+    plain, averaged = (100 * metrics[name] for name in ("valid_accuracy", "valid_accuracy_d4"))
     print(f"{model}: {plain:.2f} % on valid, {averaged:.2f} % averaged over D4; saved in {best}.")
     if plain < 100 * share.max() + 5:
         print(

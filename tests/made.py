@@ -28,10 +28,11 @@ from torch import Tensor, nn
 
 import resnet
 import train
-from lab.checkpoints.checkpoint import About, load_network, read_about, read_tensors, save_checkpoint
+from lab.checkpoints.checkpoint import About, TrainingState, load_network, read_about, read_tensors, save_checkpoint
 from lab.data.augmentation import normalise, resample
 from lab.data.images import read_image
 from lab.data.preprocessing import Preprocessing
+from lab.training import snapshots
 from lab.training.recipe import Settings
 
 PATIENCE = 300  # seconds after which a test takes a run to hang
@@ -154,19 +155,18 @@ class Trainer:
 
 def interrupt(patch: pytest.MonkeyPatch, at: int, written: bool) -> None:
     """Stop a run as Ctrl-C would, at its ``at``-th last checkpoint: just after it is written, or just before."""
-    save, count = train.save_checkpoint, 0
+    count = 0
 
-    def interrupted(path: Path, about: About, tensors: dict[str, Tensor]) -> None:
+    def interrupted(path: Path, about: About, tensors: dict[str, Tensor], state: TrainingState) -> None:
         nonlocal count
-        kept = path.name == "last.safetensors" and about.epoch > 0  # the first is written before any step
-        count += kept
-        stop = count == at and kept
+        count += state.epoch > 0  # the first is written before any step
+        stop = count == at and state.epoch > 0
         if not stop or written:
-            save(path, about, tensors)
+            save_checkpoint(path, about, tensors, state)
         if stop:
             raise KeyboardInterrupt
 
-    patch.setattr(train, "save_checkpoint", interrupted)
+    patch.setattr(snapshots, "save_checkpoint", interrupted)
 
 
 def script(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -273,7 +273,6 @@ def settings(**values: Any) -> Settings:
 class Noise:
     """Batches of noise that note the sizes asked of them."""
 
-    size: int = 64
     batch_size: int = 4
     count: int = 12
     asked: tuple[int, ...] = ()
@@ -281,8 +280,8 @@ class Noise:
     def __len__(self) -> int:
         return 3
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
-        self.asked += (self.size,)
+    def epoch(self, number: int = 0, size: int = 64) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+        self.asked += (size,)
         for _ in range(3):
-            images = torch.zeros(4, 3, self.size, self.size).contiguous(memory_format=torch.channels_last)
+            images = torch.zeros(4, 3, size, size).contiguous(memory_format=torch.channels_last)
             yield images, torch.tensor([0, 1, 0, 1]), np.arange(4)

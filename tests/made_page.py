@@ -70,7 +70,7 @@ def save_staged(weights: Path, models: list[str] = DEPTHS, **said: Any) -> Path:
 
 def exhibit(folder: Path, models: list[str] = DEPTHS, lists: bool = True, why: str = "no lists were found.") -> Exhibit:
     """What the page shows of the networks saved in ``folder``, made as demo.py makes it; the data set is ``folder/csv/tiny``."""
-    from dataloader import stored_batches
+    from lab.data.batches import stored_batches
 
     networks = {
         model: load_members(folder / "weights" / "tiny" / model / "best.safetensors", model, staged) for model in models

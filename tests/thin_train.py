@@ -24,16 +24,17 @@ from torch.nn import functional
 
 import train
 from lab.errors import run
+from lab.training import snapshots
 from lab.training.ema import EMA
 from tests import made
 
-save, update, cross_entropy = train.save_checkpoint, EMA.update, functional.cross_entropy
+save, update, cross_entropy = snapshots.save_checkpoint, EMA.update, functional.cross_entropy
 
 
-def save_and_stop(path: Path, about: Any, tensors: Any) -> None:
+def save_and_stop(path: Path, about: Any, tensors: Any, state: Any) -> None:
     """Save, and stop as Ctrl-C would once the wanted epoch is kept."""
-    save(path, about, tensors)
-    if path.name == "last.safetensors" and about.epoch == int(os.environ["STOP_AFTER"]):
+    save(path, about, tensors, state)
+    if state.epoch == int(os.environ["STOP_AFTER"]):
         raise KeyboardInterrupt
 
 
@@ -61,11 +62,11 @@ def loss_once_not_a_number() -> Callable[..., Tensor]:
 def thin_train() -> None:
     """Run the command in the working directory."""
     if "STOP_AFTER" in os.environ:
-        train.save_checkpoint = save_and_stop
+        snapshots.save_checkpoint = save_and_stop  # type: ignore[assignment]
     EMA.update = update_and_hold  # type: ignore[method-assign]
     if os.environ.get("NAN_ON", "none") == os.environ.get("RANK"):
         functional.cross_entropy = loss_once_not_a_number()
-    train.SNAPSHOT = float(os.environ.get("SNAPSHOT", train.SNAPSHOT))
+    snapshots.INTERVAL = float(os.environ.get("SNAPSHOT", snapshots.INTERVAL))
     with made.inside(Path.cwd(), figures=False):
         run(train.main)
 

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,15 @@ from lab.options import MODELS
 FORMAT = "leukemia-resnet checkpoint 1"
 
 
-@dataclass
+@dataclass(frozen=True)
 class About:
-    """What a checkpoint says of itself.
+    """What a checkpoint says of itself: all that is needed to use its network elsewhere.
 
     ``lists`` is a hash of the lists it was trained on, ``train_share`` the share of each class in the training list;
-    ``metrics`` are those it was saved for, ``settings`` the run's, ``history`` its epochs, ``scaler`` the state of fp16's
-    loss scaler. Of the epoch under way: ``step``, the optimizer's steps so far, ``loss_sum`` and ``correct`` over their images
-    and the ``seconds`` they took. ``lr_factor`` is below 1 after a diverged run went back; ``at_once`` are the images that the
-    memory held at once, where it held less than was asked for. ``records`` say what it was made with: from the
-    start on, and from wherever something else went on with it. ``members`` is the number of networks that are averaged with this
-    one as the first (lab/checkpoints/ensembles.py); its ``metrics`` are then the average's.
+    ``metrics`` are those it was saved for, ``settings`` the run's, ``history`` its epochs. ``records`` say what it was made with
+    (``training/provenance.py``): from the start on, and from wherever another machine or version resumed it. ``members`` is
+    the number of networks whose predictions are averaged, this one being the first (``checkpoints/ensembles.py``); its
+    ``metrics`` are then those of the average.
     """
 
     model: str
@@ -45,6 +43,25 @@ class About:
     preprocessing: Preprocessing
     data: str = ""
     lists: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    train_share: list[float] = field(default_factory=list)
+    finished: bool = False
+    records: list[dict[str, str]] = field(default_factory=list)
+    members: int = 1
+
+
+@dataclass
+class TrainingState:
+    """How far a training is, beside its tensors and its history.
+
+    ``epoch`` counts the epochs that have ended. Of the epoch under way: ``step`` counts the optimizer's steps, ``loss_sum`` and
+    ``correct`` are sums over their images, ``seconds`` is the time they took. ``lr_factor`` is below 1 after a diverged run
+    returned to its last checkpoint. ``at_once`` is the number of images that the memory holds at once, where that is less than
+    was asked for. ``scaler`` is the state of fp16's loss scaler.
+    """
+
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
@@ -52,20 +69,13 @@ class About:
     seconds: float = 0.0
     lr_factor: float = 1.0
     at_once: int | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
     scaler: dict[str, Any] = field(default_factory=dict)
-    train_share: list[float] = field(default_factory=list)
-    finished: bool = False
-    records: list[dict[str, str]] = field(default_factory=list)
-    members: int = 1
 
 
-def save_checkpoint(path: Path, about: About, tensors: dict[str, Tensor]) -> None:
+def save_checkpoint(path: Path, about: About, tensors: dict[str, Tensor], state: TrainingState | None = None) -> None:
     """Write a checkpoint, whole or not at all. Tensors that are shared or not contiguous are copied first."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    header = {"format": FORMAT, "about": json.dumps(asdict(about))}
+    header = {"format": FORMAT, "about": json.dumps(asdict(about) | asdict(state or TrainingState()))}
     with replacing(path) as temporary:
         try:
             safetensors.torch.save_file(plain, temporary, metadata=header)
@@ -77,7 +87,39 @@ def save_checkpoint(path: Path, about: About, tensors: dict[str, Tensor]) -> Non
 
 
 def read_about(path: Path, model: str | None = None) -> About:
-    """What a checkpoint says of itself, without its tensors; refuses a wrong file or another depth in one sentence."""
+    """What a checkpoint says of itself, without its tensors. Raises :class:`UserError` for a wrong file or another model."""
+    about = parse_header(path, model)[0]
+    if model is not None and about.model != model:
+        raise UserError(f"{path}: expected weights of {model}, found weights of {about.model}.")
+    return about
+
+
+def read_state(path: Path) -> TrainingState:
+    """How far the training was that wrote a checkpoint. Raises as :func:`read_about`."""
+    return parse_header(path)[1]
+
+
+def parse_header(path: Path, model: str | None = None) -> tuple[About, TrainingState]:
+    """Both parts of a checkpoint's header. Fields that only later versions write are left out."""
+    values = read_header(path, model)
+    try:
+        about = About(
+            **{**known_fields(About, values), "preprocessing": Preprocessing.from_dict(values["preprocessing"])}
+        )
+        state = TrainingState(**known_fields(TrainingState, values))
+        check_plausible(about, state)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: the checkpoint's description is damaged ({error!r}).") from None
+    return about, state
+
+
+def known_fields(kind: type[About] | type[TrainingState], values: dict[str, Any]) -> dict[str, Any]:
+    """Those of ``values`` that are fields of ``kind``."""
+    return {field.name: values[field.name] for field in fields(kind) if field.name in values}
+
+
+def read_header(path: Path, model: str | None = None) -> dict[str, Any]:
+    """The description in a checkpoint's header, as JSON. Raises :class:`UserError` where there is none."""
     if not path.is_file():
         raise UserError(
             f"{path}: there is no such checkpoint; `python train.py --model {model or 'resnet18'} --data "
@@ -97,20 +139,15 @@ def read_about(path: Path, model: str | None = None) -> About:
         raise UserError(f"{path}: expected format '{FORMAT}', found '{form}'{mend}.")
     try:
         values = json.loads(header["about"])
-        known = {
-            name: values[name] for name in About.__dataclass_fields__ if name in values
-        }  # later versions may say more
-        about = About(**{**known, "preprocessing": Preprocessing.from_dict(values["preprocessing"])})
-        check_plausible(about)
+        if not isinstance(values, dict):
+            raise TypeError("not an object")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the checkpoint's description is damaged ({error!r}).") from None
-    if model is not None and about.model != model:
-        raise UserError(f"{path}: expected weights of {model}, found weights of {about.model}.")
-    return about
+    return values
 
 
-def check_plausible(about: About) -> None:
-    """Raise ``TypeError`` or ``ValueError`` where a field of a checkpoint's description is not of its kind."""
+def check_plausible(about: About, state: TrainingState) -> None:
+    """Raise ``ValueError`` where a field of a checkpoint's description is not of its kind."""
 
     def number(value: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -125,16 +162,18 @@ def check_plausible(about: About) -> None:
         "model": about.model in MODELS,
         "classes": isinstance(about.classes, list) and all(isinstance(name, str) for name in about.classes),
         "data": isinstance(about.data, str) and isinstance(about.lists, str),
-        "epoch": whole(about.epoch, 0) and whole(about.step, 0) and isinstance(about.finished, bool),
-        "loss_sum": number(about.loss_sum) and number(about.correct) and number(about.seconds),
-        "lr_factor": number(about.lr_factor) and 0 < about.lr_factor <= 1,
-        "at_once": about.at_once is None or whole(about.at_once, 1),
         "members": whole(about.members, 1),
         "metrics": numbers(about.metrics),
-        "settings": isinstance(about.settings, dict) and isinstance(about.scaler, dict),
+        "settings": isinstance(about.settings, dict),
         "history": isinstance(about.history, list) and all(map(numbers, about.history)),
         "train_share": isinstance(about.train_share, list) and all(map(number, about.train_share)),
+        "finished": isinstance(about.finished, bool),
         "records": isinstance(about.records, list) and all(isinstance(record, dict) for record in about.records),
+        "epoch": whole(state.epoch, 0) and whole(state.step, 0),
+        "loss_sum": number(state.loss_sum) and number(state.correct) and number(state.seconds),
+        "lr_factor": number(state.lr_factor) and 0 < state.lr_factor <= 1,
+        "at_once": state.at_once is None or whole(state.at_once, 1),
+        "scaler": isinstance(state.scaler, dict),
     }
     wrong = [name for name, fine in right.items() if not fine]
     if wrong:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lab.data.preprocessing import Preprocessing
 from lab.data.random_numbers import uniform
 from lab.errors import UserError
 
@@ -56,7 +57,7 @@ def parts_of(text: str) -> frozenset[str]:
     return parts
 
 
-def drawn(seed: int, epoch: int, indices: np.ndarray, augmentation: str = STANDARD) -> Drawn:
+def draw_augmentation(seed: int, epoch: int, indices: np.ndarray, augmentation: str = STANDARD) -> Drawn:
     """As :func:`affine`; what is not a part of the ``augmentation`` is None."""
     parts = parts_of(augmentation)
     geometry, shift, colour = affine(seed, epoch, indices)
@@ -142,6 +143,12 @@ def normalise(images: Tensor, mean: Tensor | tuple[float, ...], std: Tensor | tu
     return ((images - centre) / spread).contiguous(memory_format=torch.channels_last)
 
 
+def network_input(sources: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Stored windows, uint8 [N, S, S, 3] → what a network is evaluated on, float32 [N, 3, size, size], normalised."""
+    images = resample(sources, preprocessing.size, padding=preprocessing.padding)
+    return normalise(images, preprocessing.mean, preprocessing.std)
+
+
 def augment(
     images: Tensor,
     size: int,
@@ -152,7 +159,7 @@ def augment(
     augmentation: str = STANDARD,
 ) -> Tensor:
     """Random views, float32 [N, 3, size, size] in 0…1, of images uint8 [N, S, S, 3], drawn for (seed, epoch, index)."""
-    return transform(images, size, *drawn(seed, epoch, indices, augmentation), padding)
+    return transform(images, size, *draw_augmentation(seed, epoch, indices, augmentation), padding)
 
 
 def transform(
@@ -163,7 +170,7 @@ def transform(
     colour: Tensor | None,
     padding: str = "reflection",
 ) -> Tensor:
-    """The views that :func:`drawn` has drawn."""
+    """The views that :func:`draw_augmentation` has drawn."""
     views = resample(images, size, geometry, shift, padding)
     if colour is None:
         return views

@@ -8,11 +8,14 @@ fill the frame would throw that away.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+
+from lab.data.images import decode
+from lab.data.lists import ImageList, problems_error
 
 SIDES = ("window", "source", "size")
 DARK = 8  # of 255: the brightest channel of a background pixel of the lab's images lies below (measured, 52 originals)
@@ -171,3 +174,35 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, float, float], 
     # A constant channel would divide by zero; one grey level is the least spread an 8-bit image can show.
     std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(axis=1)).clip(1 / 255)
     return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
+
+
+def sample_images(images: ImageList, count: int = 200) -> list[np.ndarray]:
+    """Some images of a list, evenly spread over it; those that cannot be read are left to the check of the whole list."""
+    sample, problems = [], []
+    for index in np.unique(np.linspace(0, len(images) - 1, count).astype(int)):
+        try:
+            sample.append(decode(images.paths[index].read_bytes()))
+        except (OSError, ValueError) as error:
+            problems.append(images.problem(index, error))
+    if not sample:
+        raise problems_error(f"{images.csv}: none of the images tried can be used:", problems)
+    return sample
+
+
+def choose_preprocessing(train: ImageList, size: int, window: int | None = None) -> Preprocessing:
+    """For a network input of ``size`` px; the window is measured on the training images and printed with its reason, or is as
+    asked. Mean and standard deviation are still to be measured."""
+    side, locate, reason = choose_window(sample_images(train))
+    if window:
+        side, reason = window, "as asked"
+    print(f"window: {side} px of the raw image around the {locate}, {reason}")
+    return Preprocessing(side, 2 * size, size, locate)
+
+
+def measured_preprocessing(train: ImageList, size: int = 64) -> Preprocessing:
+    """Window, mean and standard deviation measured on a sample of the training images; for a network input of ``size`` px."""
+    images = sample_images(train)
+    window, locate, _ = choose_window(images)
+    preprocessing = Preprocessing(window, 2 * size, size, locate)
+    mean, std = channel_statistics(np.stack([preprocessing.crop(image) for image in images]))
+    return replace(preprocessing, mean=mean, std=std)

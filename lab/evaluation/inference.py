@@ -73,11 +73,12 @@ def predict(
     d4: bool = False,
     title: str = "",
     ranks: Ranks = ALONE,
+    total: int | None = None,
 ) -> np.ndarray:
     """Class probabilities, float32 [N, K], in the order of the batches, those of all ``ranks``; with ``d4`` the mean over the
-    eight views."""
+    eight views. ``total`` is the number of batches, where these do not say it themselves."""
     network = for_prediction(network, hardware)
-    bar = tqdm(batches, title or "predicting", unit=" batches", leave=False)
+    bar = tqdm(batches, title or "predicting", total, unit=" batches", leave=False)
     parts = [probabilities(network, images, hardware, d4) for images, _, _ in bar]
     return ranks.join_rows(torch.cat(parts).cpu().numpy() if parts else np.zeros((0, 0), np.float32))
 

@@ -67,3 +67,10 @@ def same_order(ids: list[str], data: DataSet) -> str:
         if other.ids == ids:
             return f", namely in that of {path.name}: it answers another depth's list"
     return ""
+
+
+def submission_folder(data: DataSet) -> Path:
+    """The lists' own folder where it lies in csv/, else csv/<data>: other folders of lists are not ours to write into."""
+    ours = Path("csv").resolve()
+    folder = data.folder.resolve()
+    return data.folder if ours == folder or ours in folder.parents else Path("csv") / data.name

@@ -9,6 +9,7 @@ import pandas as pd
 
 from lab.checkpoints.ensembles import Member
 from lab.checkpoints.histories import read_histories
+from lab.data.batches import Batches
 from lab.data.lists import ImageList
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
@@ -17,7 +18,7 @@ from lab.evaluation.metrics import saved_accuracy, wilson
 from lab.figures.accuracy import accuracy_columns
 from lab.hardware import Hardware
 from lab.page.answers import Exhibit
-from lab.page.gallery import StoredBatches, Valid, valid_probabilities
+from lab.page.gallery import Valid, valid_probabilities
 from lab.page.networks import Depth, measure
 
 
@@ -27,7 +28,7 @@ def prepare(
     hardware: Hardware,
     images: ImageList | None,
     why: str,
-    batches: Mapping[Preprocessing, StoredBatches],
+    batches: Mapping[Preprocessing, Batches],
     report: Path,
 ) -> Exhibit:
     """Everything that the page needs; only the valid list can take long, and says how long. Without a list of ``images``, ``why``

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.metrics import confusion_matrix
-from torch import Tensor
 
 from lab.checkpoints.checkpoint import About
 from lab.checkpoints.ensembles import Member
 from lab.data.augmentation import normalise, resample
+from lab.data.batches import Batches
 from lab.data.lists import ImageList
 from lab.data.preprocessing import Preprocessing
 from lab.data.store import Store
@@ -24,14 +23,6 @@ from lab.hardware import Hardware
 
 PROBED = 12  # images that are predicted anew before a kept table is believed
 ALIKE = 5e-4  # the table holds five decimals; the sums are rounded in another order from machine to machine
-
-
-class StoredBatches(Protocol):
-    """Batches of the valid list, and the store that they come from (dataloader.Batches)."""
-
-    store: Store
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]: ...
 
 
 @dataclass(frozen=True)
@@ -92,7 +83,7 @@ class Valid:
 def valid_probabilities(
     members: list[Member],
     images: ImageList,
-    batches: Mapping[Preprocessing, StoredBatches],
+    batches: Mapping[Preprocessing, Batches],
     hardware: Hardware,
     d4: bool,
     kept: Path,

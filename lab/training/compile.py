@@ -12,12 +12,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lab.distributed import Ranks
 from lab.errors import UserError, out_of_memory
-from lab.hardware import Hardware
 from lab.text import duration
-from lab.training.forecast import Batches, Pace, measure
-from lab.training.recipe import Settings, size_at
+from lab.training.forecast import Pace, measure
+from lab.training.recipe import size_at
+from lab.training.run import Run
 
 # Seconds that a run must last: making the kernels of ResNet152 at three sizes takes a good part of it.
 WORTH_TRYING = 1800.0
@@ -31,54 +30,22 @@ def compiled(network: nn.Module) -> Any:
     return torch.compile(network, dynamic=False)
 
 
-def decide_compile(
-    asked: bool | None,
-    before: str,
-    network: nn.Module,
-    settings: Settings,
-    hardware: Hardware,
-    batches: Batches,
-    valid: Batches,
-    pace: Pace,
-    done: int,
-    ranks: Ranks,
-) -> bool:
-    """Whether to compile, printed with the reason: as ``asked``, as the run did ``before``, or as measured steps say.
+def decide_compile(asked: bool | None, run: Run, pace: Pace) -> bool:
+    """Whether to compile, printed with the reason: as ``asked``, as the run did before, or as measured steps say.
 
-    ``pace`` is that of the network as it is; ``done`` epochs of its run are over. Before the first epoch it is tried. Raises
-    :class:`UserError` where it was asked for and does not work here.
+    ``pace`` is that of the network as it is. Before the first epoch it is tried. Raises :class:`UserError` where it was asked
+    for and does not work here.
     """
-    use, reason = False, ""
-    left = pace.run(settings, done)
+    before = run.about.records[-1].get("compile", "")
     if asked is not None:
         use, reason = asked, "as asked"
     elif before:
         use, reason = before == "on", "as this run began"
-    elif hardware.device.type != "cuda":
-        reason = SLOW if (hardware.device.type, hardware.precision) == ("cpu", "fp32") else UNKNOWN
-    elif ranks.count > 1 or torch.are_deterministic_algorithms_enabled():
-        reason = (
-            "which way is faster is not measured where every process must choose alike, or each time; --compile does it"
-        )
-    elif left < WORTH_TRYING:
-        reason = f"{duration(left)} of training would not pay back its warm-up"
     else:
-        try:
-            began = time.perf_counter()
-            fast = measure(network, settings, hardware, batches, valid, compiled)
-            spent, saved = time.perf_counter() - began, left - fast.run(settings, done)
-        except Exception as error:  # compilers fail in ways of their own; the run does not need them
-            reason = f"it does not work here ({first_line(error)})"
-        else:
-            use = saved > spent  # the kernels are kept on disk, but a later size is made anew
-            reason = (
-                f"measured: {duration(saved)} saved after {duration(spent)} of warm-up"
-                if saved > 0
-                else "it is no faster"
-            )
+        use, reason = measured_choice(run, pace)
     if use and (asked or before):
-        failed = attempt(network, settings, hardware, batches, done)
-        if ranks.any(bool(failed)):
+        failed = try_step(run)
+        if run.ranks.any(bool(failed)):
             failed = failed or "in another process"
             if asked:
                 raise UserError(f"--compile does not work here ({failed}); leave it out, or say --no-compile.")
@@ -87,22 +54,41 @@ def decide_compile(
     return use
 
 
-def attempt(network: nn.Module, settings: Settings, hardware: Hardware, batches: Batches, done: int) -> str:
-    """Take a compiled step with a copy of the network; why that failed in one line, or nothing. The kernels are kept on disk for
-    the run. Too little memory is no failure: the run itself goes on with fewer images at once."""
-    if hardware.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "cl"))):
-        return "on a processor it needs a C++ compiler such as g++"
-    tried, size = compiled(copy.deepcopy(network).train()), batches.size
-    batches.size = size_at(done, settings)
+def measured_choice(run: Run, pace: Pace) -> tuple[bool, str]:
+    """Whether compiling pays for a run that nobody decided about, with the reason."""
+    hardware, done = run.hardware, run.state.epoch
+    left = pace.run(run.settings, done)
+    if hardware.device.type != "cuda":
+        return False, SLOW if (hardware.device.type, hardware.precision) == ("cpu", "fp32") else UNKNOWN
+    if run.ranks.count > 1 or torch.are_deterministic_algorithms_enabled():
+        return False, "not measured where every process, or each run, must choose alike; --compile does it"
+    if left < WORTH_TRYING:
+        return False, f"{duration(left)} of training would not pay back its warm-up"
     try:
-        images, labels, _ = next(iter(batches))
-        with hardware.autocast():
-            loss = functional.cross_entropy(tried(images), labels)
+        began = time.perf_counter()
+        fast = measure(run.network, run.settings, hardware, run.train, run.valid, compiled)
+        spent, saved = time.perf_counter() - began, left - fast.run(run.settings, done)
+    except Exception as error:  # compilers fail in ways of their own; the run does not need them
+        return False, f"it does not work here ({first_line(error)})"
+    if saved <= 0:
+        return False, "it is no faster"
+    # The kernels are kept on disk, but those of a later size are made anew.
+    return saved > spent, f"measured: {duration(saved)} saved after {duration(spent)} of warm-up"
+
+
+def try_step(run: Run) -> str:
+    """Take a compiled step with a copy of the network: why that failed in one line, or nothing. The kernels are kept on disk for
+    the run. Too little memory is no failure: the run itself then halves the images at once."""
+    if run.hardware.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "cl"))):
+        return "on the CPU it needs a C++ compiler such as g++"
+    network, epoch = compiled(copy.deepcopy(run.network).train()), run.state.epoch
+    try:
+        images, labels, _ = next(iter(run.train.epoch(0, size_at(epoch, run.settings))))
+        with run.hardware.autocast():
+            loss = functional.cross_entropy(network(images), labels)
         loss.backward()
     except Exception as error:
         return "" if out_of_memory(error) else first_line(error)
-    finally:
-        batches.size = size
     return ""
 
 

@@ -6,30 +6,18 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, islice, repeat
-from typing import Protocol
+from itertools import chain, count, islice
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
+from lab.data.batches import Batch, Batches
 from lab.distributed import Ranks
 from lab.errors import out_of_memory
 from lab.evaluation.inference import for_prediction, probabilities
 from lab.hardware import Hardware
 from lab.text import counted, duration
 from lab.training.recipe import Settings, divide, make_optimizer, size_at
-
-
-class Batches(Protocol):
-    """As in dataloader.py: images [B, 3, size, size], labels [B] and indices [B], at a ``size`` that may be set."""
-
-    size: int
-    batch_size: int
-    count: int
-
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]: ...
 
 
 @dataclass(frozen=True)
@@ -65,46 +53,44 @@ def measure(
     valid: Batches,
     wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
 ) -> Pace:
-    """Time one training step and one evaluated batch, data included, at the smallest side and at the run's; on a copy of the
-    network, so that the run is untouched by it. The training step takes what ``wrap`` makes of the copy."""
+    """Time one training step and one evaluated batch, data included, at the smallest size and at the run's; on a copy of the
+    network, so that the run is untouched by it. The training step calls what ``wrap`` makes of the copy."""
     copied = copy.deepcopy(network).train()
-    tried = wrap(copied)
+    called = wrap(copied)
     optimizer = make_optimizer(copied, settings, hardware.precision)
     evaluated = for_prediction(network, hardware)
-    sizes = train.size, valid.size
-    sides = sorted({max(32, settings.size // 2), settings.size})
+    sizes = sorted({max(32, settings.size // 2), settings.size})
     seconds: list[tuple[float, float]] = []
-    for side in sides:
-        train.size = valid.size = side
-        feed = chain.from_iterable(repeat(train))
+    for size in sizes:
+        # Both steps come out of one pass, whose beginning costs more than a step; a pass may hold a single batch.
+        feed = chain.from_iterable(train.epoch(0, size) for _ in count())
 
-        def step(feed: Iterator[tuple[Tensor, Tensor, np.ndarray]] = feed) -> None:
+        def step(feed: Iterator[Batch] = feed) -> None:
             images, labels, _ = next(feed)
             with hardware.autocast():
-                loss = functional.cross_entropy(tried(images), labels)
+                loss = functional.cross_entropy(called(images), labels)
             loss.backward()
             if settings.clip:
                 nn.utils.clip_grad_norm_(copied.parameters(), settings.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        def evaluate() -> None:
-            for images, _, _ in islice(valid, 1):  # of several processes one may have none
+        def evaluate(size: int = size) -> None:
+            for images, _, _ in islice(valid.epoch(size=size), 1):  # of several processes one may have none
                 probabilities(evaluated, images, hardware)
 
         train_seconds, valid_seconds = timed(step, hardware), timed(evaluate, hardware)
         seconds.append((len(train) * train_seconds, len(valid) * valid_seconds))
-    train.size, valid.size = sizes
     (train_small, valid_small), (train_full, valid_full) = seconds[0], seconds[-1]
-    return Pace(sides[0], sides[-1], (train_small, train_full), (valid_small, valid_full))
+    return Pace(sizes[0], sizes[-1], (train_small, train_full), (valid_small, valid_full))
 
 
 def measure_what_fits(
     network: nn.Module, settings: Settings, hardware: Hardware, train: Batches, valid: Batches, ranks: Ranks, parts: int
-) -> tuple[int, Pace]:
+) -> tuple[Batches, int, Pace]:
     """:func:`measure`; where a step needs more memory than the device has, with its batch split into more ``parts`` until it
-    fits. Returns the parts, too. Raises :class:`UserError` where two images at once are still too many."""
-    size = train.size, valid.size
+    fits. Returns the batches of these parts, their number, and the pace. Raises :class:`UserError` where two images at once
+    are still too many."""
     while True:
         try:
             pace = measure(network, settings, hardware, train, valid)
@@ -112,10 +98,10 @@ def measure_what_fits(
             if not out_of_memory(error):
                 raise
             pace = None
-            train.size, valid.size = size
         if not ranks.any(pace is None) and pace is not None:
-            return parts, pace
-        train.batch_size, parts = divide(settings, ranks, train.count, at_once=train.batch_size // 2)
+            return train, parts, pace
+        part_size, parts = divide(settings, ranks, train.count, at_once=train.batch_size // 2)
+        train = train.with_batch_size(part_size)
         print(
             f"batch: does not fit into the memory of {hardware.device}; split into {parts} parts, as by --accumulate; "
             "batch norm sees a part at a time"

@@ -14,13 +14,13 @@ import numpy as np
 import PIL
 import torch
 
-from lab.checkpoints.checkpoint import About, read_about
+from lab.checkpoints.checkpoint import About, TrainingState, read_about, read_state
 from lab.errors import UserError
 from lab.hardware import Hardware
 
 PROJECT = Path(__file__).resolve().parents[2]
 ROOMS = ("resnet", "models", "lab/data", "lab/training", "lab/cpu")  # what decides the weights: not a page or a report
-FILES = ("train.py", "dataloader.py", "lab/hardware.py", "lab/distributed.py")
+FILES = ("train.py", "lab/hardware.py", "lab/distributed.py")
 HASHES = ("images", "source", "lists")  # too long to show
 
 
@@ -79,14 +79,14 @@ def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
     return [name if name in HASHES else f"{name} {before[name]} → {now[name]}" for name in names]
 
 
-def read_run(path: Path) -> About:
+def read_run(path: Path) -> tuple[About, TrainingState]:
     """What the checkpoints of a run say: a file, or a folder such as ``weights/all4/resnet18``."""
     last = path / "last.safetensors"
     file = path if path.is_file() else last if last.is_file() else path / "best.safetensors"
     run = read_about(file)
     if not run.settings or run.members > 1:
         raise UserError(f"--like {path}: is not a training that could be repeated, but imported weights or an average.")
-    return run
+    return run, read_state(file)
 
 
 def take_over(run: About, args: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
@@ -106,13 +106,15 @@ def take_over(run: About, args: argparse.Namespace, given: dict[str, Any]) -> di
     return taken | given
 
 
-def compare(run: About, settings: dict[str, Any], lists: str, now: dict[str, str], path: Path) -> None:
+def compare(
+    run: About, state: TrainingState, settings: dict[str, Any], lists: str, now: dict[str, str], path: Path
+) -> None:
     """Print whether a run that is repeated will come out the same."""
     before = {"lists": run.lists, **(run.records[0] if run.records else {})}
     differ = differences(before, {"lists": lists, **now})
     if settings != run.settings:
         print(f"repeating {path}: with other settings, so with other weights in the end")
-    elif run.lr_factor < 1 or len(run.records) != 1:
+    elif state.lr_factor < 1 or len(run.records) != 1:
         print(
             f"repeating {path}: it diverged or was continued under other conditions on its way; the weights may differ"
         )

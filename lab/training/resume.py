@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from lab.checkpoints.checkpoint import About, check_classes, read_about
+from lab.checkpoints.checkpoint import About, TrainingState, check_classes, read_about, read_state
 from lab.checkpoints.ensembles import refuse_members
 from lab.data.lists import DataSet
 from lab.errors import UserError
 from lab.training.provenance import differences
 from lab.training.recipe import Settings
+from lab.training.run import RunFiles
 
 LATER = ("patience",)  # settings that may change while a run is under way
 
@@ -59,32 +60,39 @@ def go_on_with(began: Settings, given: dict[str, Any], last: Path, finished: boo
     return replace(began, **differ)
 
 
-def earlier_run(
-    best: Path, last: Path, model: str, data: DataSet, lists: str, given: dict[str, Any]
-) -> tuple[About, Settings] | None:
-    """What the last checkpoint says, and the settings to go on with; None where no run of this model began yet. ``lists`` is the
+class SavedRun(NamedTuple):
+    """What a last checkpoint says of its run, without its tensors."""
+
+    about: About
+    state: TrainingState
+    settings: Settings
+
+
+def earlier_run(files: RunFiles, data: DataSet, lists: str, given: dict[str, Any]) -> SavedRun | None:
+    """The run to resume, with the settings that hold from now on; None where no run of this model began yet. ``lists`` is the
     hash of the data set's lists. Raises :class:`UserError` where files are missing, or not of one run on these lists."""
-    refuse_members(best.parent)
+    best, last, model = files.best, files.last, files.weights.name
+    refuse_members(files.weights)
     if not last.is_file():
         if best.is_file():
             raise UserError(
                 f"{best} is there without {last.name}; put that back to go on, or --fresh to train anew over it."
             )
         return None
-    saved = read_about(last, model)
+    saved, state = read_about(last, model), read_state(last)
     settings = go_on_with(read_settings(last, saved), given, last, saved.finished)
     check_classes(last, saved, data.classes)
     if saved.lists not in ("", lists):
         raise UserError(
             f"{last}: {data.folder} has changed since this run began; --fresh starts over on the new lists."
         )
-    if saved.epoch and not best.is_file():
+    if state.epoch and not best.is_file():
         raise UserError(f"{best}: missing beside {last.name}; put it back to go on, or --fresh to start over.")
-    if saved.epoch and not same_run(read_about(best, model), saved):
+    if state.epoch and not same_run(read_about(best, model), saved):
         raise UserError(
             f"{best}: is of another run than {last.name}; put back its own to go on, or --fresh to start over."
         )
-    return saved, settings
+    return SavedRun(saved, state, settings)
 
 
 def check_record(saved: About, now: dict[str, str], last: Path, folder: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 
 import predict
 import train
-from lab.checkpoints.checkpoint import read_about, read_tensors
+from lab.checkpoints.checkpoint import read_about, read_state, read_tensors
 from lab.data.lists import read_data_set, read_lists
 from lab.data.preprocessing import Preprocessing
 from lab.data.store import open_stores
@@ -170,7 +170,7 @@ def test_a_disk_that_fills_up_or_turns_read_only_while_training(
     reason = os.strerror(errno.ENOSPC if fault == "full" else errno.EROFS)
     assert f"last.safetensors: {reason}; make room or give access" in said and "Traceback" not in said
     assert_whole(small_disk.inside)
-    assert read_about(small_disk.inside / LAST).epoch == 3
+    assert read_state(small_disk.inside / LAST).epoch == 3
     if fault == "full":
         (small_disk.inside / "ballast").unlink()
     else:
@@ -294,7 +294,7 @@ def test_memory_that_ends_while_training_halves_what_is_held(
     said = capsys.readouterr().out
     assert "going back to the last checkpoint, with 4 images at once" in said and "split into 4 parts" in said
     about = read_about(tmp_path / LAST)
-    assert about.finished and about.at_once == 2 and len(about.history) == 3
+    assert about.finished and read_state(tmp_path / LAST).at_once == 2 and len(about.history) == 3
     # The first epochs, for which there was memory, are what they were; the third differs by what batch norm sees.
     for row, usual in zip(about.history[:2], read_about(trained / LAST).history[:2], strict=True):
         assert row["train_loss"] == usual["train_loss"] and row["test_accuracy"] == usual["test_accuracy"]
@@ -304,7 +304,7 @@ def test_memory_for_no_two_images_ends_the_run_with_its_checkpoints_whole(tmp_pa
     refusal = pytest.raises(UserError, match=r"does not fit into the device's memory, even two images at once")
     with inside(tmp_path, short_of_memory(1, FIRST, training=True), figures=False), refusal:
         command(train, "--data", trained / "csv" / "tiny", *FAST)
-    assert read_about(tmp_path / LAST).epoch == 2
+    assert read_state(tmp_path / LAST).epoch == 2
     assert_whole(tmp_path)
 
 

@@ -156,7 +156,7 @@ def test_an_unknown_model_is_an_option_error(work: Path, trained: Path, capsys: 
 def test_d4_is_used_as_noted_on_valid(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network, said = load_network(trained / "weights/tiny/resnet18/best.safetensors", "resnet18", thin)
     for d4, plain, expected in ((0.9, 0.8, "on"), (0.7, 0.8, "off")):
-        said.metrics |= {"valid_accuracy": plain, "valid_accuracy_d4": d4}
+        said = replace(said, metrics=said.metrics | {"valid_accuracy": plain, "valid_accuracy_d4": d4})
         save_thin(work / "weights" / "tiny" / "resnet18" / "best.safetensors", said, network)
         capsys.readouterr()
         command(predict, "--data", trained / "csv" / "tiny", *CPU)

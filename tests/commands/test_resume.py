@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import train
-from lab.checkpoints.checkpoint import read_about, read_tensors
+from lab.checkpoints.checkpoint import read_state, read_tensors
 from lab.errors import UserError
 from lab.hardware import Hardware
 from lab.training.ema import EMA
@@ -114,7 +114,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
         interrupt(patch, at, written)
         run(*whole[1])
     epoch = at if written else at - 1
-    assert read_about(tmp_path / "weights" / "tiny" / "resnet18" / "last.safetensors").epoch == epoch
+    assert read_state(tmp_path / "weights" / "tiny" / "resnet18" / "last.safetensors").epoch == epoch
     assert "\ntime: about " in capsys.readouterr().out
     run(*whole[1])
     said = capsys.readouterr().out
@@ -130,7 +130,7 @@ def test_fp16_with_its_loss_scaler_goes_on_as_well(
     work.setattr(train, "choose_hardware", lambda *_: Hardware(torch.device("cpu"), "fp16"))
     work.setattr(torch.amp, "GradScaler", functools.partial(torch.amp.GradScaler, init_scale=2.0**24))
     run("--weights", "a", "--report", "a")
-    scaler = read_about(tmp_path / "a" / "tiny" / "resnet18" / "last.safetensors").scaler
+    scaler = read_state(tmp_path / "a" / "tiny" / "resnet18" / "last.safetensors").scaler
     assert scaler["scale"] != 2.0**24  # it has been at work
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt(patch, 1, True)

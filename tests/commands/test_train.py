@@ -15,8 +15,9 @@ import torch
 
 import resnet
 import train
-from lab.checkpoints.checkpoint import part, read_about, read_tensors
+from lab.checkpoints.checkpoint import part, read_about, read_state, read_tensors
 from lab.errors import UserError
+from lab.training import snapshots
 from lab.training.ema import EMA
 from tests.made import (
     DEPTHS,
@@ -155,7 +156,13 @@ def test_best_is_chosen_by_valid_accuracy_then_loss_and_not_the_last(
         **{"epoch": 3, "valid_accuracy": 0.75, "valid_loss": 0.4},
         **{"valid_accuracy_d4": 0.7, "valid_loss_d4": 0.3, "valid_images": VALID},
     }
-    assert about.epoch == 3 and [row["epoch"] for row in about.history] == [1, 2, 3, 4, 5]
+    assert read_state(folder / "best.safetensors").epoch == 3 and [row["epoch"] for row in about.history] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
     steps = len(averages) // 5
     for name, after in (("best", 3), ("last", 5)):
         found = part(read_tensors(folder / f"{name}.safetensors"), "model.")
@@ -316,7 +323,7 @@ def stop_at_step(patch: pytest.MonkeyPatch, step: int) -> None:
         update(self, number)
 
     patch.setattr(EMA, "update", stopping)
-    patch.setattr(train, "SNAPSHOT", 0.0)
+    patch.setattr(snapshots, "INTERVAL", 0.0)
 
 
 def test_a_split_within_an_epoch_leaves_means_over_images(tmp_path: Path, run: Callable[..., None]) -> None:
@@ -356,7 +363,7 @@ def test_a_loss_that_explodes_is_said_and_not_saved(
 ) -> None:
     with pytest.raises(UserError, match=r"no longer a finite number.*lower --lr"):
         run("--lr", "1e38", "--clip", "0", "--warmup", "0")
-    last = read_about(tmp_path / "weights" / "tiny" / "resnet18" / "last.safetensors")
+    last = read_state(tmp_path / "weights" / "tiny" / "resnet18" / "last.safetensors")
     assert (last.epoch, last.step) == (0, 0)  # as before the first step
     assert not list((tmp_path / "weights").rglob("best.safetensors"))
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import train
-from dataloader import Batches
-from lab.checkpoints.checkpoint import read_about, read_tensors
+from lab.checkpoints.checkpoint import read_about, read_state, read_tensors
+from lab.data.batches import Batches
 from lab.data.preprocessing import Preprocessing
 from lab.data.store import Store
 from lab.distributed import ALONE, Ranks, join
@@ -105,7 +105,7 @@ def test_another_number_of_processes_goes_on(together: tuple[Path, str], tmp_pat
     assert stopped.returncode != 0 and "stopped by Ctrl-C" in stopped.stderr
     last = tmp_path / "weights" / "tiny" / "resnet18" / "last.safetensors"
     before = read_about(last)
-    assert before.epoch == 1
+    assert read_state(last).epoch == 1
     with inside(tmp_path, figures=False):
         command(train, *RUN)
     after = read_about(last)
@@ -132,8 +132,8 @@ def test_a_signal_to_one_stops_both_after_the_same_step_and_both_go_on(
     hold.unlink()
     _, said = process.communicate(timeout=300)
     assert process.returncode != 0 and "start the same command again to go on" in said
-    about = read_about(tmp_path / LAST)
-    assert (about.epoch, about.step) == (1, 2)
+    state = read_state(tmp_path / LAST)
+    assert (state.epoch, state.step) == (1, 2)
     done = torchrun(tmp_path, *RUN)
     assert done.returncode == 0, done.stderr
     assert_same_run(together[0], tmp_path)
@@ -145,7 +145,7 @@ def test_a_loss_that_is_no_number_on_one_rank_takes_both_back(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 2: the loss is no longer a finite number; going back") == 1
     about = read_about(tmp_path / LAST)
-    assert about.finished and about.lr_factor == 0.5 and len(about.history) == 3
+    assert about.finished and read_state(tmp_path / LAST).lr_factor == 0.5 and len(about.history) == 3
     assert all(bool(tensor.isfinite().all()) for tensor in read_tensors(tmp_path / LAST).values())
 
 

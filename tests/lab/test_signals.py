@@ -16,7 +16,7 @@ import torch
 
 import predict
 import train
-from lab.checkpoints.checkpoint import read_about, read_tensors
+from lab.checkpoints.checkpoint import read_about, read_state, read_tensors
 from lab.errors import UserError, run
 from lab.files import alone
 from lab.signals import Stop, Stopped
@@ -67,9 +67,9 @@ def test_a_signal_waits_for_the_step_and_the_run_goes_on_within_the_epoch(
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped) as stopped:
         strike(patch, EMA, "update", step, number)
         again()
-    about = read_about(tmp_path / LAST)
+    state = read_state(tmp_path / LAST)
     assert stopped.value.number == number
-    assert 3 * about.epoch + about.step == step  # the step was finished, and no other begun
+    assert 3 * state.epoch + state.step == step  # the step was finished, and no other begun
     again()
     assert_same_run(trained, tmp_path)
 
@@ -80,8 +80,8 @@ def test_a_signal_while_testing_keeps_the_epochs_training(
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
         strike(patch, train, "predict", 2, signal.SIGINT)
         again()
-    about = read_about(tmp_path / LAST)
-    assert (about.epoch, about.step) == (1, 3)
+    state = read_state(tmp_path / LAST)
+    assert (state.epoch, state.step) == (1, 3)
     steps: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         update = EMA.update
@@ -103,8 +103,8 @@ def test_a_second_ctrl_c_ends_at_once_with_whole_files(
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
         strike(patch, EMA, "update", 5, signal.SIGINT, signal.SIGINT)
         again()
-    about = read_about(tmp_path / LAST)
-    assert (about.epoch, about.step) == (1, 0)  # the step was not waited for
+    state = read_state(tmp_path / LAST)
+    assert (state.epoch, state.step) == (1, 0)  # the step was not waited for
     again()
     assert_same_run(trained, tmp_path)
 
@@ -186,7 +186,8 @@ def test_a_signal_from_outside(
     os.kill(child, number)
     hold.unlink()
     assert trainer.status() == status
-    assert read_about(tmp_path / LAST).epoch == 3 and read_about(tmp_path / LAST).step == 3
+    state = read_state(tmp_path / LAST)
+    assert (state.epoch, state.step) == (3, 3)
     assert "start the same command again to go on" in (tmp_path / "stderr").read_text()
     trainer.start(tmp_path, *LONG)
     assert trainer.status() == 0
@@ -216,7 +217,8 @@ def not_a_number(patch: pytest.MonkeyPatch, *calls: int) -> None:
         return cross_entropy(*given, **more) * (float("nan") if wrong else 1.0)
 
     patch.setattr(train.functional, "cross_entropy", broken)
-    patch.setattr(train, "measure_what_fits", lambda *given: (given[-1], Pace(32, 32, (1.0, 1.0), (1.0, 1.0))))
+    pace = Pace(32, 32, (1.0, 1.0), (1.0, 1.0))
+    patch.setattr(train, "measure_what_fits", lambda *given: (given[3], given[-1], pace))
 
 
 def test_a_snapshot_never_holds_weights_that_are_no_numbers(
@@ -269,7 +271,7 @@ def test_a_diverged_run_goes_back_once_with_half_the_learning_rate(
     said = capsys.readouterr().out
     assert f"epoch {(call - 1) // 3 + 1}: the loss is no longer a finite number; going back" in said
     about = read_about(tmp_path / LAST)
-    assert about.finished and about.lr_factor == 0.5 and len(about.history) == 3
+    assert about.finished and read_state(tmp_path / LAST).lr_factor == 0.5 and len(about.history) == 3
     usual = read_about(trained / LAST).history
     halved = (call - 1) // 3  # from this epoch on
     for epoch, (row, other) in enumerate(zip(about.history, usual, strict=True)):
@@ -290,4 +292,4 @@ def test_a_run_that_diverges_again_gives_up_with_its_checkpoints_whole(
     for name in ("last", "best"):
         tensors = read_tensors(tmp_path / LAST.with_name(f"{name}.safetensors"))
         assert all(torch.isfinite(tensor).all() for tensor in tensors.values() if tensor.is_floating_point())
-    assert read_about(tmp_path / LAST).epoch == 1
+    assert read_state(tmp_path / LAST).epoch == 1

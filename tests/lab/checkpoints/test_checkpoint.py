@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lab.checkpoints.checkpoint import (
     FORMAT,
     About,
+    TrainingState,
     check_classes,
     load_network,
     load_optimizer,
@@ -23,6 +24,7 @@ from lab.checkpoints.checkpoint import (
     optimizer_tensors,
     part,
     read_about,
+    read_state,
     read_tensors,
     save_checkpoint,
     trained_models,
@@ -58,18 +60,17 @@ def test_what_a_checkpoint_says_comes_back_equal(tmp_path: Path) -> None:
         model="resnet50",
         classes=["normal", "blast – µ"],
         data="tiny",
-        epoch=2,
         metrics={"epoch": 2, "valid_accuracy": 2 / 3, "valid_loss": 1e-300},
         settings=asdict(settings(progressive=True)),
         history=[{"epoch": 1, "test_accuracy": 0.1}, {"epoch": 2, "test_accuracy": 1 / 3}],
-        scaler={"scale": 65536.0, "_growth_tracker": 3},
         train_share=[0.25, 0.75],
         finished=True,
         records=[{"torch": "2.11.0", "git": "none"}],
     )
-    save_checkpoint(tmp_path / "last.safetensors", said, {})
-    found = read_about(tmp_path / "last.safetensors", "resnet50")
-    assert found == said
+    state = TrainingState(2, 5, 1 / 3, 4.0, 0.25, 0.5, 8, {"scale": 65536.0, "_growth_tracker": 3})
+    save_checkpoint(tmp_path / "last.safetensors", said, {}, state)
+    assert read_about(tmp_path / "last.safetensors", "resnet50") == said
+    assert read_state(tmp_path / "last.safetensors") == state
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.safetensors"]
 
 
@@ -200,18 +201,20 @@ def header(path: Path, **entries: str) -> Path:
 WRONG = [None, -1, 1.5, "x", True, [], [1], {}, {"a": "b"}, [{"a": "b"}]]
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(About) if field.name != "preprocessing"])
+@pytest.mark.parametrize(
+    "name", [field.name for field in (*fields(About), *fields(TrainingState)) if field.name != "preprocessing"]
+)
 @pytest.mark.parametrize("value", WRONG, ids=repr)
 def test_every_field_is_of_its_kind_or_refused(saved: Path, name: str, value: Any) -> None:
     """Never a traceback, here or later, where the field is used."""
-    header(saved, format=FORMAT, about=json.dumps({**asdict(about()), name: value}))
+    usual = asdict(about()) | asdict(TrainingState())
+    header(saved, format=FORMAT, about=json.dumps({**usual, name: value}))
     try:
-        found = getattr(read_about(saved), name)
+        found = (asdict(read_about(saved)) | asdict(read_state(saved)))[name]
     except UserError as error:
         assert "the checkpoint's description is damaged" in str(error)
     else:
-        usual = 1 if name == "at_once" else getattr(about(), name)
-        kinds = (int, float) if isinstance(usual, float) else (type(usual),)
+        kinds = (int, float) if isinstance(usual[name], float) else (type(1 if name == "at_once" else usual[name]),)
         assert type(found) in kinds or (name == "at_once" and found is None)
 
 

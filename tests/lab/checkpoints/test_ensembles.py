@@ -100,7 +100,8 @@ def slow(paths: list[Path], images: list[Path], d4: bool = False) -> np.ndarray:
 
 def test_the_average_is_the_mean_of_the_members_each_on_its_own_input() -> None:
     members = [member(seed, 3) for seed in range(3)]
-    members[1][1].preprocessing = replace(about().preprocessing, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1))
+    preprocessing = replace(about().preprocessing, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1))
+    members[1] = (members[1][0], replace(members[1][1], preprocessing=preprocessing))
     torch.manual_seed(7)
     raw, hardware = torch.rand(5, 3, 32, 32), Hardware(torch.device("cpu"), "fp32")
 

@@ -22,7 +22,7 @@ from lab.data.augmentation import (
     STAIN,
     affine,
     augment,
-    drawn,
+    draw_augmentation,
     normalise,
     parts_of,
     resample,
@@ -292,7 +292,7 @@ def test_d4_shows_each_image_in_one_of_its_eight_views_all_equally_often() -> No
     sources = torch.cat(turned)
     centred = torch.eye(2).repeat(8, 1, 1)
     expected = resample(sources, 16, centred, torch.zeros(8, 2))
-    geometry, shift, colour = drawn(0, 0, EVERY, "d4")
+    geometry, shift, colour = draw_augmentation(0, 0, EVERY, "d4")
     assert shift is None and colour is None and geometry is not None
     views = resample(image.expand(len(EVERY), -1, -1, -1), 16, geometry, torch.zeros(len(EVERY), 2))
     distance = (views[:, None] - expected[None]).abs().amax(dim=(2, 3, 4))
@@ -311,12 +311,16 @@ def test_d4_training_is_as_sharp_as_evaluation() -> None:
 
 def test_a_part_is_drawn_alike_with_others_and_alone() -> None:
     whole = affine(5, 2, EVERY)
-    geometry, shift, nothing = drawn(5, 2, EVERY, "geometry,mixup")
+    geometry, shift, nothing = draw_augmentation(5, 2, EVERY, "geometry,mixup")
     assert geometry is not None and shift is not None and nothing is None
     assert torch.equal(geometry, whole[0]) and torch.equal(shift, whole[1])
-    colour = drawn(5, 2, EVERY, "colour")
+    colour = draw_augmentation(5, 2, EVERY, "colour")
     assert colour[0] is None and colour[1] is None and colour[2] is not None and torch.equal(colour[2], whole[2])
-    assert all(torch.equal(one, other) for one, other in zip(drawn(5, 2, EVERY), whole, strict=True) if one is not None)
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(draw_augmentation(5, 2, EVERY), whole, strict=True)
+        if one is not None
+    )
 
 
 @given(st.lists(st.sampled_from([*PARTS, "none", "", "flip"]), max_size=4))

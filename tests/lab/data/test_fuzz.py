@@ -20,10 +20,9 @@ from PIL import Image
 
 import predict
 import prepare
-from dataloader import choose_preprocessing
 from lab.data.images import decode
 from lab.data.lists import ImageList, read_data_set, read_list, read_lists
-from lab.data.preprocessing import Preprocessing, choose_window
+from lab.data.preprocessing import Preprocessing, choose_preprocessing, choose_window
 from lab.data.store import open_stores
 from lab.kaggle.submissions import check_submission, write_submission
 from lab.tables import CONTROL

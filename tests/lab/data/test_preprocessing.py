@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dataloader import sample_images
 from lab.data.images import read_image
 from lab.data.lists import read_data_set, read_list
 from lab.data.preprocessing import (
@@ -24,9 +23,12 @@ from lab.data.preprocessing import (
     channel_statistics,
     choose_window,
     cut,
+    measured_preprocessing,
     otsu,
+    sample_images,
     window_corner,
 )
+from lab.errors import UserError
 
 ON_CELL = Preprocessing(128, 64, 32, "cell")
 SMEAR = (235, 215, 225)  # what lies between the cells of a stained smear
@@ -298,3 +300,29 @@ def test_a_stray_thumbnail_does_not_shrink_the_window_of_all() -> None:
 
 def test_images_of_a_few_pixels_are_taken_whole() -> None:
     assert choose_window([np.full((1, 5000, 3), 200, np.uint8)])[:2] == (1, "centre")
+
+
+def test_window_and_statistics_are_measured_on_the_training_images(make_data: Callable[..., Path]) -> None:
+    train = read_list(read_data_set(make_data(train=12)), "train", labelled=True)
+    measured = measured_preprocessing(train, 16)
+    assert (measured.source, measured.size, measured.locate) == (32, 16, "cell")
+    widest = max(np.ptp(np.flatnonzero(read_image(path).any((0, 2)))) + 1 for path in train.paths)
+    assert widest < measured.window <= widest * 1.05 + 16
+    crops = np.stack([measured.crop(read_image(path)) for path in train.paths])
+    assert (measured.mean, measured.std) == channel_statistics(crops)
+
+
+def test_a_sample_is_spread_evenly_and_leaves_out_what_cannot_be_read(make_data: Callable[..., Path]) -> None:
+    train = read_list(read_data_set(make_data(train=9)), "train", labelled=True)
+    everything = [read_image(path) for path in train.paths]
+    for count, places in ((200, range(9)), (3, (0, 4, 8)), (1, (0,))):
+        sample = sample_images(train, count)
+        assert len(sample) == len(places)
+        assert all(np.array_equal(image, everything[i]) for image, i in zip(sample, places, strict=True))
+    # The check of the whole list reports the damaged one together with all others; measuring must not stop before.
+    train.paths[4].write_bytes(b"")
+    assert len(sample_images(train, 200)) == 8
+    for path in train.paths:
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"0\.bmp: the file is empty"):
+        sample_images(train)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 import train
-from lab.checkpoints.checkpoint import read_about
+from lab.checkpoints.checkpoint import TrainingState, read_about
 from lab.distributed import ALONE, Ranks
 from lab.errors import UserError
 from lab.hardware import Hardware
@@ -28,8 +29,14 @@ HOUR = Pace(32, 64, train=(300.0, 1200.0), valid=(0.0, 0.0))  # three epochs of 
 def decide(
     hardware: Hardware, pace: Pace = HOUR, asked: bool | None = None, before: str = "", ranks: Any = ALONE
 ) -> bool:
-    nothing: Any = None
-    return decide_compile(asked, before, thin("resnet18"), settings(), hardware, nothing, nothing, pace, 0, ranks)
+    return decide_compile(asked, a_run(hardware, before, ranks), pace)
+
+
+def a_run(hardware: Hardware, before: str = "", ranks: Any = ALONE, **values: Any) -> Any:
+    """As much of a run as the decision looks at."""
+    about = SimpleNamespace(records=[{"compile": before}])
+    common = {"network": thin("resnet18"), "settings": settings(), "train": None, "valid": None}
+    return SimpleNamespace(**common | values, hardware=hardware, ranks=ranks, about=about, state=TrainingState())
 
 
 class Two(Ranks):
@@ -86,7 +93,7 @@ def test_what_was_asked_for_or_decided_before_is_done_where_it_works(monkeypatch
         tried.append(given[-1])
         return ""
 
-    monkeypatch.setattr(compiling, "attempt", works)
+    monkeypatch.setattr(compiling, "try_step", works)
     assert decide(GPU, before="on") and decide(GPU, asked=True, before="off") and len(tried) == 2
     assert not decide(GPU, asked=False, before="on") and len(tried) == 2
     assert not decide(GPU, before="on", ranks=Two(0, 2))
@@ -94,7 +101,7 @@ def test_what_was_asked_for_or_decided_before_is_done_where_it_works(monkeypatch
 
 @pytest.mark.parametrize(("error", "said"), [(RuntimeError("no triton\nhere"), "no triton"), (MemoryError(), "")])
 def test_an_attempt_says_why_it_fails(error: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for too little memory, with which the run itself deals; and leaves the batches at the run's size."""
+    """But for too little memory, with which the run itself deals."""
 
     def broken(_: nn.Module) -> Any:
         def fail(_: torch.Tensor) -> None:
@@ -105,8 +112,8 @@ def test_an_attempt_says_why_it_fails(error: Exception, said: str, monkeypatch: 
     monkeypatch.setattr(compiling, "compiled", broken)
     monkeypatch.setattr(compiling.shutil, "which", lambda _: "/usr/bin/g++")
     batches = Noise()
-    assert compiling.attempt(thin("resnet18"), settings(size=48), CPU, batches, 0) == said
-    assert batches.asked == (48,) and batches.size == Noise().size
+    assert compiling.try_step(a_run(CPU, settings=settings(size=48), train=batches)) == said
+    assert batches.asked == (48,)
 
 
 def test_a_compiler_that_fails_stops_no_run(
@@ -118,7 +125,7 @@ def test_a_compiler_that_fails_stops_no_run(
     monkeypatch.setattr(compiling, "measure", broken)
     assert not decide(GPU)
     assert capsys.readouterr().out == "compile: off, it does not work here (no triton here)\n"
-    monkeypatch.setattr(compiling, "attempt", lambda *_: "no triton here")
+    monkeypatch.setattr(compiling, "try_step", lambda *_: "no triton here")
     assert not decide(GPU, before="on")
     assert "this run began" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"--compile does not work here \(no triton here\); leave it out"):

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import train
-from lab.checkpoints.checkpoint import read_about, read_tensors, save_checkpoint
+from lab.checkpoints.checkpoint import TrainingState, read_about, read_tensors, save_checkpoint
 from lab.errors import UserError
 from lab.hardware import Hardware, choose_hardware
 from lab.signals import Stopped
@@ -67,7 +67,7 @@ def test_records_differ_in_what_they_are_asked_about() -> None:
 
 def test_the_source_digest_sees_every_line_that_trains(tmp_path: Path) -> None:
     rooms = ("resnet/one.py", "models/two.py", "lab/data/three.py", "lab/training/deep/four.py", "lab/cpu/five.py")
-    trains = ("train.py", "dataloader.py", "lab/hardware.py", "lab/distributed.py", *rooms)
+    trains = ("train.py", "lab/hardware.py", "lab/distributed.py", *rooms)
     others = ("tests/three.py", "lab/page/html.py", "lab/report/sections.py", "lab/figures/style.py", "evaluate.py")
     for name in (*trains, *others):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -213,8 +213,7 @@ def test_a_run_that_diverged_is_no_promise(
 ) -> None:
     make_data(tmp_path / "csv" / "tiny")
     about = read_about(trained / LAST)
-    about.lr_factor = 0.5
-    save_checkpoint(tmp_path / "old" / "best.safetensors", about, {})
+    save_checkpoint(tmp_path / "old" / "best.safetensors", about, {}, TrainingState(lr_factor=0.5))
     command(train, "--like", tmp_path / "old", "--device", "cpu")
     assert "it diverged or was continued under other conditions on its way" in capsys.readouterr().out
 
@@ -251,7 +250,7 @@ def test_a_run_that_does_not_exist_is_said(tmp_path: Path, work: pytest.MonkeyPa
 
 def test_the_best_alone_is_enough_to_repeat(tmp_path: Path, trained: Path) -> None:
     (tmp_path / "best.safetensors").write_bytes((trained / LAST.with_name("best.safetensors")).read_bytes())
-    assert read_run(tmp_path).settings == read_run(trained / LAST).settings
+    assert read_run(tmp_path)[0].settings == read_run(trained / LAST)[0].settings
 
 
 # ---- the same bits
@@ -265,7 +264,7 @@ def test_where_images_come_from_changes_no_bit(
     if how == "one thread decodes":
         work.setattr("lab.data.store.decoding_threads", lambda: 1)
     else:
-        work.setattr("dataloader.fits_on", lambda *_: True)
+        work.setattr("lab.data.batches.fits_on", lambda *_: True)
     command(train, "--data", "tiny", *FAST)
     if how == "the store lies on the device":
         said = capsys.readouterr().out

@@ -1,0 +1,167 @@
+"""One training while it runs: its files, network, data, and how far it is."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lab.checkpoints.checkpoint import About, TrainingState, optimizer_tensors
+from lab.data.batches import Batch, Batches
+from lab.distributed import Ranks
+from lab.hardware import Hardware
+from lab.training.ema import EMA
+from lab.training.recipe import Settings, size_at
+
+
+class Diverged(Exception):
+    """The loss, or the weights, are no longer finite numbers."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of one model's training on one data set, below ``--weights`` and ``--report``."""
+
+    weights: Path  # weights/<data>/<model>
+    report: Path  # report/<data>
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best epoch by valid accuracy."""
+        return self.weights / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that a training resumes from."""
+        return self.weights / "last.safetensors"
+
+    @property
+    def history(self) -> Path:
+        """One row per epoch, as CSV."""
+        return self.report / f"history_{self.weights.name}.csv"
+
+    @property
+    def description(self) -> Path:
+        """What the run was made with, as JSON."""
+        return self.report / f"run_{self.weights.name}.json"
+
+
+@dataclass
+class Run:
+    """All that the steps of a training work on.
+
+    ``about`` is what the next checkpoint says, and is replaced, never changed; ``state`` is how far the training is. ``train``
+    yields parts of a batch, of which ``accumulate`` make one optimizer step. ``forward`` is the network as it is called: wrapped
+    for several processes, or compiled. ``totals`` are loss and hits, summed over this rank's images of the epoch so far, float64
+    [2], on the device: reading them in every step would make a GPU wait.
+    """
+
+    files: RunFiles
+    about: About
+    state: TrainingState
+    settings: Settings
+    hardware: Hardware
+    ranks: Ranks
+    train: Batches
+    valid: Batches
+    valid_labels: np.ndarray
+    network: nn.Module
+    ema: EMA
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    class_weight: Tensor | None
+    accumulate: int
+    parallel: nn.Module = field(init=False)
+    forward: Callable[[Tensor], Tensor] = field(init=False)
+    totals: Tensor = field(init=False)
+    began: float = 0.0  # of the epoch under way, as time.perf_counter() counts
+
+    def __post_init__(self) -> None:
+        self.forward = self.parallel = self.network
+        # Float64, so that sums of float32 are exact, and the same wherever a run was interrupted; Apple's GPUs have none.
+        exact = torch.float32 if self.hardware.device.type == "mps" else torch.float64
+        self.totals = torch.zeros(2, device=self.hardware.device, dtype=exact)
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.about.model
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps per epoch."""
+        return len(self.train) // self.accumulate
+
+    @property
+    def images(self) -> int:
+        """Images that all ranks train on in an epoch."""
+        return self.ranks.count * self.steps * self.accumulate * self.train.batch_size
+
+    def begin_epoch(self) -> None:
+        """Restore the sums of an epoch that was interrupted; zero of one that begins."""
+        sums = [self.state.loss_sum, self.state.correct] if self.ranks.first else [0.0, 0.0]
+        self.totals[:] = torch.tensor(sums, dtype=self.totals.dtype)
+        self.began = time.perf_counter() - self.state.seconds
+        self.network.train()
+
+    def optimizer_steps(
+        self, after_step: Callable[[int], None]
+    ) -> Iterator[tuple[int, Iterator[tuple[Tensor, Tensor]]]]:
+        """The steps of the epoch under way that are still to be done: the number of each since the run began, and its parts.
+
+        A part is images [B, 3, size, size] and labels [B] or shares of the classes [B, K]. Gradients are averaged over the
+        ranks in the last part of a step alone. ``after_step`` is called after each with the number of steps done.
+        """
+        epoch, first = self.state.epoch, self.state.step
+        begin = first * self.accumulate
+        batches = self.train.epoch(epoch, size_at(epoch, self.settings), begin)
+        title = f"{self.model} epoch {epoch + 1}/{self.settings.epochs}"
+        scale = self.ranks.count * self.train.batch_size
+        bar = tqdm(batches, title, len(self.train), initial=begin, unit=" images", unit_scale=scale, leave=False)
+        parts = iter(bar)
+        for step in range(first, self.steps):
+            yield epoch * self.steps + step, self.parts(parts)
+            after_step(step + 1)
+        bar.close()
+
+    def parts(self, batches: Iterator[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The parts of one optimizer step."""
+        for number, (images, labels, _) in enumerate(islice(batches, self.accumulate), 1):
+            with self.ranks.local(self.parallel, number < self.accumulate):
+                yield images, labels
+
+    def count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a part's summed loss and its hits to the totals; of a mixture the class with the largest share counts."""
+        classes = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        hits = (logits.detach().argmax(dim=1) == classes).float().sum()
+        self.totals += torch.stack([loss.detach(), hits])
+
+    def sums(self) -> tuple[float, float]:
+        """Loss and hits of all ranks so far. Raises :class:`Diverged` where they are no finite numbers."""
+        loss_sum, correct = self.ranks.sum(self.totals.clone()).tolist()
+        if not math.isfinite(loss_sum):
+            raise Diverged(f"{self.model} epoch {self.state.epoch + 1}: the loss is no longer a finite number")
+        return loss_sum, correct
+
+    def check_finite(self) -> None:
+        """Raise :class:`Diverged` where a weight is no finite number, on any rank."""
+        tensors = [*self.network.state_dict().values(), *self.ema.network.state_dict().values()]
+        if self.ranks.any(not all(bool(tensor.isfinite().all()) for tensor in tensors)):
+            raise Diverged(f"{self.model} epoch {self.state.epoch + 1}: the weights are no longer finite numbers")
+
+    def averaged_tensors(self) -> dict[str, Tensor]:
+        """The tensors of a best checkpoint: the averaged weights."""
+        return {f"model.{name}": tensor for name, tensor in self.ema.network.state_dict().items()}
+
+    def training_tensors(self) -> dict[str, Tensor]:
+        """The tensors of a last checkpoint: the averaged weights, the raw ones, and the optimizer's state."""
+        raw = {f"train.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        return self.averaged_tensors() | raw | optimizer_tensors(self.optimizer)
