@@ -1,5 +1,5 @@
 # make demo    the whole lab on generated sample cells: install, make data, train the three depths, evaluate, predict
-# make test    the tests          make lint    ruff and mypy          make bench    the benchmarks
+# make test    the tests          make lint    ruff, mypy, imports          make bench    the benchmarks
 # make fuzz    bad and hostile lists and images, 10,000 generated cases and more; make fuzz SEED=7 repeats those of a seed
 
 PYTHON ?= python3
@@ -38,6 +38,7 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
+	$(BIN)/lint-imports
 
 bench: .venv/dev
 	test -f $(DATA)/train.csv || $(BIN)/python prepare.py sample --out $(DATA)
