@@ -5,9 +5,8 @@
     python train.py --model resnet50 --data csv/cnmc --root ~/C-NMC_Leukemia --epochs 60
     torchrun --nproc-per-node=4 train.py --model resnet152  # a process for each of four GPUs
 
-Started again, an unfinished run goes on where it stopped, and a finished one says so; --fresh starts over. A run writes
-weights/<data>/<model>/best.safetensors (by valid accuracy), last.safetensors (to go on from), report/<data>/history_<model>.csv
-and report/<data>/accuracy_comparison.png.
+The same command resumes an unfinished run; --fresh starts over. A run writes weights/<data>/<model>/best.safetensors (the best
+epoch by valid accuracy), last.safetensors (to resume from), report/<data>/history_<model>.csv and accuracy_comparison.png.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def arguments() -> argparse.ArgumentParser:
     """The options, each with its one default."""
     parser = argparse.ArgumentParser(
         description="Train ResNets from scratch on lists of labelled images.",
-        epilog="an unfinished run goes on where it stopped; --fresh starts over.",
+        epilog="The same command resumes an unfinished run; --fresh starts over.",
     )
     run = parser.add_argument_group("what to train")
     run.add_argument("--model", default="resnet18", choices=[*MODELS, "all"], help="all means 18, 50 and 152 in turn")
@@ -228,7 +227,7 @@ def train_with_retries(files: RunFiles, task: Task) -> None:
             settings = read_settings(files.last, about)
             at_once = divide(settings, task.ranks, len(task.lists["train"]), state.at_once)[0] // 2
             print(
-                f"{model}: out of memory; going back to the last checkpoint, with {at_once} images at once", flush=True
+                f"{model}: out of memory; returning to the last checkpoint, with {at_once} images at once", flush=True
             )
             continue
         if state.lr_factor < 1:
@@ -237,7 +236,7 @@ def train_with_retries(files: RunFiles, task: Task) -> None:
                 f"lower --lr."
             )
         lr_factor = 0.5
-        print(f"{problem}; going back to the last checkpoint, once, with half the learning rate.", flush=True)
+        print(f"{problem}; returning to the last checkpoint, once, with half the learning rate.", flush=True)
 
 
 def train(files: RunFiles, task: Task, fresh: bool, lr_factor: float | None, at_once: int | None) -> None:
@@ -281,7 +280,7 @@ def refuse_to_repeat_itself(files: RunFiles, task: Task, fresh: bool) -> None:
     """Refuse ``--like`` of the run's own folder."""
     like = task.args.like
     if like and not fresh and like.resolve() in [path.resolve() for path in (files.weights, files.best, files.last)]:
-        raise UserError(f"--like {like}: is the run itself; give other --weights and --report to repeat it beside.")
+        raise UserError(f"--like {like}: is the run itself; give other --weights and --report to repeat it.")
 
 
 def prepare(files: RunFiles, task: Task, saved: SavedRun | None, at_once: int | None) -> Run:
@@ -426,7 +425,7 @@ def resume(run: Run, task: Task, saved: SavedRun) -> Pace | None:
         redraw_accuracy(run.files.report, training=True)
     within = f" and {counted(state.step, 'step')} of the next" if state.step else ""
     so_far = f", {describe_best(saved.about)}" if saved.about.metrics else ""
-    print(f"{run.model}: going on after epoch {state.epoch} of {run.settings.epochs}{within}{so_far}.")
+    print(f"{run.model}: resuming after epoch {state.epoch} of {run.settings.epochs}{within}{so_far}.")
     return None if run.about.finished else plan(run, task)
 
 

@@ -40,7 +40,7 @@ def decide_compile(asked: bool | None, run: Run, pace: Pace) -> bool:
     if asked is not None:
         use, reason = asked, "as asked"
     elif before:
-        use, reason = before == "on", "as this run began"
+        use, reason = before == "on", "as when this run began"
     else:
         use, reason = measured_choice(run, pace)
     if use and (asked or before):
@@ -49,7 +49,7 @@ def decide_compile(asked: bool | None, run: Run, pace: Pace) -> bool:
             failed = failed or "in another process"
             if asked:
                 raise UserError(f"--compile does not work here ({failed}); leave it out, or say --no-compile.")
-            use, reason = False, f"as this run began it does not work here any more ({failed})"
+            use, reason = False, f"it was on when this run began, but does not work here ({failed})"
     print(f"compile: {'on' if use else 'off'}, {reason}")
     return use
 

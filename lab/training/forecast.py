@@ -119,8 +119,8 @@ def timed(work: Callable[[], None], hardware: Hardware) -> float:
 
 
 def forecast(pace: Pace, settings: Settings, done: int = 0, share: float = 0.0) -> str:
-    """One line: how long the run takes, and what less would cost. A run that goes on after ``done`` epochs and a ``share`` of
-    the next is not offered what it cannot have."""
+    """One line: how long the run takes, and what a smaller one would take. A run that resumes after ``done`` epochs and a
+    ``share`` of the next can no longer become smaller."""
     whole = pace.run(settings, done)
     if done or share:
         whole -= share * pace.epoch(size_at(done, settings))

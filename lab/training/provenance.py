@@ -1,4 +1,4 @@
-"""What a run was made with, so that it can be told apart and made again: settings, versions, device, source code, images."""
+"""What a run was made with, so that it can be repeated: versions, device, source code, images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HASHES = ("images", "source", "lists")  # too long to show
 
 
 def make_record(hardware: Hardware, processes: int, digests: Iterable[str]) -> dict[str, str]:
-    """All that the weights depend on beside the settings; ``digests`` are those of the images, in the order of the lists."""
+    """All that the weights depend on besides the settings; ``digests`` are those of the images, in the order of the lists."""
     return {
         "torch": str(torch.__version__),
         "numpy": np.__version__,
@@ -50,7 +50,7 @@ def source_files(project: Path = PROJECT) -> list[Path]:
 
 
 def source_digest(project: Path = PROJECT) -> str:
-    """A hash of the code that trains; it says what git cannot where the code was unpacked from an archive or changed since."""
+    """A hash of the code that trains. Git does not know it where the code was unpacked from an archive, or changed."""
     digest = hashlib.sha256()
     for path in source_files(project):
         digest.update(path.relative_to(project).as_posix().encode() + b"\0" + path.read_bytes())
@@ -74,7 +74,7 @@ def git_state(project: Path = PROJECT) -> str:
 
 
 def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """In what a run was made otherwise, in words; not by git's state, since ``source`` says whether the code differs."""
+    """The fields of two records that differ, in words. Git's state is left out: ``source`` says whether the code differs."""
     names = [name for name in now if name != "git" and name in before and before[name] != now[name]]
     return [name if name in HASHES else f"{name} {before[name]} → {now[name]}" for name in names]
 
@@ -90,7 +90,7 @@ def read_run(path: Path) -> tuple[About, TrainingState]:
 
 
 def take_over(run: About, args: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
-    """Fill the options that are not ``given`` with those of a run, data set, precision and all; returns all that hold now."""
+    """Set the options that are not ``given`` to those of a run, including data set and precision; returns all that hold now."""
     first = run.records[0] if run.records else {}
     taken = {"data": run.data, "precision": first.get("precision", "auto"), **run.settings, "model": run.model}
     taken["deterministic"] = first.get("device", "").startswith("cuda") and first["deterministic"] == "yes"
@@ -115,12 +115,10 @@ def compare(
     if settings != run.settings:
         print(f"repeating {path}: with other settings, so with other weights in the end")
     elif state.lr_factor < 1 or len(run.records) != 1:
-        print(
-            f"repeating {path}: it diverged or was continued under other conditions on its way; the weights may differ"
-        )
+        print(f"repeating {path}: it diverged, or was resumed with changes; the weights may differ")
     elif differ:
-        print(f"repeating {path}: the weights may differ, since this is not as it was then: {'; '.join(differ)}")
+        print(f"repeating {path}: the weights may differ, because this has changed: {'; '.join(differ)}")
     else:
         same = now["deterministic"] == "yes"
         end = "so the weights will be the same" if same else "but a GPU rounds anew without --deterministic"
-        print(f"repeating {path}: all is as it was then, {end}")
+        print(f"repeating {path}: nothing has changed, {end}")

@@ -19,7 +19,7 @@ from lab.hardware import Hardware
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the outcome of a run; a run goes on only with the settings that it began with."""
+    """What decides the outcome of a run; a run resumes with the settings that it began with."""
 
     model: str
     size: int

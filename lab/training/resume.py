@@ -1,4 +1,4 @@
-"""What a run goes on from: the checkpoints that an earlier start of it left, and whether they are still this run's."""
+"""Resuming a run: what its last checkpoint says, and whether lists, settings and images are still those it began with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lab.training.provenance import differences
 from lab.training.recipe import Settings
 from lab.training.run import RunFiles
 
-LATER = ("patience",)  # settings that may change while a run is under way
+CHANGEABLE = ("patience",)  # settings that may change while a run is under way
 
 
 def read_settings(path: Path, about: About) -> Settings:
@@ -26,37 +26,39 @@ def read_settings(path: Path, about: About) -> Settings:
     odd += [name for name, kind in fields.items() if name not in odd and not isinstance(about.settings[name], kind)]
     if odd:
         raise UserError(
-            f"{path}: its settings are not those of this version of the package ({', '.join(odd)}); go on with the version that "
-            f"began it, or --fresh to start over."
+            f"{path}: its settings are not those of this version of the package ({', '.join(odd)}); resume with the version "
+            f"that began it, or give --fresh to start over."
         )
     return Settings(**about.settings)
 
 
 def same_run(one: About, other: About) -> bool:
     """Whether two checkpoints are of the same run: the same lists, and the same settings but for those that may change."""
-    first, second = ({**about.settings, **dict.fromkeys(LATER)} for about in (one, other))
+    first, second = ({**about.settings, **dict.fromkeys(CHANGEABLE)} for about in (one, other))
     return first == second and one.lists == other.lists and one.records[:1] == other.records[:1]
 
 
-def go_on_with(began: Settings, given: dict[str, Any], last: Path, finished: bool) -> Settings:
-    """The settings to go on with: those that the run began with, and of the options ``given`` now those that change nothing of
-    what was computed. Others that differ are refused, by name; options not given are the run's own."""
+def resumed_settings(began: Settings, given: dict[str, Any], last: Path, finished: bool) -> Settings:
+    """The settings to resume with: those of the run, updated by the options ``given`` now.
+
+    Raises :class:`UserError` naming the options that differ and would change what was computed before.
+    """
     before = asdict(began)
     differ = {name: given[name] for name in before if name in given and name != "model" and before[name] != given[name]}
-    said = {name: f"{name} {before[name]} → {value}" for name, value in differ.items()}
-    refused = [said[name] for name in differ if finished or name not in LATER]
+    changes = {name: f"{name} {before[name]} → {value}" for name, value in differ.items()}
+    refused = [changes[name] for name in differ if finished or name not in CHANGEABLE]
     if refused and finished:
         raise UserError(
             f"{last}: finished already, with other settings ({'; '.join(refused)}); --fresh trains it anew."
         )
     if refused:
-        fine = "; ".join(said[name] for name in differ if name in LATER)
+        fine = "; ".join(changes[name] for name in differ if name in CHANGEABLE)
         raise UserError(
             f"{last}: this run began with other settings ({'; '.join(refused)}), which cannot change on the way; leave them out "
-            f"to go on, or --fresh to start over{f' ({fine} could change)' if fine else ''}."
+            f"to resume, or give --fresh to start over{f' ({fine} could change)' if fine else ''}."
         )
-    for text in said.values():
-        print(f"{text}, taken over from here on")
+    for text in changes.values():
+        print(f"{text}, used from here on")
     return replace(began, **differ)
 
 
@@ -76,30 +78,29 @@ def earlier_run(files: RunFiles, data: DataSet, lists: str, given: dict[str, Any
     if not last.is_file():
         if best.is_file():
             raise UserError(
-                f"{best} is there without {last.name}; put that back to go on, or --fresh to train anew over it."
+                f"{best} is there without {last.name}; put that back to resume, or give --fresh to train anew over it."
             )
         return None
     saved, state = read_about(last, model), read_state(last)
-    settings = go_on_with(read_settings(last, saved), given, last, saved.finished)
+    settings = resumed_settings(read_settings(last, saved), given, last, saved.finished)
     check_classes(last, saved, data.classes)
     if saved.lists not in ("", lists):
         raise UserError(
             f"{last}: {data.folder} has changed since this run began; --fresh starts over on the new lists."
         )
     if state.epoch and not best.is_file():
-        raise UserError(f"{best}: missing beside {last.name}; put it back to go on, or --fresh to start over.")
+        raise UserError(f"{best}: missing beside {last.name}; put it back to resume, or give --fresh to start over.")
     if state.epoch and not same_run(read_about(best, model), saved):
         raise UserError(
-            f"{best}: is of another run than {last.name}; put back its own to go on, or --fresh to start over."
+            f"{best}: is of another run than {last.name}; put back its own to resume, or give --fresh to start over."
         )
     return SavedRun(saved, state, settings)
 
 
 def check_record(saved: About, now: dict[str, str], last: Path, folder: Path) -> None:
-    """Refuse images of ``folder`` that are not those the run began with, and print what else is not as it was."""
+    """Refuse images of ``folder`` that are not those the run began with, and print what else has changed."""
     differ = differences(saved.records[-1], now) if saved.records else []
     if "images" in differ:
         raise UserError(f"{last}: images of {folder} have changed since this run began; --fresh starts over on them.")
     if differ:
-        what = "goes on under other conditions than it began with, which may change the last digits"
-        print(f"{saved.model}: {what}: {'; '.join(differ)}")
+        print(f"{saved.model}: resumes with changes that may alter the last digits: {'; '.join(differ)}")

@@ -292,7 +292,7 @@ def test_memory_that_ends_while_training_halves_what_is_held(
     with inside(tmp_path, short_of_memory(2, FIRST, training=True, error=error), figures=False):
         command(train, "--data", trained / "csv" / "tiny", *FAST)
     said = capsys.readouterr().out
-    assert "going back to the last checkpoint, with 4 images at once" in said and "split into 4 parts" in said
+    assert "returning to the last checkpoint, with 4 images at once" in said and "split into 4 parts" in said
     about = read_about(tmp_path / LAST)
     assert about.finished and read_state(tmp_path / LAST).at_once == 2 and len(about.history) == 3
     # The first epochs, for which there was memory, are what they were; the third differs by what batch norm sees.

@@ -33,7 +33,7 @@ def test_the_same_settings_pass_and_others_are_named(tmp_path: Path) -> None:
         "began with other settings",
         "lr 0.1 → 0.2",
         "seed 0 → 3",
-        "leave them out to go on",
+        "leave them out to resume",
         "--fresh",
     ):
         assert words in str(error.value)
@@ -67,7 +67,7 @@ def test_other_images_are_refused_and_other_versions_said(capsys: pytest.Capture
     check_record(about(), {"images": "one"}, Path("last"), Path("csv/lab3"))  # a checkpoint without records
     assert capsys.readouterr().out == ""
     check_record(saved, {"images": "one", "torch": "2.15"}, Path("last"), Path("csv/lab3"))
-    assert "goes on under other conditions" in (said := capsys.readouterr().out) and "torch 2.14 → 2.15" in said
+    assert "resumes with changes" in (said := capsys.readouterr().out) and "torch 2.14 → 2.15" in said
     with pytest.raises(UserError, match=r"last: images of csv/lab3 have changed .*--fresh"):
         check_record(saved, {"images": "two", "torch": "2.14"}, Path("last"), Path("csv/lab3"))
 
@@ -118,7 +118,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     assert "\ntime: about " in capsys.readouterr().out
     run(*whole[1])
     said = capsys.readouterr().out
-    assert f"resnet18: going on after epoch {epoch} of 3, best test accuracy" in said
+    assert f"resnet18: resuming after epoch {epoch} of 3, best test accuracy" in said
     assert epoch == 3 or " left, from a measured step" in said
     assert_same_run(whole[0], tmp_path)
 

@@ -143,7 +143,7 @@ def test_a_loss_that_is_no_number_on_one_rank_takes_both_back(tmp_path: Path) ->
     make_data(tmp_path / "csv" / "tiny")
     done = torchrun(tmp_path, *RUN, NAN_ON="1")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch 2: the loss is no longer a finite number; going back") == 1
+    assert done.stdout.count("epoch 2: the loss is no longer a finite number; returning") == 1
     about = read_about(tmp_path / LAST)
     assert about.finished and read_state(tmp_path / LAST).lr_factor == 0.5 and len(about.history) == 3
     assert all(bool(tensor.isfinite().all()) for tensor in read_tensors(tmp_path / LAST).values())

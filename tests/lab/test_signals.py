@@ -269,7 +269,7 @@ def test_a_diverged_run_goes_back_once_with_half_the_learning_rate(
     not_a_number(work, call)
     again()
     said = capsys.readouterr().out
-    assert f"epoch {(call - 1) // 3 + 1}: the loss is no longer a finite number; going back" in said
+    assert f"epoch {(call - 1) // 3 + 1}: the loss is no longer a finite number; returning" in said
     about = read_about(tmp_path / LAST)
     assert about.finished and read_state(tmp_path / LAST).lr_factor == 0.5 and len(about.history) == 3
     usual = read_about(trained / LAST).history

@@ -129,7 +129,7 @@ def test_going_on_elsewhere_is_said_and_kept(
         patch.setattr(torch, "__version__", "2.0.0")
         command(train, "--data", "tiny", *FAST)
     command(train, "--data", "tiny", *FAST)
-    said = "goes on under other conditions than it began with, which may change the last digits"
+    said = "resumes with changes that may alter the last digits"
     assert f"{said}: torch 2.0.0 → {torch.__version__}" in capsys.readouterr().out
     assert [record["torch"] for record in read_about(tmp_path / LAST).records] == ["2.0.0", torch.__version__]
 
@@ -170,7 +170,7 @@ def test_patience_may_change_on_the_way(
     ):
         command(train, "--data", "tiny", *FAST, "--patience", "1", "--lr", "0.3")
     command(train, "--data", "tiny", *FAST, "--patience", "1")
-    assert "patience 0 → 1, taken over from here on" in capsys.readouterr().out
+    assert "patience 0 → 1, used from here on" in capsys.readouterr().out
     assert read_about(tmp_path / LAST).settings["patience"] == 1
 
 
@@ -183,7 +183,7 @@ def test_a_run_is_repeated_from_its_weights_alone(
     """Given the folder of a run and its data, the same weights come out, bit for bit."""
     make_data(tmp_path / "csv" / "tiny")
     command(train, "--like", trained / LAST.parent, "--device", "cpu")
-    assert "all is as it was then, so the weights will be the same" in capsys.readouterr().out
+    assert "nothing has changed, so the weights will be the same" in capsys.readouterr().out
     assert_same_run(trained, tmp_path)
 
 
@@ -205,7 +205,7 @@ def test_other_images_are_said(
     data = make_data(tmp_path / "csv" / "tiny")
     Image.new("RGB", (48, 48), "purple").save(data / "valid" / "0.png")
     command(train, "--like", trained / LAST, "--device", "cpu")
-    assert "the weights may differ, since this is not as it was then: images" in capsys.readouterr().out
+    assert "the weights may differ, because this has changed: images" in capsys.readouterr().out
 
 
 def test_a_run_that_diverged_is_no_promise(
@@ -215,14 +215,14 @@ def test_a_run_that_diverged_is_no_promise(
     about = read_about(trained / LAST)
     save_checkpoint(tmp_path / "old" / "best.safetensors", about, {}, TrainingState(lr_factor=0.5))
     command(train, "--like", tmp_path / "old", "--device", "cpu")
-    assert "it diverged or was continued under other conditions on its way" in capsys.readouterr().out
+    assert "it diverged, or was resumed with changes" in capsys.readouterr().out
 
 
 def test_a_run_is_not_repeated_onto_itself(tmp_path: Path, work: pytest.MonkeyPatch) -> None:
     make_data(tmp_path / "csv" / "tiny")
     command(train, "--data", "tiny", *FAST)
     before = (tmp_path / LAST).read_bytes()
-    with pytest.raises(UserError, match=r"is the run itself; give other --weights and --report to repeat it beside"):
+    with pytest.raises(UserError, match=r"is the run itself; give other --weights and --report to repeat it"):
         command(train, "--like", LAST.parent, "--device", "cpu")
     assert (tmp_path / LAST).read_bytes() == before
     command(train, "--like", LAST.parent, "--device", "cpu", "--weights", "again", "--report", "again")
