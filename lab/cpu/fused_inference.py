@@ -1,8 +1,8 @@
-"""Residual blocks for prediction on a processor: addition and ReLU done inside the convolution before them.
+"""Residual blocks for inference on the CPU: the convolutions also add the shortcut and apply ReLU.
 
-A convolution that also adds the shortcut and cuts at zero saves two or three passes over memory in each block. oneDNN computes
-both as post-operations (its developer guide, "Primitive Attributes: Post-ops"); PyTorch has them as operators, made for
-``torch.compile``, that take weights laid out once for the processor at hand.
+This saves two or three passes over memory in each block. oneDNN computes addition and ReLU as post-operations of a convolution
+(its developer guide, "Primitive Attributes: Post-ops"). PyTorch offers them as operators made for ``torch.compile``; these take
+weights that were reordered once into the layout that is fastest on this CPU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lab.hardware import Hardware
 
 
 def available(hardware: Hardware) -> bool:
-    """Whether the operators are there for this device and precision."""
+    """Whether PyTorch has these operators for this device and precision."""
     return (
         hardware.device.type == "cpu"
         and hardware.precision == "fp32"
@@ -30,59 +30,61 @@ def available(hardware: Hardware) -> bool:
     )
 
 
-class Convolution:
-    """A convolution with a bias, as folding a norm leaves it; its weight is laid out for the first input that it sees."""
+class FusedConvolution:
+    """A convolution with a bias, as folding a batch norm leaves it. Its weight is reordered for the shape of its first input."""
 
-    def __init__(self, convolution: Any) -> None:
-        self.convolution = convolution
-        self.laid_out: Tensor | None = None
+    def __init__(self, convolution: nn.Module) -> None:
+        self.convolution: Any = convolution
+        self.reordered_weight: Tensor | None = None
 
-    def arguments(self, x: Tensor) -> tuple[Any, ...]:
-        """What the operators take after the images."""
-        own = self.convolution
-        place = (own.padding, own.stride, own.dilation, own.groups)
-        if self.laid_out is None:
-            self.laid_out = torch.ops.mkldnn._reorder_convolution_weight(own.weight, *place, x.shape)
-        return self.laid_out, own.bias, *place
+    def arguments(self, input: Tensor) -> tuple[Any, ...]:
+        """The arguments that the operators take after their inputs."""
+        convolution = self.convolution
+        geometry = (convolution.padding, convolution.stride, convolution.dilation, convolution.groups)
+        if self.reordered_weight is None:
+            reorder = torch.ops.mkldnn._reorder_convolution_weight
+            self.reordered_weight = reorder(convolution.weight, *geometry, input.shape)
+        return self.reordered_weight, convolution.bias, *geometry
 
-    def plain(self, x: Tensor, relu: bool) -> Tensor:
-        """The convolution, and ReLU if wanted."""
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
-            x, *self.arguments(x), "relu" if relu else "none", [], ""
+    def apply(self, input: Tensor, relu: bool) -> Tensor:
+        """The convolution, followed by ReLU if ``relu``."""
+        activation = "relu" if relu else "none"
+        output: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
+            input, *self.arguments(input), activation, [], ""
         )
-        return result
+        return output
 
-    def onto(self, shortcut: Tensor, x: Tensor) -> Tensor:
-        """relu(convolution + shortcut), written over the shortcut."""
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
-            shortcut, x, *self.arguments(x), "add", 1.0, "relu", [], ""
+    def add_to(self, shortcut: Tensor, input: Tensor) -> Tensor:
+        """relu(convolution + shortcut), computed in place of the shortcut."""
+        output: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
+            shortcut, input, *self.arguments(input), "add", 1.0, "relu", [], ""
         )
-        return result
+        return output
 
 
-class Block(nn.Module):
-    """A residual block whose norms are folded: ``conv1``, ``conv2``, in a bottleneck ``conv3``, and ``downsample``."""
+class FusedBlock(nn.Module):
+    """A residual block whose batch norms are folded: ``conv1``, ``conv2``, in a bottleneck ``conv3``, and ``downsample``."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         names = ["conv1", "conv2"] + ["conv3"] * hasattr(block, "conv3")
-        *self.first, self.last = (Convolution(getattr(block, name)) for name in names)
-        shortcut = block.downsample
-        self.shortcut = Convolution(shortcut[0]) if isinstance(shortcut, nn.Sequential) else None
+        *self.first, self.last = (FusedConvolution(getattr(block, name)) for name in names)
+        downsample = block.downsample
+        self.downsample = FusedConvolution(downsample[0]) if isinstance(downsample, nn.Sequential) else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block of ``x``, which it may write over."""
-        around = x if self.shortcut is None else self.shortcut.plain(x, relu=False)
+        """The output of the block. It may overwrite ``x``."""
+        shortcut = x if self.downsample is None else self.downsample.apply(x, relu=False)
         for convolution in self.first:
-            x = convolution.plain(x, relu=True)
-        return self.last.onto(around, x)
+            x = convolution.apply(x, relu=True)
+        return self.last.add_to(shortcut, x)
 
 
 def fuse_blocks(network: nn.Module) -> nn.Module:
-    """Replace the residual blocks of a network, whose norms must be folded, by those of this module."""
+    """Replace the residual blocks of ``network`` by fused ones; its batch norms must be folded. Returns the network."""
     for name, module in network.named_children():
         if all(hasattr(module, part) for part in ("conv1", "conv2", "downsample")):
-            setattr(network, name, Block(module))
+            setattr(network, name, FusedBlock(module))
         else:
             fuse_blocks(module)
     return network

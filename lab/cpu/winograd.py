@@ -1,12 +1,14 @@
-"""Gradients of convolutions with fewer multiplications: for training in float32 on a processor.
+"""Gradients of convolutions in fewer multiplications, for training in float32 on the CPU.
 
-Most of a training step are the backward passes of its convolutions, which the libraries compute directly. Winograd's way
-computes m×m places of a 3×3 convolution from an (m+2)×(m+2) tile in (m+2)² products in place of 9·m², a quarter of them for
-m = 4 (Lavin and Gray 2015, Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308, §4). Each product is then
-one of large matrices, which a processor does best; so is the gradient of a 1×1 convolution. The forward pass stays the
-library's, to the bit, and gradients differ by rounding, by less than 1e-4 of the largest (``tests/test_winograd.py``).
+The backward passes of the convolutions take most of the time of a training step. For a 3×3 convolution this module uses
+Winograd's algorithm: it computes m×m outputs from a tile of (m+2)×(m+2) inputs with (m+2)² multiplications in place of 9·m²,
+a quarter of them for m = 4 (Lavin and Gray 2015, Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308, §4).
+For each position within a tile the multiplications are one product of two large matrices. The gradients of a 1×1 convolution
+are such products too. The forward pass is PyTorch's, bit for bit; the gradients differ from PyTorch's by rounding, by less
+than 1e-4 of the largest value (``tests/lab/cpu/test_winograd.py``).
 
-A gradient is the transpose of the way forward, Y = Aᵀ[(G w Gᵀ) ⊙ (Bᵀ x B)]A, in each of its two factors.
+Lavin and Gray write a convolution as Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A, where d is a tile of the input, g a filter and Y a tile of
+the output. Y is linear in d and in g, so the gradient with respect to either is the transpose of this map.
 """
 
 from __future__ import annotations
@@ -21,167 +23,196 @@ from torch.nn import functional
 from lab.hardware import Hardware
 from lab.text import counted
 
-# Numbers in one buffer of tiles, 16 MB: what does not fit is done image after image.
+# The largest number of float32 values in one buffer of tiles, 16 MB. A larger batch is processed in parts.
 BUFFER = 4_000_000
-# Below this many channels, moving numbers into tiles and back costs more than the products save. This and the rule of tile_side
-# come from timing single layers on one processor (AVX2, two cores), by a script that was not kept.
+# With fewer channels, copying values into tiles and back costs more than the products save. This limit and the rule of tile_side
+# come from timing single layers on one CPU (AVX2, two cores), by a script that was not kept.
 LEAST_CHANNELS = 128
 
 
 class Transform(NamedTuple):
-    """F(m×m, 3×3) with a = m + 2: what a flattened tile, filter and product are multiplied by."""
+    """The transforms of F(m×m, 3×3) as matrices that multiply flattened tiles and filters; a = m + 2."""
 
     m: int
-    data: Tensor  # Bᵀ ⊗ Bᵀ, [a², a²]
-    filter: Tensor  # G ⊗ G, [a², 9]
-    output: Tensor  # Aᵀ ⊗ Aᵀ, [m², a²]
+    Bt: Tensor  # Bᵀ ⊗ Bᵀ, [a², a²]: multiplies a tile of the input
+    G: Tensor  # G ⊗ G, [a², 9]: multiplies a filter
+    At: Tensor  # Aᵀ ⊗ Aᵀ, [m², a²]: maps the products to a tile of the output
 
 
 @functools.cache
 def transform(m: int) -> Transform:
     """The matrices of Lavin and Gray, §4.1 (m = 2) and §4.3 (m = 4)."""
     if m == 2:
-        data = [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]
-        filters = [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]
-        output = [[1, 1, 1, 0], [0, 1, -1, -1]]
+        Bt = [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]
+        G = [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]
+        At = [[1, 1, 1, 0], [0, 1, -1, -1]]
     else:
-        data = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0]]
-        data += [[0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]
-        filters = [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6]]
-        filters += [[1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
-        output = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
-    matrices = [torch.tensor(rows, dtype=torch.float64) for rows in (data, filters, output)]
+        Bt = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0]]
+        Bt += [[0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]
+        G = [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6]]
+        G += [[1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
+        At = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+    matrices = [torch.tensor(rows, dtype=torch.float64) for rows in (Bt, G, At)]
     return Transform(m, *(torch.kron(matrix, matrix).float() for matrix in matrices))
 
 
 def tile_side(images: int, height: int, width: int, channels: int) -> int:
-    """m: 4, or 2 where the image is that small, or tiles so few that transforming the filters costs more than it saves."""
+    """m: 4; 2 for small images, and where there are so few tiles that transforming the filters costs more than m = 4 saves."""
     tiles = images * -(-height // 4) * -(-width // 4)
     return 4 if min(height, width) > 2 and 4 * tiles >= channels else 2
 
 
-def gradients_3x3(gradient: Tensor, x: Tensor, weight: Tensor, wants_input: bool) -> tuple[Tensor | None, Tensor]:
-    """Gradients of a 3×3 convolution, stride 1, padding 1, with respect to its input (where wanted) and its weight.
+def split_input(input: Tensor, m: int, rows: int, columns: int) -> Tensor:
+    """Overlapping tiles of the zero-padded ``input`` [N, C, H, W]: a view [a, a, N, rows, columns, C], where a = m + 2."""
+    # Channels last: all channels of a pixel are adjacent, so that a tile is copied in long runs.
+    bottom, right = rows * m - input.shape[2], columns * m - input.shape[3]
+    padded = functional.pad(input.permute(0, 2, 3, 1), (0, 0, 1, 1 + right, 1, 1 + bottom))
+    image, row, column, channel = padded.stride()
+    shape = (m + 2, m + 2, len(input), rows, columns, input.shape[1])
+    return padded.as_strided(shape, (row, column, image, row * m, column * m, channel))
 
-    ``gradient`` [N, O, H, W], ``x`` [N, C, H, W], ``weight`` [O, C, 3, 3] → [N, C, H, W] or None, [O, C, 3, 3].
+
+def split_output(grad_output: Tensor, m: int, rows: int, columns: int) -> Tensor:
+    """Tiles of ``grad_output`` [N, O, H, W], zero-padded to whole tiles: a view [m, m, N, rows, columns, O]."""
+    bottom, right = rows * m - grad_output.shape[2], columns * m - grad_output.shape[3]
+    padded = functional.pad(grad_output.permute(0, 2, 3, 1), (0, 0, 0, right, 0, bottom))
+    return padded.unflatten(1, (rows, m)).unflatten(3, (columns, m)).permute(2, 4, 0, 1, 3, 5)
+
+
+def join_input(tiles: Tensor, target: Tensor) -> None:
+    """Add the overlapping ``tiles`` [a, a, N, rows, columns, C] up in ``target`` [m, m, N, rows + 1, columns + 1, C], all zeros.
+
+    Neighbouring tiles overlap by two rows and columns, so the last two of each are added to the first two of the next tile.
     """
-    (images, inputs, height, width), outputs = x.shape, len(weight)
-    if height == width == 1:  # only the middle of the filter sees the image
-        of_input, of_middle = gradients_1x1(gradient, x, weight[:, :, 1:2, 1:2], 1, wants_input)
-        of_filter = torch.zeros_like(weight, memory_format=torch.channels_last)
-        of_filter[:, :, 1:2, 1:2] = of_middle
-        return of_input, of_filter
-    m, data, filters, output = transform(tile_side(images, height, width, max(inputs, outputs)))
-    a, down, right = m + 2, -(-height // m), -(-width // m)  # tiles down and right
-    squares, tiles = a * a, down * right
-    # Channels last: what moves into a tile and back moves in runs of all channels.
-    below, beside = down * m - height, right * m - width
-    padded = functional.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1 + beside, 1, 1 + below))
-    told = functional.pad(gradient.permute(0, 2, 3, 1), (0, 0, 0, beside, 0, below))
-    by_image, by_row, by_column, by_channel = padded.stride()
-    windows = padded.as_strided(
-        (a, a, images, down, right, inputs), (by_row, by_column, by_image, by_row * m, by_column * m, by_channel)
-    )
-    filtered = weight_gradient = None
-    if wants_input:
-        filtered = (filters @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(squares, outputs, inputs)
-        # One more tile down and right: the last tiles reach two rows and columns over their own.
-        whole = x.new_zeros(images, down + 1, m, right + 1, m, inputs)
-    at_once = max(1, min(images, BUFFER // (squares * tiles * max(inputs, outputs))))
-    for first in range(0, images, at_once):
-        part = slice(first, min(images, first + at_once))
-        count = (part.stop - part.start) * tiles
-        moved = (data @ windows[:, :, part].reshape(squares, -1)).view(squares, count, inputs)
-        told_tiles = told[part].reshape(-1, down, m, right, m, outputs).permute(2, 4, 0, 1, 3, 5)
-        spread = (output.T @ told_tiles.reshape(m * m, -1)).view(squares, count, outputs)
-        if weight_gradient is None:
-            weight_gradient = torch.bmm(spread.mT, moved)
+    m = len(target)
+    target[:, :, :, :-1, :-1] = tiles[:m, :m]
+    target[:2, :, :, 1:, :-1] += tiles[m:, :m]
+    target[:, :2, :, :-1, 1:] += tiles[:m, m:]
+    target[:2, :2, :, 1:, 1:] += tiles[m:, m:]
+
+
+def gradients_3x3(
+    grad_output: Tensor, input: Tensor, weight: Tensor, needs_grad_input: bool
+) -> tuple[Tensor | None, Tensor]:
+    """Gradients of a 3×3 convolution (stride 1, padding 1) with respect to its input, if needed, and its weight.
+
+    ``grad_output`` [N, O, H, W], ``input`` [N, C, H, W], ``weight`` [O, C, 3, 3] → [N, C, H, W] or None, [O, C, 3, 3].
+    """
+    (images, inputs, height, width), outputs = input.shape, len(weight)
+    if height == width == 1:
+        return gradients_3x3_of_pixels(grad_output, input, weight, needs_grad_input)
+    m, Bt, G, At = transform(tile_side(images, height, width, max(inputs, outputs)))
+    squares, rows, columns = len(Bt), -(-height // m), -(-width // m)
+    input_tiles, output_tiles = split_input(input, m, rows, columns), split_output(grad_output, m, rows, columns)
+    filters, grad_filters = None, None
+    if needs_grad_input:
+        filters = (G @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(squares, outputs, inputs)
+        # One more tile at the bottom and at the right: the last tiles extend two rows and columns beyond their own.
+        grad_padded = input.new_zeros(images, rows + 1, m, columns + 1, m, inputs)
+    images_at_once = max(1, min(images, BUFFER // (squares * rows * columns * max(inputs, outputs))))
+    for first in range(0, images, images_at_once):
+        part = slice(first, first + images_at_once)
+        transformed = (Bt @ input_tiles[:, :, part].reshape(squares, -1)).view(squares, -1, inputs)
+        grad_products = (At.T @ output_tiles[:, :, part].reshape(m * m, -1)).view(squares, -1, outputs)
+        if grad_filters is None:
+            grad_filters = torch.bmm(grad_products.mT, transformed)
         else:
-            weight_gradient.baddbmm_(spread.mT, moved)
-        if filtered is None:
-            continue
-        products = torch.bmm(spread, filtered, out=moved)
-        tile = (data.T @ products.view(squares, -1)).view(a, a, -1, down, right, inputs)
-        # Neighbouring tiles overlap by two: what reaches over is added to the next one's first two rows and columns.
-        target = whole[part].permute(2, 4, 0, 1, 3, 5)
-        target[:, :, :, :down, :right] = tile[:m, :m]
-        target[:2, :, :, 1:, :right] += tile[m:, :m]
-        target[:, :2, :, :down, 1:] += tile[:m, m:]
-        target[:2, :2, :, 1:, 1:] += tile[m:, m:]
-    assert weight_gradient is not None
-    of_weight = (filters.T @ weight_gradient.view(squares, -1)).view(3, 3, outputs, inputs).permute(2, 0, 1, 3)
-    of_input = None
-    if filtered is not None:
-        flat = whole.view(images, (down + 1) * m, (right + 1) * m, inputs)
-        of_input = flat[:, 1 : 1 + height, 1 : 1 + width].contiguous().permute(0, 3, 1, 2)
-    return of_input, of_weight.contiguous().permute(0, 3, 1, 2)
+            grad_filters.baddbmm_(grad_products.mT, transformed)
+        if filters is not None:
+            grad_transformed = torch.bmm(grad_products, filters, out=transformed)
+            grad_tiles = Bt.T @ grad_transformed.view(squares, -1)
+            target = grad_padded[part].permute(2, 4, 0, 1, 3, 5)
+            join_input(grad_tiles.view(m + 2, m + 2, -1, rows, columns, inputs), target)
+    assert grad_filters is not None
+    grad_weight = (G.T @ grad_filters.view(squares, -1)).view(3, 3, outputs, inputs).permute(2, 0, 1, 3)
+    grad_input = None
+    if filters is not None:
+        grad_padded = grad_padded.view(images, (rows + 1) * m, (columns + 1) * m, inputs)
+        grad_input = grad_padded[:, 1 : 1 + height, 1 : 1 + width].contiguous().permute(0, 3, 1, 2)
+    return grad_input, grad_weight.contiguous().permute(0, 3, 1, 2)
+
+
+def gradients_3x3_of_pixels(
+    grad_output: Tensor, input: Tensor, weight: Tensor, needs_grad_input: bool
+) -> tuple[Tensor | None, Tensor]:
+    """:func:`gradients_3x3` for images of 1×1 pixels, where only the middle of the filter meets the image."""
+    middle = weight[:, :, 1:2, 1:2]
+    grad_input, grad_middle = gradients_1x1(grad_output, input, middle, 1, needs_grad_input)
+    grad_weight = torch.zeros_like(weight, memory_format=torch.channels_last)
+    grad_weight[:, :, 1:2, 1:2] = grad_middle
+    return grad_input, grad_weight
 
 
 def gradients_1x1(
-    gradient: Tensor, x: Tensor, weight: Tensor, stride: int, wants_input: bool
+    grad_output: Tensor, input: Tensor, weight: Tensor, stride: int, needs_grad_input: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """The same of a 1×1 convolution of any stride, which is one product of matrices for all places of all images."""
+    """Gradients of a 1×1 convolution of any stride: one product of matrices over all pixels of all images for each.
+
+    ``grad_output`` [N, O, H', W'], ``input`` [N, C, H, W], ``weight`` [O, C, 1, 1] → [N, C, H, W] or None, [O, C, 1, 1].
+    """
     outputs, inputs = weight.shape[:2]
-    told = gradient.permute(0, 2, 3, 1).reshape(-1, outputs)
-    seen = x.permute(0, 2, 3, 1)[:, ::stride, ::stride]
-    of_weight = (told.T @ seen.reshape(-1, inputs)).view(outputs, 1, 1, inputs).permute(0, 3, 1, 2)
-    if not wants_input:
-        return None, of_weight
-    of_seen = (told @ weight[:, :, 0, 0]).view(seen.shape)
+    grad_pixels = grad_output.permute(0, 2, 3, 1).reshape(-1, outputs)
+    used = input.permute(0, 2, 3, 1)[:, ::stride, ::stride]
+    grad_weight = (grad_pixels.T @ used.reshape(-1, inputs)).view(outputs, 1, 1, inputs).permute(0, 3, 1, 2)
+    if not needs_grad_input:
+        return None, grad_weight
+    grad_used = (grad_pixels @ weight[:, :, 0, 0]).view(used.shape)
     if stride == 1:
-        return of_seen.permute(0, 3, 1, 2), of_weight
-    of_input = torch.zeros_like(x, memory_format=torch.channels_last)
-    of_input.permute(0, 2, 3, 1)[:, ::stride, ::stride] = of_seen
-    return of_input, of_weight
+        return grad_used.permute(0, 3, 1, 2), grad_weight
+    grad_input = torch.zeros_like(input, memory_format=torch.channels_last)
+    grad_input.permute(0, 2, 3, 1)[:, ::stride, ::stride] = grad_used
+    return grad_input, grad_weight
 
 
-class Convolve(torch.autograd.Function):
-    """The library's convolution, with the gradients of this module."""
+class ConvolutionFunction(torch.autograd.Function):
+    """PyTorch's convolution in the forward pass, the gradients of this module in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(ctx: Any, input: Tensor, weight: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(input, weight)
         ctx.stride = stride
-        return functional.conv2d(x, weight, stride=stride, padding=weight.shape[2] // 2)
+        return functional.conv2d(input, weight, stride=stride, padding=weight.shape[2] // 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        (x, weight), wants_input = ctx.saved_tensors, ctx.needs_input_grad[0]
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        (input, weight), needs_grad_input = ctx.saved_tensors, ctx.needs_input_grad[0]
         if weight.shape[2] == 1:
-            return *gradients_1x1(gradient, x, weight, ctx.stride, wants_input), None
-        return *gradients_3x3(gradient, x, weight, wants_input), None
+            return *gradients_1x1(grad_output, input, weight, ctx.stride, needs_grad_input), None
+        return *gradients_3x3(grad_output, input, weight, needs_grad_input), None
 
 
-class Conv2d(nn.Conv2d):
-    """A convolution, 3×3 at stride 1 or 1×1, whose gradients are those of this module where it computes in float32 on the CPU."""
+class FastGradientConv2d(nn.Conv2d):
+    """A convolution that uses the gradients of this module for float32 tensors on the CPU, and PyTorch's otherwise.
 
-    def forward(self, x: Tensor) -> Tensor:
-        usual = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-        # A bias is there once a norm was folded in. torch.compile makes kernels of its own, of the library's gradients.
-        if usual or self.bias is not None or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return super().forward(x)
-        result: Tensor = Convolve.apply(x, self.weight, self.stride[0])
-        return result
+    It shares the weight of the ``convolution`` that it replaces, for which :func:`gains` must hold.
+    """
 
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        # On the meta device no weight is drawn, so that the random numbers of the training stay the same.
+        super().__init__(
+            convolution.in_channels,
+            convolution.out_channels,
+            convolution.kernel_size,  # type: ignore[arg-type]
+            convolution.stride,  # type: ignore[arg-type]
+            convolution.padding,  # type: ignore[arg-type]
+            bias=False,
+            device="meta",
+        )
+        self.weight = convolution.weight
+        self.train(convolution.training)
 
-def use_fast_gradients(network: nn.Module, hardware: Hardware) -> int:
-    """Give the convolutions of ``network`` that gain by it the gradients of this module, where ``hardware`` does; say so, and
-    return how many."""
-    if hardware.device.type != "cpu" or hardware.precision != "fp32":
-        return 0
-    count = 0
-    for module in network.modules():
-        if type(module) is nn.Conv2d and gains(module):
-            module.__class__ = Conv2d  # the parameters, and their names, stay
-            count += 1
-    many = counted(count, "convolution")
-    print(f"gradients: of {many} by products of large matrices (3×3: Winograd's), faster in float32 on a processor")
-    return count
+    def forward(self, input: Tensor) -> Tensor:
+        supported = input.device.type == "cpu" and input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        # There is a bias once a batch norm was folded in. torch.compile generates kernels for PyTorch's own gradients.
+        if not supported or self.bias is not None or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return super().forward(input)
+        output: Tensor = ConvolutionFunction.apply(input, self.weight, self.stride[0])
+        return output
 
 
 def gains(convolution: nn.Conv2d) -> bool:
-    """Whether this is a convolution for which :class:`Conv2d` can stand, and faster."""
+    """Whether :class:`FastGradientConv2d` computes the gradients of this convolution, and faster than PyTorch does."""
     kernel, stride = convolution.kernel_size, convolution.stride
     return (
         ((kernel == (1, 1) and stride[0] == stride[1]) or (kernel == (3, 3) and stride == (1, 1)))
@@ -192,3 +223,28 @@ def gains(convolution: nn.Conv2d) -> bool:
         and convolution.bias is None
         and min(convolution.in_channels, convolution.out_channels) >= LEAST_CHANNELS
     )
+
+
+def replace_convolutions(network: nn.Module) -> int:
+    """Replace the convolutions within ``network`` that gain by it; returns their number. Parameters and their names stay."""
+    count = 0
+    for name, module in network.named_children():
+        if type(module) is nn.Conv2d and gains(module):
+            setattr(network, name, FastGradientConv2d(module))
+            count += 1
+        else:
+            count += replace_convolutions(module)
+    return count
+
+
+def use_fast_gradients(network: nn.Module, hardware: Hardware) -> int:
+    """Use the gradients of this module in ``network`` where the hardware is a CPU that computes in float32; print and return how
+    many convolutions that are."""
+    if hardware.device.type != "cpu" or hardware.precision != "fp32":
+        return 0
+    count = replace_convolutions(network)
+    print(
+        f"gradients: of {counted(count, 'convolution')} as products of matrices (1×1) or by Winograd's algorithm (3×3), "
+        "faster in float32 on the CPU"
+    )
+    return count

@@ -1,4 +1,4 @@
-"""Gradients by Winograd's way against the library's: the slow path is the oracle of the fast one."""
+"""Gradients by Winograd's algorithm against PyTorch's in float64."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from torch.nn import functional
 
 import resnet
 from lab.cpu import winograd
-from lab.cpu.winograd import Conv2d, gradients_1x1, gradients_3x3, tile_side, transform, use_fast_gradients
+from lab.cpu.winograd import (
+    FastGradientConv2d,
+    gradients_1x1,
+    gradients_3x3,
+    tile_side,
+    transform,
+    use_fast_gradients,
+)
 from lab.evaluation.inference import folded
 from lab.hardware import Hardware
 from lab.training.ema import EMA
@@ -22,95 +29,74 @@ CPU = Hardware(torch.device("cpu"), "fp32")
 Pair = tuple[Tensor, Tensor]
 
 
-def exact(x: Tensor, weight: Tensor, gradient: Tensor, stride: int) -> Pair:
-    """The library's gradients in float64."""
-    x, weight = (tensor.double().requires_grad_() for tensor in (x, weight))
-    result = functional.conv2d(x, weight, stride=stride, padding=weight.shape[2] // 2)
-    of_input, of_weight = torch.autograd.grad(result, (x, weight), gradient.double())
-    return of_input, of_weight
+def reference(grad_output: Tensor, input: Tensor, weight: Tensor, stride: int) -> Pair:
+    """PyTorch's gradients in float64."""
+    input, weight = (tensor.double().requires_grad_() for tensor in (input, weight))
+    output = functional.conv2d(input, weight, stride=stride, padding=weight.shape[2] // 2)
+    grad_input, grad_weight = torch.autograd.grad(output, (input, weight), grad_output.double())
+    return grad_input, grad_weight
 
 
-def far(found: Tensor, true: Tensor) -> float:
-    """The largest difference, over the largest true number."""
+def relative_error(found: Tensor, true: Tensor) -> float:
+    """The largest difference, over the largest true value."""
     return float((found - true).abs().max() / true.abs().max().clamp_min(1e-12))
 
 
-def drawn(
-    seed: int, images: int, inputs: int, outputs: int, height: int, width: int, kernel: int, stride: int
-) -> list[Tensor]:
-    """Input, weight and gradient of a convolution."""
-    torch.manual_seed(seed)
-    x = torch.randn(images, inputs, height, width).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(outputs, inputs, kernel, kernel)
-    return [x, weight, torch.randn(images, outputs, -(-height // stride), -(-width // stride))]
+@st.composite
+def convolutions(draw: st.DrawFn, kernel: int, largest: int, strides: int) -> tuple[Tensor, Tensor, Tensor, int]:
+    """grad_output, input, weight and stride of a convolution of images that need not be square."""
+    images, inputs, outputs = draw(st.integers(1, 5)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    height, width, stride = draw(st.integers(1, largest)), draw(st.integers(1, largest)), draw(st.integers(1, strides))
+    torch.manual_seed(draw(st.integers(0, 2**32)))
+    input = torch.randn(images, inputs, height, width).contiguous(memory_format=torch.channels_last)
+    grad_output = torch.randn(images, outputs, -(-height // stride), -(-width // stride))
+    return grad_output, input, torch.randn(outputs, inputs, kernel, kernel), stride
+
+
+def assert_gradients(found: tuple[Tensor | None, Tensor], true: Pair, tolerance: float) -> None:
+    """Both gradients have the shapes of the true ones and their values."""
+    for gradient, expected in zip(found, true, strict=True):
+        assert gradient is not None and gradient.shape == expected.shape
+        assert relative_error(gradient, expected) < tolerance
 
 
 @pytest.mark.parametrize("m", [2, 4])
 def test_matrices_compute_a_convolution(m: int) -> None:
-    """Y = Aᵀ[(G w Gᵀ) ⊙ (Bᵀ x B)]A is the convolution of one tile (Lavin and Gray 2015, equation 8)."""
+    """Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A is the convolution of one tile (Lavin and Gray 2015, equation 8)."""
     torch.manual_seed(0)
-    tile, weight = torch.randn(m + 2, m + 2), torch.randn(3, 3)
-    _, data, filters, output = transform(m)
-    found = output @ ((filters @ weight.flatten()) * (data @ tile.flatten()))
-    torch.testing.assert_close(
-        found.view(m, m), functional.conv2d(tile[None, None], weight[None, None])[0, 0], atol=1e-4, rtol=0
-    )
+    tile, filter = torch.randn(m + 2, m + 2), torch.randn(3, 3)
+    _, Bt, G, At = transform(m)
+    found = At @ ((G @ filter.flatten()) * (Bt @ tile.flatten()))
+    expected = functional.conv2d(tile[None, None], filter[None, None])[0, 0]
+    torch.testing.assert_close(found.view(m, m), expected, atol=1e-4, rtol=0)
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 2**32),
-    images=st.integers(1, 5),
-    inputs=st.integers(1, 9),
-    outputs=st.integers(1, 9),
-    height=st.integers(1, 13),
-    width=st.integers(1, 13),
-)
-def test_3x3_gradients_are_the_librarys(
-    seed: int, images: int, inputs: int, outputs: int, height: int, width: int
-) -> None:
-    """For any shape, square or not, whole tiles or not."""
-    x, weight, gradient = drawn(seed, images, inputs, outputs, height, width, 3, 1)
-    true = exact(x, weight, gradient, 1)
-    of_input, of_weight = gradients_3x3(gradient, x, weight, True)
-    assert of_input is not None
-    assert of_input.shape == x.shape and of_weight.shape == weight.shape
-    assert far(of_input, true[0]) < 1e-4 and far(of_weight, true[1]) < 1e-4
-    assert gradients_3x3(gradient, x, weight, False)[0] is None
+@given(convolutions(kernel=3, largest=13, strides=1))
+def test_3x3_gradients_are_pytorchs(convolution: tuple[Tensor, Tensor, Tensor, int]) -> None:
+    """For any shape, whether or not whole tiles cover it."""
+    tensors = convolution[:3]
+    assert_gradients(gradients_3x3(*tensors, True), reference(*convolution), 1e-4)
+    assert gradients_3x3(*tensors, False)[0] is None
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    seed=st.integers(0, 2**32),
-    images=st.integers(1, 4),
-    inputs=st.integers(1, 9),
-    outputs=st.integers(1, 9),
-    height=st.integers(1, 9),
-    width=st.integers(1, 9),
-    stride=st.integers(1, 3),
-)
-def test_1x1_gradients_are_the_librarys(
-    seed: int, images: int, inputs: int, outputs: int, height: int, width: int, stride: int
-) -> None:
-    """At any stride: of the places that it leaves out the gradient is 0."""
-    x, weight, gradient = drawn(seed, images, inputs, outputs, height, width, 1, stride)
-    true = exact(x, weight, gradient, stride)
-    of_input, of_weight = gradients_1x1(gradient, x, weight, stride, True)
-    assert of_input is not None
-    assert of_input.shape == x.shape and of_weight.shape == weight.shape
-    assert far(of_input, true[0]) < 1e-5 and far(of_weight, true[1]) < 1e-5
-    assert gradients_1x1(gradient, x, weight, stride, False)[0] is None
+@given(convolutions(kernel=1, largest=9, strides=3))
+def test_1x1_gradients_are_pytorchs(convolution: tuple[Tensor, Tensor, Tensor, int]) -> None:
+    """At any stride: the gradient of the pixels that the stride skips is 0."""
+    assert_gradients(gradients_1x1(*convolution, True), reference(*convolution), 1e-5)
+    assert gradients_1x1(*convolution, False)[0] is None
 
 
 def test_images_in_parts_give_the_gradients_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However small the buffer is."""
-    x, weight, gradient = drawn(0, 7, 16, 8, 9, 6, 3, 1)
-    whole = gradients_3x3(gradient, x, weight, True)
+    torch.manual_seed(0)
+    tensors = torch.randn(7, 8, 9, 6), torch.randn(7, 16, 9, 6), torch.randn(8, 16, 3, 3)
+    whole = gradients_3x3(*tensors, True)
+    assert whole[0] is not None
     for size in (1, 36 * 6 * 16 * 3):
         monkeypatch.setattr(winograd, "BUFFER", size)
-        for found, true in zip(gradients_3x3(gradient, x, weight, True), whole, strict=True):
-            assert found is not None and true is not None
-            assert far(found, true) < 1e-5
+        assert_gradients(gradients_3x3(*tensors, True), (whole[0], whole[1]), 1e-5)
 
 
 def test_tiles_are_large_unless_images_are_small_or_few() -> None:
@@ -123,7 +109,7 @@ def test_tiles_are_large_unless_images_are_small_or_few() -> None:
 
 @pytest.mark.parametrize("model", ["resnet18", "resnet50"])
 def test_a_network_computes_the_same_and_learns_the_same(model: str) -> None:
-    """Forward to the bit; the gradient of every parameter up to rounding, in the layout of its parameter."""
+    """The output bit for bit; the gradient of every parameter up to rounding, in the layout of its parameter."""
     torch.manual_seed(0)
     plain = CPU.place(resnet.build(model, 3)).train()
     fast = copy.deepcopy(plain)
@@ -137,30 +123,31 @@ def test_a_network_computes_the_same_and_learns_the_same(model: str) -> None:
     assert torch.equal(*results)
     for (name, parameter), other in zip(plain.named_parameters(), fast.parameters(), strict=True):
         assert parameter.grad is not None and other.grad is not None
-        assert far(other.grad, parameter.grad) < 2e-3, name  # rounding grows on the way through the layers
+        assert relative_error(other.grad, parameter.grad) < 2e-3, name  # rounding accumulates through the layers
         assert other.grad.stride() == other.stride(), name
     with torch.no_grad():
         assert torch.equal(plain.eval()(images), fast.eval()(images))
 
 
-def test_the_network_stays_what_it_was() -> None:
-    """Its parameters and their names, its copies, and its folded norms."""
+def test_replacing_convolutions_keeps_the_parameters_their_names_and_the_random_numbers() -> None:
+    """So checkpoints, DDP and a training's bits stay; copies keep the fast gradients, and norms are folded as before."""
     torch.manual_seed(0)
     network = CPU.place(resnet.build("resnet18", 2)).train()
-    before = network.state_dict()
+    names, parameters, numbers = list(network.state_dict()), list(network.parameters()), torch.get_rng_state()
     assert use_fast_gradients(network, CPU) == 11  # nine of 3×3 and two shortcuts, of 128 channels and more
-    assert use_fast_gradients(network, CPU) == 0  # nothing is left to do
-    after = network.state_dict()
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert use_fast_gradients(network, CPU) == 0  # all have been replaced
+    assert list(network.state_dict()) == names and torch.equal(torch.get_rng_state(), numbers)
+    assert all(new is old for new, old in zip(network.parameters(), parameters, strict=True))
     images = torch.randn(2, 3, 64, 64)
     copied = EMA(network, 0.9).network
-    assert any(isinstance(module, Conv2d) for module in copied.modules())
+    fast = [module for module in copied.modules() if isinstance(module, FastGradientConv2d)]
+    assert len(fast) == 11 and not any(module.training for module in fast)
     network.eval()
     torch.testing.assert_close(folded(network)(images), network(images), atol=1e-4, rtol=1e-4)
 
 
-def test_only_float32_on_a_processor_and_only_convolutions_that_gain() -> None:
-    """Everything else keeps the library's gradients."""
+def test_only_float32_on_a_cpu_and_only_convolutions_that_gain() -> None:
+    """Everything else keeps PyTorch's gradients."""
     network = resnet.build("resnet18", 2)
     assert use_fast_gradients(network, Hardware(torch.device("cpu"), "bf16")) == 0
     assert use_fast_gradients(network, Hardware(torch.device("cuda"), "fp32")) == 0
@@ -178,7 +165,7 @@ def test_only_float32_on_a_processor_and_only_convolutions_that_gain() -> None:
 
 
 def test_a_second_derivative_is_refused() -> None:
-    """A sentence, not a wrong number."""
+    """An error, not a wrong value."""
     layer = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1, bias=False))
     use_fast_gradients(layer, CPU)
     x = torch.randn(1, 128, 4, 4, requires_grad=True)
