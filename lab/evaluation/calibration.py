@@ -33,8 +33,9 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
-    place = np.ceil(confidence * bins).clip(1, bins).astype(int)
-    table = pd.DataFrame({"bin": place, "confidence": confidence, "accuracy": right.astype(float), "images": 1})
+    # scikit-learn's calibration_curve uses the same bins, but does not count the images in them.
+    number = np.ceil(confidence * bins).clip(1, bins).astype(int)
+    table = pd.DataFrame({"bin": number, "confidence": confidence, "accuracy": right.astype(float), "images": 1})
     means = table.groupby("bin").agg({"confidence": "mean", "accuracy": "mean", "images": "sum"})
     error = float((means["images"] * (means["accuracy"] - means["confidence"]).abs()).sum() / len(labels))
     return Calibration(means, error, float(confidence.mean()), float(right.mean()))

@@ -31,6 +31,7 @@ from sklearn.metrics import (
     recall_score,
     roc_auc_score,
 )
+from statsmodels.stats import contingency_tables
 
 from lab.errors import UserError
 from lab.files import write_whole
@@ -168,8 +169,8 @@ def mcnemar(labels: np.ndarray, predictions_a: np.ndarray, predictions_b: np.nda
         raise ValueError("McNemar's test needs labels and predictions of the same images in the same order")
     right_a, right_b = np.equal(predictions_a, labels), np.equal(predictions_b, labels)
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    p = float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
-    return only_a, only_b, p
+    table = [[int((right_a & right_b).sum()), only_a], [only_b, int((~right_a & ~right_b).sum())]]
+    return only_a, only_b, float(contingency_tables.mcnemar(table, exact=True).pvalue)
 
 
 def metrics_table(results: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Sequence[str]) -> pd.DataFrame:

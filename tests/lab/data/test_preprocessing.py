@@ -24,7 +24,6 @@ from lab.data.preprocessing import (
     choose_window,
     cut,
     measured_preprocessing,
-    otsu,
     sample_images,
     window_corner,
 )
@@ -209,18 +208,6 @@ def test_the_window_of_the_real_smears(name: str, side: int, words: str, shared_
     train = read_list(read_data_set(shared_data(name)), "train", labelled=True, check_files=False)
     chosen = choose_window(sample_images(train, 60))
     assert chosen[:2] == (side, "centre") and words in chosen[2]
-
-
-def test_otsu_splits_where_the_variance_between_the_halves_is_greatest() -> None:
-    rng = np.random.default_rng(3)
-    values = np.concatenate([rng.normal(60, 12, 700), rng.normal(190, 20, 500)]).clip(0, 255).astype(np.uint8)
-
-    def between(threshold: int) -> float:
-        low, high = values[values <= threshold], values[values > threshold]
-        return float(len(low) * len(high) * (low.mean() - high.mean()) ** 2) if len(low) and len(high) else 0.0
-
-    assert between(otsu(values)) == pytest.approx(max(between(threshold) for threshold in range(256)))
-    assert 90 < otsu(values) < 150
 
 
 # ---- statistics and plain data ---------------------------------------------------------------------------------------
