@@ -7,20 +7,19 @@ prints and writes, the others are silent. Batch norm sees the part of its own ra
 from __future__ import annotations
 
 import atexit
-import functools
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
+
+from lab.terminal import silence
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,6 @@ def join() -> Ranks:
     atexit.register(distributed.destroy_process_group)
     ranks = Ranks(distributed.get_rank(), count)
     if not ranks.first:
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (open until the process ends)
-        tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)  # type: ignore[method-assign, assignment]
+        silence()
     print(f"ranks: {count} processes train together, as started; each takes its part of a batch")
     return ranks

@@ -25,6 +25,7 @@ from PIL import Image
 from lab.checkpoints.checkpoint import About
 from lab.errors import UserError
 from lab.files import write_whole
+from lab.terminal import warn
 
 PROJECT = Path(__file__).resolve().parent.parent
 WAIT = 60.0  # seconds that a command waits for MLflow at its end, and one more for each megabyte of a checkpoint
@@ -87,7 +88,7 @@ class Tracking:
             yield
         except Exception as error:
             self.following.pop(name, None)
-            print(f"warning: {name} cannot follow the training any longer ({error}); it goes on without.", flush=True)
+            warn(f"{name} cannot follow the training any longer ({error}); it goes on without.")
 
     def __enter__(self) -> None: ...
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from lab.data.images import decode
 from lab.data.paths import locate, starts
 from lab.errors import UserError
 from lab.tables import CONTROL, read_csv
+from lab.terminal import progress
 from lab.text import counted, shown
 
 SHOWN = 10  # how many problems an error lists by row before it only counts
@@ -219,9 +219,7 @@ def damaged(images: ImageList, known: set[int]) -> dict[int, str]:
 
     rest = [index for index in range(len(images)) if images.row(index) not in known]
     with ThreadPoolExecutor() as pool:
-        reasons = list(
-            tqdm(pool.map(reason, rest), f"checking {images.csv.name}", len(rest), unit=" images", leave=False, delay=1)
-        )
+        reasons = list(progress(pool.map(reason, rest), f"checking {images.csv.name}", len(rest), delay=1))
     return {images.row(index): text for index, text in zip(rest, reasons, strict=True) if text}
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-from tqdm import tqdm
 
 from lab.data.images import decode
 from lab.data.lists import ImageList, problems_error
@@ -28,6 +27,7 @@ from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
 from lab.files import alone, replacing, reserve, write_whole
 from lab.hardware import decoding_threads
+from lab.terminal import progress, warn
 from lab.text import counted
 
 
@@ -158,8 +158,7 @@ def build(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing
             # Handed out by the thousand: what waits for a thread takes memory, 2 KiB an image (benchmarks/scale.py).
             numbers = range(len(paths))
             parts = (pool.map(decode_one, numbers[begin : begin + 1000]) for begin in range(0, len(paths), 1000))
-            bar = tqdm(chain.from_iterable(parts), f"decoding {name}", len(paths), unit=" images", leave=False)
-            digests = list(bar)
+            digests = list(progress(chain.from_iterable(parts), f"decoding {name}", len(paths)))
         images.flush()
     if reasons:
         array.unlink()
@@ -176,4 +175,4 @@ def warn_of_shared_images(stores: dict[str, Store]) -> None:
     if shared:
         count = sum(digest in shared for digest in stores["valid"].list_digests())
         held = counted(count, "image")
-        print(f"warning: train.csv holds {held} of valid.csv too, byte for byte; its accuracy will flatter.")
+        warn(f"train.csv holds {held} of valid.csv too, byte for byte; its accuracy will flatter.")

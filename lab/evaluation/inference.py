@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from tqdm import tqdm
 
 from lab.checkpoints.checkpoint import About
 from lab.checkpoints.ensembles import Member
@@ -19,6 +18,7 @@ from lab.data.preprocessing import Preprocessing
 from lab.distributed import ALONE, Ranks
 from lab.errors import out_of_memory
 from lab.hardware import Hardware
+from lab.terminal import progress
 
 Feed = Iterable[tuple[Tensor, Tensor, np.ndarray]]
 
@@ -78,7 +78,7 @@ def predict(
     """Class probabilities, float32 [N, K], in the order of the batches, those of all ``ranks``; with ``d4`` the mean over the
     eight views. ``total`` is the number of batches, where these do not say it themselves."""
     network = for_prediction(network, hardware)
-    bar = tqdm(batches, title or "predicting", total, unit=" batches", leave=False)
+    bar = progress(batches, title or "predicting", total, unit=" batches")
     parts = [probabilities(network, images, hardware, d4) for images, _, _ in bar]
     return ranks.join_rows(torch.cat(parts).cpu().numpy() if parts else np.zeros((0, 0), np.float32))
 

@@ -15,6 +15,7 @@ from lab.data.preprocessing import Preprocessing, window_corner
 from lab.errors import UserError
 from lab.figures.accuracy import draw_accuracy
 from lab.figures.galleries import draw_augmented, draw_preprocessing
+from lab.terminal import warn
 
 
 def redraw_accuracy(folder: Path, training: bool = False) -> None:
@@ -24,7 +25,7 @@ def redraw_accuracy(folder: Path, training: bool = False) -> None:
     except UserError as error:
         if not training:
             raise
-        print(f"warning: no figure of the accuracy, since {error}")
+        warn(f"no figure of the accuracy, since {error}")
         return
     if histories:
         draw_accuracy(histories, folder / "accuracy_comparison.png", f"Accuracy per epoch on {folder.name}")

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from lab.errors import UserError
 from lab.kaggle.client import Unreachable, limited, muted, read_settings, spoken
+from lab.terminal import progress
 from lab.text import duration, shown
 
 PAUSE = 5.0  # seconds between two looks at the scores
@@ -113,7 +112,7 @@ def wait(api: Any, sent: dict[int, Entry], limit: float) -> list[str]:
     """Print each submission's score when it arrives; what went wrong, in words. A look that fails is repeated until the limit."""
     began = time.monotonic()
     waiting, problems, trouble = dict(sent), [], dict[int, str]()
-    with tqdm(total=len(sent), desc="waiting for scores", unit="score", disable=not sent, leave=False) as bar:
+    with progress(sent, "waiting for scores", unit=" scores") as bar:
         while waiting:
             for ref, entry in list(waiting.items()):
                 try:

@@ -20,6 +20,7 @@ from lab.hardware import Hardware
 from lab.page.answers import Exhibit
 from lab.page.gallery import Valid, valid_probabilities
 from lab.page.networks import Depth, measure
+from lab.terminal import warn
 
 
 def prepare(
@@ -58,7 +59,7 @@ def find_histories(networks: Mapping[str, list[Member]], report: Path) -> dict[s
     try:
         elsewhere = read_histories(report)
     except UserError as error:
-        print(f"warning: {error}")
+        warn(str(error))
         elsewhere = {}
     good = {}
     for model, history in found.items():

@@ -8,12 +8,11 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from lab.data.images import SUFFIXES
 from lab.errors import UserError
 from lab.sources.splits import natural
 from lab.tables import CONTROL
+from lab.terminal import progress
 from lab.text import counted, shown
 
 UNLISTABLE = re.compile(
@@ -50,4 +49,4 @@ def fingerprints(src: Path, paths: Iterable[str]) -> list[str]:
 
     wanted = list(paths)
     with ThreadPoolExecutor(4) as pool:
-        return list(tqdm(pool.map(fingerprint, wanted), total=len(wanted), desc="comparing contents", unit="image"))
+        return list(progress(pool.map(fingerprint, wanted), "comparing contents", len(wanted)))

@@ -11,11 +11,11 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
-from tqdm import tqdm
 
 from lab.errors import UserError
 from lab.files import flush_folder, make_folder
 from lab.kaggle.client import Unreachable, limited, read_settings, sign_in, spoken
+from lab.terminal import progress, shows_bars
 from lab.text import counted, shown
 
 # The labelled images as Kaggle hands them out: folder, files, and SHA-256 of their sorted lines "name sha256". Computed from a
@@ -68,7 +68,10 @@ def download(name: str, archive: Path) -> None:
             if not (size and part.exists() and part.stat().st_size == size and zipfile.is_zipfile(part)):
                 have = part.stat().st_size if part.exists() else 0
                 check_room(archive.parent, max(0, size - have) + UNPACKED)
-                api.download_file(answer, str(part), client.http_client(), quiet=False, resume=True)
+                bars = shows_bars()  # the client's own
+                if not bars:
+                    print(f"downloading {name}: {size / 1e9:.1f} GB", flush=True)
+                api.download_file(answer, str(part), client.http_client(), quiet=not bars, resume=True)
     part.replace(archive)
     flush_folder(archive.parent)
 
@@ -94,15 +97,12 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as zipped:
             members = labelled(archive, zipped)
-            total = sum(member.file_size for member in members.values())
-            check_room(folder.parent, total)
-            with tqdm(total=total, desc="unpacking", unit="B", unit_scale=True) as bar:
-                for place, member in members.items():
-                    target = part / place
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with zipped.open(member) as source, target.open("wb") as file:
-                        shutil.copyfileobj(source, file, 1 << 20)
-                    bar.update(member.file_size)
+            check_room(folder.parent, sum(member.file_size for member in members.values()))
+            for place, member in progress(members.items(), "unpacking"):
+                target = part / place
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with zipped.open(member) as source, target.open("wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
         part.replace(folder)
         flush_folder(folder.parent)
     except (UserError, OSError):

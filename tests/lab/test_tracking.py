@@ -220,5 +220,5 @@ def test_tensorboard_without_room_is_one_sentence_and_the_training_goes_on(
         monkeypatch.setattr(TensorBoard, "show", lambda *_: (_ for _ in ()).throw(full))
     tracked("--track", "tensorboard")
     assert_same_run(trained, tmp_path)
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: tensorboard")]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: tensorboard")]
     assert len(said) == 1 and os.strerror(errno.ENOTDIR if fault == "no folder" else errno.ENOSPC) in said[0]

@@ -1,0 +1,57 @@
+"""What a command writes to the terminal beside its results: progress bars and warnings. Imports nothing slow."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def shows_bars() -> bool:
+    """Whether progress bars are drawn: only if both output streams are terminals, because a log keeps every redraw."""
+    return sys.stdout.isatty() and sys.stderr.isatty()
+
+
+def progress(
+    items: Iterable[T],
+    title: str,
+    total: int | None = None,
+    unit: str = " images",
+    *,
+    initial: int = 0,
+    unit_scale: int = 1,
+    delay: float = 0.0,
+) -> tqdm[T]:
+    """Iterate over ``items``; a progress bar is drawn if :func:`shows_bars`, and removed at the end.
+
+    ``total`` defaults to the number of items, ``initial`` is how many were done before, ``unit_scale`` is how many units an item
+    counts for, and the bar appears after ``delay`` seconds. It is a context as well, which ``update`` advances.
+    """
+    return tqdm(
+        items,
+        title,
+        total,
+        leave=False,
+        disable=not shows_bars(),
+        unit=unit,
+        initial=initial,
+        unit_scale=unit_scale,
+        delay=delay,
+    )
+
+
+def warn(text: str) -> None:
+    """Write ``warning: text`` to standard error, above any progress bar; under torchrun only in the first process."""
+    if os.environ.get("RANK", "0") == "0":
+        tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
+def silence() -> None:
+    """Discard what this process prints on standard output from now on; no progress bars are drawn either."""
+    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (open until the process ends)
