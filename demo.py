@@ -12,8 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lab.errors import answer
-from lab.options import add_machine, add_places, add_report
+from lab.options import add_machine, add_places, add_report, parse
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -31,8 +30,7 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-if __name__ == "__main__":
-    answer(arguments())
+ARGS = parse(arguments, __name__)
 
 import time
 
@@ -60,9 +58,8 @@ from lab.hardware import Hardware, choose_hardware
 Networks = dict[str, list[Member]]
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Load every trained depth; results on the valid list, then the images named."""
-    args = arguments().parse_args()
     if args.serve and args.images:
         raise UserError("give images, or --serve and drop them on the page; not both.")
     images = [read_image(path) for path in args.images]
@@ -194,4 +191,4 @@ def show_page(
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, ARGS)

@@ -12,8 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lab.errors import answer
-from lab.options import add_machine, add_places, add_report, add_trained_model
+from lab.options import add_machine, add_places, add_quiet, add_report, add_trained_model, parse
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -23,11 +22,11 @@ def arguments() -> argparse.ArgumentParser:
     add_trained_model(parser)
     add_report(parser)
     add_machine(parser)
+    add_quiet(parser)
     return parser
 
 
-if __name__ == "__main__":
-    answer(arguments())
+ARGS = parse(arguments, __name__)
 
 import numpy as np
 import pandas as pd
@@ -46,9 +45,8 @@ from lab.files import write_whole
 from lab.hardware import choose_hardware
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Predict the valid list with each depth, then measure and draw."""
-    args = arguments().parse_args()
     data = read_data_set(args.data, args.root)
     valid = read_list(data, "valid", labelled=True)
     models = trained_models(args.weights / data.name) if args.model == "all" else [args.model]
@@ -90,4 +88,4 @@ def write_predictions(path: Path, images: ImageList, probabilities: np.ndarray) 
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, ARGS)

@@ -12,8 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lab.errors import answer
-from lab.options import add_machine, add_places, add_trained_model
+from lab.options import add_machine, add_places, add_quiet, add_trained_model, parse
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -25,11 +24,11 @@ def arguments() -> argparse.ArgumentParser:
     help_check = "only check this submission: header, IDs and their order, labels, completeness, class shares"
     parser.add_argument("--check", type=Path, metavar="FILE", help=help_check)
     add_machine(parser)
+    add_quiet(parser)
     return parser
 
 
-if __name__ == "__main__":
-    answer(arguments())
+ARGS = parse(arguments, __name__)
 
 import re
 
@@ -42,11 +41,11 @@ from lab.errors import UserError, run
 from lab.evaluation.prediction import predict_list
 from lab.hardware import choose_hardware
 from lab.kaggle.submissions import check_submission, submission_folder, write_submission
+from lab.terminal import warn
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """One submission for each depth asked for."""
-    args = arguments().parse_args()
     data = read_data_set(args.data, args.root)
     if args.check:
         check(args.check, args.model, data)
@@ -101,11 +100,11 @@ def warn_of_shares(model: str, predictions: np.ndarray, classes: list[str], shar
         found = float((predictions == label).mean())
         limit = max(0.05, 3 * (expected * (1 - expected) / count) ** 0.5)
         if abs(found - expected) > limit:
-            print(
-                f"warning: {model} predicts {classes[label]} for {100 * found:.1f} % of the images, but it was "
+            warn(
+                f"{model} predicts {classes[label]} for {100 * found:.1f} % of the images, but it was "
                 f"{100 * expected:.1f} % in training; is it the right list?"
             )
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, ARGS)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lab.errors import answer
+from lab.options import add_quiet, parse
 
 
 def positive(text: str) -> float:
@@ -81,11 +81,11 @@ def arguments() -> argparse.ArgumentParser:
     for command in (sample, kaggle, cnmc, folders, medmnist):
         command.add_argument("--seed", type=seed, default=0, help="everything random is a function of it (default: 0)")
         command.add_argument("--fresh", action="store_true", help="replace the lists that are there")
+        add_quiet(command)
     return parser
 
 
-if __name__ == "__main__":
-    answer(arguments())
+ARGS = parse(arguments, __name__)
 
 import json
 import shlex
@@ -95,7 +95,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from lab.errors import UserError, run
 from lab.files import alone, replacing, write_whole
@@ -104,14 +103,14 @@ from lab.sources import splits
 from lab.sources.folders import find_images, fingerprints
 from lab.sources.kaggle_download import data_set_name, download, unpack, verify
 from lab.sources.medmnist import MEDMNIST_PARTS, medmnist_part
+from lab.terminal import progress
 from lab.text import counted
 
 CLASSES = ("normal", "leukemia blast")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(args: argparse.Namespace) -> int:
     """Run the subcommand asked for."""
-    args = arguments().parse_args(argv)
     if args.command == "sample":
         return sample(args)
     if args.command == "kaggle":
@@ -138,7 +137,7 @@ def sample(args: argparse.Namespace) -> int:
         return say_next(out)
     refuse(out, args.fresh)
     remove_lists(out)
-    images = tqdm(generator.write(out, counts, args.seed), total=sum(counts.values()), desc="drawing", unit="image")
+    images = progress(generator.write(out, counts, args.seed), "drawing", sum(counts.values()))
     table = pd.DataFrame(images, columns=["list", "path", "label"])
     finish(out, table, CLASSES, args.seed)
     write_whole(made, json.dumps(settings, indent=2) + "\n")
@@ -217,7 +216,7 @@ def medmnist(args: argparse.Namespace) -> int:
     }  # all read before any is written
     remove_lists(out)
     for split, (images, labels) in parts.items():
-        for index in tqdm(range(len(images)), desc=f"writing {split}", unit="image"):
+        for index in progress(range(len(images)), f"writing {split}"):
             with replacing(out / split / f"{index}.png") as temporary:
                 Image.fromarray(images[index]).save(temporary)
         rows += [(split, f"./{split}/{index}.png", int(label)) for index, label in enumerate(labels)]
@@ -300,4 +299,4 @@ def say_next(out: Path, root: Path | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, ARGS)

@@ -13,8 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lab.errors import answer
-from lab.options import add_places, add_report
+from lab.options import add_places, add_quiet, add_report, parse
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -25,11 +24,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--date", help="YYYY-MM-DD (default: the day on which the newest history was written)")
     add_places(parser)
     add_report(parser)
+    add_quiet(parser)
     return parser
 
 
-if __name__ == "__main__":
-    answer(arguments())
+ARGS = parse(arguments, __name__)
 
 import re
 import shlex
@@ -47,6 +46,7 @@ from lab.report.runs import Gaps, Run, check_against_metrics, read_runs
 from lab.report.sections import Material, implementation, introduction, preprocessing
 from lab.report.typesetting import check_libraries, terminal, uncovered, write_html, write_pdf
 from lab.tables import read_text
+from lab.terminal import warn
 
 PROJECT = Path(__file__).resolve().parent
 LISTINGS: dict[str, dict[str, object]] = {
@@ -59,9 +59,8 @@ LISTINGS: dict[str, dict[str, object]] = {
 }
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Read, compute, write; then say what is missing."""
-    args = arguments().parse_args()
     check_words(args)
     check_libraries()
     name = data_name(args.data)
@@ -121,7 +120,7 @@ def main() -> None:
     write_html(report / "report.html", values)
     write_pdf(report / "report.pdf", values, parts.made, day)
     for text in gaps.texts:
-        print(f"warning: {text}")
+        warn(text)
     print(f"written to {report}: report.pdf, report.html")
 
 
@@ -186,4 +185,4 @@ def own_words(path: Path, gaps: Gaps) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, ARGS)

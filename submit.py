@@ -14,8 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lab.errors import answer
-from lab.options import DEPTHS, add_places, add_report
+from lab.options import DEPTHS, add_places, add_quiet, add_report, parse
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -43,11 +42,11 @@ def arguments() -> argparse.ArgumentParser:
     )
     help_settings = "file with the competitions' names (default: kaggle.ini)"
     kaggle.add_argument("--settings", type=Path, default=Path("kaggle.ini"), metavar="FILE", help=help_settings)
+    add_quiet(parser)
     return parser
 
 
-if __name__ == "__main__":
-    answer(arguments())
+ARGS = parse(arguments, __name__)
 
 import shlex
 import tempfile
@@ -68,15 +67,15 @@ from lab.handin.checks import prove, prove_unpacked
 from lab.kaggle.client import sign_in
 from lab.kaggle.competitions import make_entry, read_competitions, upload_all
 from lab.kaggle.submissions import check_submission, submission_folder
+from lab.terminal import warn
 
 PROJECT = Path(__file__).resolve().parent
 LISTS = ("train.csv", "valid.csv", "classes.csv", *(f"{list_name(model)}.csv" for model in DEPTHS))
 Submissions = dict[str, tuple[Path, int]]  # of each model: the file, and its rows
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """The zips, or Kaggle, or the proof of weights."""
-    args = arguments().parse_args()
     if args.prove:
         print("\n".join(prove(args.prove, resnet.build)))
     elif args.kaggle:
@@ -180,10 +179,10 @@ def warn_of_age(report: Path, weights: dict[str, Path], submissions: Submissions
     """Say where something is older than what it was made from; times may lie after copying, so this refuses nothing."""
     for model, (path, _) in submissions.items():
         if path.stat().st_mtime < weights[model].stat().st_mtime:
-            print(f"warning: {path} is older than {weights[model]}; is it that network's?")
+            warn(f"{path} is older than {weights[model]}; is it that network's?")
     newest = max(path.stat().st_mtime for path in weights.values())
     if report.stat().st_mtime < newest:
-        print(f"warning: {report} is older than the weights; does it tell of them?")
+        warn(f"{report} is older than the weights; does it tell of them?")
 
 
 def again_options(args: argparse.Namespace) -> list[str]:
@@ -216,4 +215,4 @@ def send(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, ARGS)

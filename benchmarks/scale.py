@@ -86,9 +86,9 @@ def start_training() -> None:
         return optimizer
 
     options = ["--data", DATA, "--model", "resnet18", "--size", str(SIZE), "--epochs", "1", "--fresh"]
-    with patch.object(train, "make_optimizer", stopping), patch.object(sys, "argv", ["train.py", *options]):
+    with patch.object(train, "make_optimizer", stopping):
         try:
-            train.main()
+            train.main(train.arguments().parse_args(options))
         except FirstStep:
             return
     raise RuntimeError("train.py ended without a step of its optimizer")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import ParamSpec
+
+P = ParamSpec("P")
 
 
 class UserError(Exception):
@@ -21,23 +23,18 @@ def out_of_memory(error: Exception) -> bool:
     return named or any(text in str(error) for text in words)
 
 
-def answer(parser: argparse.ArgumentParser) -> None:
-    """Let --help and wrong options be answered before torch is imported, which takes seconds; and Ctrl-C while it is."""
-    parser.parse_args()
-
-    def leave(*_: object) -> None:
-        print("stopped by Ctrl-C before anything was begun.", file=sys.stderr, flush=True)
-        os._exit(128 + signal.SIGINT)  # without a traceback through half-imported modules
-
-    signal.signal(signal.SIGINT, leave)
+def leave_at_once(*_: object) -> None:
+    """The handler of Ctrl-C while a command imports its modules: no traceback through half-imported ones."""
+    print("stopped by Ctrl-C before anything was begun.", file=sys.stderr, flush=True)
+    os._exit(128 + signal.SIGINT)
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Run a command's ``main`` and exit; a :class:`UserError` becomes one line on stderr and exit status 2."""
-    if getattr(signal.getsignal(signal.SIGINT), "__module__", "") == __name__:  # of answer(): what it was for is over
+def run(main: Callable[P, int | None], *args: P.args, **options: P.kwargs) -> None:
+    """Run a command's ``main`` with its arguments and exit; a :class:`UserError` becomes one line on stderr and exit status 2."""
+    if signal.getsignal(signal.SIGINT) is leave_at_once:  # the imports are done
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        status = main()
+        status = main(*args, **options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,16 +1,47 @@
-"""The options that several commands share, in one place, so that they read alike. Imports nothing slow: --help waits for it."""
+"""How a command reads its options, and the options that several commands share. Imports nothing slow: --help waits for it."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lab.errors import UserError
+from lab.errors import UserError, leave_at_once
+from lab.terminal import silence
 
 MODELS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 DEPTHS = ["resnet18", "resnet50", "resnet152"]  # the lab's three
+
+
+def parse(arguments: Callable[[], argparse.ArgumentParser], name: str) -> argparse.Namespace:
+    """The options of a command whose module has this ``__name__``; none where it is imported instead of run.
+
+    To be called before torch is imported, which takes seconds: --help and a wrong option are answered at once, and Ctrl-C
+    during the imports is one line. With ``--quiet`` standard output is silenced.
+    """
+    if name != "__main__":
+        return argparse.Namespace()
+    args = arguments().parse_args()
+    if getattr(args, "quiet", False):
+        silence()
+    signal.signal(signal.SIGINT, leave_at_once)
+    return args
+
+
+class GivenParser(argparse.ArgumentParser):
+    """A parser whose result has an attribute ``given``: a dict of the options on the command line, without the defaults."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The options and the words that are none; argparse's ``parse_args`` calls this."""
+        defaults = vars(super().parse_known_args([])[0])
+        unset = object()
+        # argparse sets no default where the namespace has a value already.
+        found, rest = super().parse_known_args(args, argparse.Namespace(**dict.fromkeys(defaults, unset)))
+        given = {option: value for option, value in vars(found).items() if value is not unset}
+        return argparse.Namespace(**(defaults | given), given=given), rest
 
 
 def add_places(parser: argparse._ActionsContainer) -> None:
@@ -40,11 +71,9 @@ def add_machine(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"], help=help_precision)
 
 
-def given_options(parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """The options that stand on the command line, without those that have their default."""
-    unset = object()
-    parser.set_defaults(**dict.fromkeys(vars(parser.parse_args()), unset))
-    return {name: value for name, value in vars(parser.parse_args()).items() if value is not unset}
+def add_quiet(parser: argparse._ActionsContainer) -> None:
+    """For commands that scripts run."""
+    parser.add_argument("--quiet", action="store_true", help="print nothing but warnings and errors")
 
 
 def check_numbers(args: argparse.Namespace) -> None:

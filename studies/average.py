@@ -14,8 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lab.errors import answer
-from lab.options import add_machine
+from lab.options import add_machine, add_quiet, parse
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -29,11 +28,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--root", help="folder that the paths of the lists start from (default: the lists' own folder)")
     parser.add_argument("--fresh", action="store_true", help="replace an average that is there")
     add_machine(parser)
+    add_quiet(parser)
     return parser
 
 
-if __name__ == "__main__":
-    answer(arguments())
+ARGS = parse(arguments, __name__)
 
 import shlex
 import shutil
@@ -52,9 +51,8 @@ from lab.files import alone, replacing
 from lab.hardware import Hardware, choose_hardware
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Check that the networks can be averaged, measure the average, and write it."""
-    args = arguments().parse_args()
     if len(args.folders) < 2 or len({folder.resolve() for folder in args.folders}) < len(args.folders):
         raise UserError("name two folders or more, each once: the average of one network is that network.")
     paths = [folder / "best.safetensors" for folder in args.folders]
@@ -148,4 +146,4 @@ def write(out: Path, paths: list[Path], members: list[Member], about: About) -> 
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, ARGS)

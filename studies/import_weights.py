@@ -12,8 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lab.errors import answer
-from lab.options import add_machine, add_places
+from lab.options import add_machine, add_places, add_quiet, parse
 
 NORMALISE = ["imagenet", "half", "none"]
 
@@ -34,11 +33,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--normalise", default="imagenet", choices=NORMALISE, help=help_normalise)
     parser.add_argument("--fresh", action="store_true", help="replace a best checkpoint that is there")
     add_machine(parser)
+    add_quiet(parser)
     return parser
 
 
-if __name__ == "__main__":
-    answer(arguments())
+ARGS = parse(arguments, __name__)
 
 import numpy as np
 
@@ -54,11 +53,11 @@ from lab.errors import UserError, run
 from lab.evaluation.inference import predict, score
 from lab.files import alone
 from lab.hardware import choose_hardware
+from lab.terminal import warn
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Read, recognise, measure on valid, save."""
-    args = arguments().parse_args()
     size = 224 if args.size is None else args.size
     if not 32 <= size <= 4096 or not 1 <= (args.window or 1) <= 16384 or args.window == 0:
         raise UserError("--size must be from 32 to 4,096, and --window from 1 to 16,384.")
@@ -97,11 +96,11 @@ def main() -> None:
     plain, averaged = (100 * metrics[name] for name in ("valid_accuracy", "valid_accuracy_d4"))
     print(f"{model}: {plain:.2f} % on valid, {averaged:.2f} % averaged over D4; saved in {best}.")
     if plain < 100 * share.max() + 5:
-        print(
-            f"warning: always saying {data.classes[int(share.argmax())]} reaches {100 * share.max():.1f} %; are --size, --window "
+        warn(
+            f"always saying {data.classes[int(share.argmax())]} reaches {100 * share.max():.1f} %; are --size, --window "
             f"and --normalise those of the training, and the classes in this order?"
         )
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, ARGS)

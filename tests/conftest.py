@@ -159,6 +159,6 @@ def work(tmp_path: Path, trained: Path) -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.fixture
-def run(trained: Path) -> Callable[..., None]:
+def run(trained: Path) -> Callable[..., object]:
     """Train resnet18 on the tiny lists with more options."""
     return lambda *more: made.command(train, "--data", trained / "csv" / "tiny", *made.FAST, *more)

@@ -109,11 +109,10 @@ def inside(folder: Path, network: Any = thin, figures: bool = True) -> Iterator[
         yield patch
 
 
-def command(module: ModuleType, *options: str | Path) -> None:
-    """Run a command's ``main`` in this process with these options."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, options)])
-        module.main()
+def command(module: ModuleType, *options: str | Path) -> int | None:
+    """Run a command's ``main`` in this process with these options; what it returns."""
+    status: int | None = module.main(module.arguments().parse_args([*map(str, options)]))
+    return status
 
 
 class Trainer:

@@ -24,6 +24,7 @@ from torch.nn import functional
 
 import train
 from lab.errors import run
+from lab.options import parse
 from lab.training import snapshots
 from lab.training.ema import EMA
 from tests import made
@@ -68,7 +69,7 @@ def thin_train() -> None:
         functional.cross_entropy = loss_once_not_a_number()
     snapshots.INTERVAL = float(os.environ.get("SNAPSHOT", snapshots.INTERVAL))
     with made.inside(Path.cwd(), figures=False):
-        run(train.main)
+        run(train.main, parse(train.arguments, "__main__"))
 
 
 def serve() -> None:

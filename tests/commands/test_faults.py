@@ -55,7 +55,7 @@ def test_no_room_is_one_sentence_and_the_run_goes_on_once_there_is(
     store, checkpoint = 24 * 64 * 64 * 3, (trained / LAST).stat().st_size
     with inside(tmp_path, figures=False):
         with no_file_above(size), pytest.raises(SystemExit) as ended:
-            run(lambda: command(train, "--data", trained / "csv" / "tiny", *FAST))
+            run(command, train, "--data", trained / "csv" / "tiny", *FAST)
         assert ended.value.code == (2 if size < max(store, checkpoint) else 0)
         if ended.value.code:
             said = capsys.readouterr().err.splitlines()[-1]
@@ -84,7 +84,7 @@ def test_a_disk_that_turns_read_only_at_any_write(
     with inside(tmp_path, figures=False):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
             patch.setattr(Path, "replace", refused)
-            run(lambda: command(train, "--data", trained / "csv" / "tiny", *FAST))
+            run(command, train, "--data", trained / "csv" / "tiny", *FAST)
         assert ended.value.code == 2
         said = capsys.readouterr().err.splitlines()[-1]
         assert os.strerror(errno.EROFS) in said and said.endswith(

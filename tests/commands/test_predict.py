@@ -181,7 +181,7 @@ def test_shares_far_from_the_training_shares_are_warned_of(
 ) -> None:
     predictions = np.array([1] * blasts + [0] * (count - blasts))
     predict.warn_of_shares("resnet18", predictions, about().classes, [0.32, 0.68])
-    said = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().err.splitlines()
     assert len(said) == (2 if warned else 0)
     if warned:
         assert f"resnet18 predicts leukemia blast for {100 * blasts / count:.1f} %" in said[1]
@@ -195,7 +195,7 @@ def test_the_warning_is_printed_by_the_command(work: Path, trained: Path, capsys
     said = replace(read_about(trained / "weights/tiny/resnet18/best.safetensors"), train_share=[0.9, 0.1])
     save_thin(work / "weights/tiny/resnet18/best.safetensors", said, network)
     command(predict, "--data", trained / "csv" / "tiny", *CPU)
-    assert "warning: resnet18 predicts leukemia blast for 100.0 % of the images" in capsys.readouterr().out
+    assert "warning: resnet18 predicts leukemia blast for 100.0 % of the images" in capsys.readouterr().err
 
 
 def test_a_users_mistake_is_one_line_and_status_2(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 import prepare
 from lab.errors import UserError
 from lab.sources import splits
+from tests.made import command
 
 ROOT = Path(__file__).resolve().parents[2]
 ORIGINALS = ROOT.parent / "shared" / "data" / "cnmc52"
@@ -60,8 +61,8 @@ def test_help_answers_without_the_slow_imports() -> None:
 
 def test_sample_is_made_once_and_replaced_only_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sample"
-    command = ["sample", "--out", str(out), *SAMPLE]
-    assert prepare.main(command) == 0
+    options = ["sample", "--out", str(out), *SAMPLE]
+    assert command(prepare, *options) == 0
     assert f"python train.py --model resnet18 --data {out}" in capsys.readouterr().out
     table = everything(out)
     assert table["list"].value_counts().to_dict() == {"train": 5, "valid": 3, "test": 3}
@@ -69,24 +70,24 @@ def test_sample_is_made_once_and_replaced_only_when_asked(tmp_path: Path, capsys
     assert read(out, "classes.csv").to_numpy().tolist() == [[0, "normal"], [1, "leukemia blast"]]
 
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*") if path.is_file()}
-    assert prepare.main(command) == 0
+    assert command(prepare, *options) == 0
     assert "already there" in capsys.readouterr().out
     assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*") if path.is_file()}
 
-    other = [*command, "--seed", "1"]
+    other = [*options, "--seed", "1"]
     with pytest.raises(UserError, match="--fresh"):
-        prepare.main(other)
+        command(prepare, *other)
     assert (out / "train.csv").read_bytes() == before[out / "train.csv"][0]
-    assert prepare.main([*other, "--fresh"]) == 0
+    assert command(prepare, *other, "--fresh") == 0
     assert (out / "train" / "0.bmp").read_bytes() != before[out / "train" / "0.bmp"][0]
 
 
 def test_sample_that_was_interrupted_is_finished(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    prepare.main(["sample", "--out", str(whole), *SAMPLE])
+    command(prepare, "sample", "--out", whole, *SAMPLE)
     (broken / "train").mkdir(parents=True)
     (broken / "train" / "0.bmp").write_bytes(b"BM half an image")  # no list yet: they are written last
-    prepare.main(["sample", "--out", str(broken), *SAMPLE])
+    command(prepare, "sample", "--out", broken, *SAMPLE)
     files = [path.relative_to(whole) for path in whole.rglob("*") if path.is_file()]
     assert len(files) == 11 + len(splits.FILES) + 1
     assert all((whole / file).read_bytes() == (broken / file).read_bytes() for file in files)
@@ -109,7 +110,7 @@ def tiny_cnmc(root: Path) -> None:
 def test_cnmc_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_cnmc(tmp_path / "src")
     out = tmp_path / "lists"
-    assert prepare.main(["cnmc", str(tmp_path / "src"), "--out", str(out)]) == 0
+    assert command(prepare, "cnmc", tmp_path / "src", "--out", out) == 0
     said = capsys.readouterr().out
     assert "1 image outside" in said
     assert "12 patients; 1 byte-identical copies join them into 11 groups" in said
@@ -123,19 +124,19 @@ def test_cnmc_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert table[patient.isin(["H0", "H2"])]["list"].nunique() == 1
 
     with pytest.raises(UserError, match="already holds"):
-        prepare.main(["cnmc", str(tmp_path / "src"), "--out", str(out)])
+        command(prepare, "cnmc", tmp_path / "src", "--out", out)
     kept = (out / "train.csv").read_bytes()
     with pytest.raises(UserError, match="is not a folder"):  # a slip in the path costs nothing, even with --fresh
-        prepare.main(["cnmc", str(tmp_path / "scr"), "--out", str(out), "--fresh"])
+        command(prepare, "cnmc", tmp_path / "scr", "--out", out, "--fresh")
     assert (out / "train.csv").read_bytes() == kept
-    assert prepare.main(["cnmc", str(tmp_path / "src"), "--out", str(out), "--fresh"]) == 0
+    assert command(prepare, "cnmc", tmp_path / "src", "--out", out, "--fresh") == 0
     assert (out / "train.csv").read_bytes() == kept  # the same seed gives the same lists
 
 
 @pytest.mark.skipif(not ORIGINALS.exists(), reason="the 52 originals are not beside this checkout")
 def test_the_52_originals_from_the_command_line(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "prepare.py"), "cnmc", str(ORIGINALS), "--name", "cnmc52"]
-    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    line = [sys.executable, str(ROOT / "prepare.py"), "cnmc", str(ORIGINALS), "--name", "cnmc52"]
+    answer = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     assert f"--data csv/cnmc52 --root {ORIGINALS}" in answer.stdout
     table = everything(tmp_path / "csv" / "cnmc52")
@@ -144,7 +145,7 @@ def test_the_52_originals_from_the_command_line(tmp_path: Path) -> None:
     patient = table["Path"].str.extract(r"(?i)UID_(H?\d+)_")[0].str.upper()
     assert (table.groupby(patient)["list"].nunique() == 1).all()
     assert (table.groupby("list")["label"].nunique() == 2).all()
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    again = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert again.stderr.startswith("error: csv/cnmc52 already holds train.csv")
     assert "Traceback" not in again.stderr
@@ -163,7 +164,7 @@ def test_folders_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     picture(source / "grade 10" / "doubt.png", 777)  # one image, two labels: left out
     picture(source / "stray.png", 888)
     out = tmp_path / "lists"
-    assert prepare.main(["folders", str(source), "--out", str(out)]) == 0
+    assert command(prepare, "folders", source, "--out", out) == 0
     said = capsys.readouterr().out
     assert "1 image outside any class folder" in said
     assert "2 images left out" in said
@@ -182,21 +183,21 @@ def test_folders_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_folders_errors_say_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no image"):
-        prepare.main(["folders", str(tmp_path / "empty"), "--out", str(tmp_path / "o")])
+        command(prepare, "folders", tmp_path / "empty", "--out", tmp_path / "o")
     picture(tmp_path / "one" / "a" / "1.png", 1)
     with pytest.raises(UserError, match="1 class folder"):
-        prepare.main(["folders", str(tmp_path / "one"), "--out", str(tmp_path / "o")])
+        command(prepare, "folders", tmp_path / "one", "--out", tmp_path / "o")
     picture(tmp_path / "one" / "b" / "1.png", 2)
     with pytest.raises(UserError, match="too few"):
-        prepare.main(["folders", str(tmp_path / "one"), "--out", str(tmp_path / "o")])
+        command(prepare, "folders", tmp_path / "one", "--out", tmp_path / "o")
     for index in range(9):
         for folder in "ab":
             picture(tmp_path / "copied" / folder / f"{index}.png", index)
         picture(tmp_path / "copied" / "c" / f"{index}.png", 100 + index)
     with pytest.raises(UserError, match="no image of class a is left"):  # every one of its images stands in b too
-        prepare.main(["folders", str(tmp_path / "copied"), "--out", str(tmp_path / "o")])
+        command(prepare, "folders", tmp_path / "copied", "--out", tmp_path / "o")
     with pytest.raises(UserError, match="not a plain name"):
-        prepare.main(["folders", str(tmp_path / "one"), "--name", "a/b"])
+        command(prepare, "folders", tmp_path / "one", "--name", "a/b")
     assert not (tmp_path / "o").exists()
 
 
@@ -207,7 +208,7 @@ def test_names_that_no_list_can_hold_are_refused(tmp_path: Path, name: bytes) ->
             picture(tmp_path / "tree" / folder / f"{index}.png", 10 * index + ord(folder))
     (tmp_path / "tree" / "a" / "0.png").rename(tmp_path / "tree" / "a" / os.fsdecode(name))
     with pytest.raises(UserError, match=r"1 image name below .* cannot stand in a list.*rename them") as caught:
-        prepare.main(["folders", str(tmp_path / "tree"), "--out", str(tmp_path / "o")])
+        command(prepare, "folders", tmp_path / "tree", "--out", tmp_path / "o")
     assert str(caught.value).isprintable() and not (tmp_path / "o").exists()
 
 
@@ -216,7 +217,7 @@ def test_class_folders_need_names(tmp_path: Path) -> None:
         for folder in ("a", "a "):
             picture(tmp_path / folder / f"{index}.png", 10 * index + len(folder))
     with pytest.raises(UserError, match="every class folder needs a name of its own"):
-        prepare.main(["folders", str(tmp_path), "--out", str(tmp_path / "o")])
+        command(prepare, "folders", tmp_path, "--out", tmp_path / "o")
 
 
 # ---- medmnist --------------------------------------------------------------------------------------------------------
@@ -236,7 +237,7 @@ def arrays(grey: bool) -> dict[str, Any]:
 def test_medmnist_images_come_back_pixel_for_pixel(tmp_path: Path, grey: bool) -> None:
     made, out = arrays(grey), tmp_path / "lists"
     np.savez(tmp_path / "tiny.npz", **made)
-    assert prepare.main(["medmnist", str(tmp_path / "tiny.npz"), "--out", str(out)]) == 0
+    assert command(prepare, "medmnist", tmp_path / "tiny.npz", "--out", out) == 0
     everything(out)
     for part, name in (("train", "train.csv"), ("val", "valid.csv"), ("test", "test_labels.csv")):
         table = read(out, name)
@@ -248,12 +249,12 @@ def test_medmnist_images_come_back_pixel_for_pixel(tmp_path: Path, grey: bool) -
 
 def test_medmnist_refuses_what_it_cannot_use(tmp_path: Path) -> None:
     out, file = tmp_path / "lists", tmp_path / "tiny.npz"
-    command = ["medmnist", str(file), "--out", str(out)]
+    options = ["medmnist", str(file), "--out", str(out)]
     with pytest.raises(UserError, match="not a MedMNIST"):
-        prepare.main(command)  # no such file
+        command(prepare, *options)  # no such file
     file.write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(UserError, match="not a MedMNIST"):
-        prepare.main(command)
+        command(prepare, *options)
     good = arrays(grey=False)
     faults: dict[str, tuple[np.ndarray, str]] = {
         "train_images": (np.zeros((7, 8, 8, 8), np.uint8), "only uint8 images"),  # a 3D data set
@@ -264,16 +265,16 @@ def test_medmnist_refuses_what_it_cannot_use(tmp_path: Path) -> None:
     for key, (value, message) in faults.items():
         np.savez(file, **(good | {key: value}))
         with pytest.raises(UserError, match=message):
-            prepare.main(command)
+            command(prepare, *options)
     np.savez(
         file, **(good | {"val_images": np.zeros((0, 8, 8, 3), np.uint8), "val_labels": np.zeros((0, 1), np.uint8)})
     )
     with pytest.raises(UserError, match="val_images holds no image"):
-        prepare.main(command)
+        command(prepare, *options)
     np.savez(file, **{**good, "train_images": np.array([{}] * 7, object)})
     with pytest.raises(UserError, match="not a MedMNIST"):  # a pickle is never opened
-        prepare.main(command)
+        command(prepare, *options)
     np.savez(file, **{key: value for key, value in good.items() if key != "train_labels"})
     with pytest.raises(UserError, match="train_labels"):
-        prepare.main(command)
+        command(prepare, *options)
     assert not out.exists()

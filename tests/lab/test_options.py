@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +16,10 @@ import demo
 import evaluate
 import predict
 import prepare
+import report
+import submit
 import train
-from lab.options import DEPTHS, MODELS, given_options
+from lab.options import DEPTHS, MODELS
 from studies import average, import_weights
 from tests.made import PROJECT
 
@@ -40,12 +45,12 @@ def test_what_several_commands_take_means_the_same_in_each() -> None:
 def test_train_has_at_most_thirty_options_in_named_groups() -> None:
     parser = train.arguments()
     groups = [group for group in parser._action_groups if group._group_actions]
-    assert sum(len(group._group_actions) for group in groups[1:]) <= 30  # beside --help
+    assert sum(len(group._group_actions) for group in groups[1:]) <= 30  # beside --help and --quiet
     assert [group.title for group in groups[1:]] == ["what to train", "images", "recipe", "machine"]
-    assert [action.dest for action in groups[0]._group_actions] == ["help"]
+    assert [action.dest for action in groups[0]._group_actions] == ["help", "quiet"]
 
 
-@pytest.mark.parametrize("module", [*COMMANDS, prepare, average])
+@pytest.mark.parametrize("module", [*COMMANDS, report, submit, prepare, average])
 def test_help_imports_nothing_slow(module: ModuleType) -> None:
     code = f"""import runpy, sys
 sys.argv = ["{module.__name__}", "--help"]
@@ -63,9 +68,42 @@ def test_the_labs_depths_are_among_the_models() -> None:
     assert DEPTHS == ["resnet18", "resnet50", "resnet152"] and set(DEPTHS) <= set(MODELS)
 
 
-def test_given_options_are_those_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_are_the_options_on_the_command_line() -> None:
     """Even where the value given is the default."""
-    monkeypatch.setattr("sys.argv", ["train.py", "--epochs", "30", "--no-zero-init", "--weights", "w"])
-    assert given_options(train.arguments()) == {"epochs": 30, "zero_init": False, "weights": Path("w")}
-    monkeypatch.setattr("sys.argv", ["train.py"])
-    assert given_options(train.arguments()) == {}
+    args = train.arguments().parse_args(["--epochs", "30", "--no-zero-init", "--weights", "w"])
+    assert args.given == {"epochs": 30, "zero_init": False, "weights": Path("w")}
+    assert (args.epochs, args.zero_init, args.weights, args.report) == (30, False, Path("w"), Path("report"))
+    assert train.arguments().parse_args([]).given == {}
+
+
+FAILS = {  # of each command a line that it refuses at once
+    train: ["--data", "nowhere"],
+    evaluate: ["--data", "nowhere"],
+    predict: ["--data", "nowhere"],
+    demo: ["--data", "nowhere"],
+    report: ["--date", "some day"],
+    submit: ["--data", "nowhere"],
+    prepare: ["cnmc", "nowhere"],
+    average: ["nowhere", "--out", "nowhere"],
+    import_weights: ["nowhere.pth"],
+}
+
+
+@pytest.mark.parametrize("module", FAILS)
+def test_a_command_parses_its_line_once(module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def counted(parser: argparse.ArgumentParser, *words: object) -> object:
+        parsed.append(words)
+        return parse_args(parser, *words)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", counted)
+    monkeypatch.setattr(sys, "argv", [str(module.__file__), *FAILS[module]])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(module.__file__), run_name="__main__")
+    assert ended.value.code == 2 and parsed == [()]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    runpy.run_path(str(module.__file__), run_name="imported")
+    assert parsed == [()]

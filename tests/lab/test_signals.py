@@ -34,7 +34,7 @@ def work(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.fixture
-def again(trained: Path) -> Callable[[], None]:
+def again(trained: Path) -> Callable[[], object]:
     """Start the run that ``trained`` holds in the working directory, or go on with it."""
     return lambda: command(train, "--data", trained / "csv" / "tiny", *FAST)
 

@@ -589,7 +589,7 @@ def test_a_tree_of_any_names_gives_lists_that_are_read_or_is_refused(tree: Tree,
             folder.mkdir(parents=True, exist_ok=True)
             content = encode(Image.new("RGB", (3, 3), (index, 0, 0)), "PNG")
             (folder / os.fsdecode(name.replace(b"/", b"").replace(b"\0", b"") + b"%d.png" % index)).write_bytes(content)
-        said = refused(lambda: prepare.main(["folders", str(source), "--out", str(out)]))
+        said = refused(lambda: command(prepare, "folders", source, "--out", out))
         if said:
             assert not out.exists()
             return

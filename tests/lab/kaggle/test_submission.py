@@ -97,7 +97,7 @@ def test_the_command(task: tuple[DataSet, ImageList], tmp_path: Path, capsys: py
     )
     path.write_text("\n".join(["ID,label", *(f"{name},1" for name in task[1].ids)]))
     command(predict, "--data", task[0].folder, "--check", path)
-    assert "warning: resnet18 predicts leukemia blast for 100.0 %" in capsys.readouterr().out
+    assert "warning: resnet18 predicts leukemia blast for 100.0 %" in capsys.readouterr().err
     alone = tmp_path / "alone"  # a folder of test lists only, beside weights made elsewhere
     alone.mkdir()
     (alone / "resnet_18_test.csv").write_bytes(task[1].csv.read_bytes())

@@ -132,7 +132,7 @@ def write(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> Call
 
     def run(*options: str | Path, data: Path | str = trained / "csv" / "tiny") -> tuple[Page, list[str]]:
         command(report, "--data", data, *options)
-        said = capsys.readouterr().out.splitlines()
+        said = capsys.readouterr().err.splitlines()
         assert (work / "report" / "tiny" / "report.pdf").read_bytes().startswith(b"%PDF")
         warnings = [line.removeprefix("warning: ") for line in said if line.startswith("warning: ")]
         return Page((work / "report" / "tiny" / "report.html").read_text(encoding="utf-8")), warnings
@@ -253,7 +253,7 @@ def test_any_text_comes_through(write: Write, work: Path, trained: Path, tmp_pat
 def test_nothing_there_is_a_report_of_gaps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with inside(tmp_path):
         command(report, "--data", "none")
-    said = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().err.splitlines()
     assert len(said) == len(set(said))
     for model in DEPTHS:
         told = f"history_{model}.csv is missing; python train.py --data none --model {model} writes it."

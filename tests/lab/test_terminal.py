@@ -1,0 +1,97 @@
+"""Progress bars are for terminals, warnings for standard error, and with --quiet nothing else is printed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import prepare
+from lab.terminal import progress, shows_bars, warn
+from tests.made import FAST, PATIENCE, PROJECT, Trainer, make_data
+
+RUN = ["--data", "csv/tiny", *FAST, "--epochs", "2"]
+
+
+@pytest.mark.parametrize(("out", "err"), [(True, True), (True, False), (False, True), (False, False)])
+def test_bars_are_drawn_only_where_both_streams_are_terminals(
+    out: bool, err: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: out)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: err)
+    assert shows_bars() == (out and err)
+    assert list(progress(range(3), "decoding")) == [0, 1, 2]
+    printed = capsys.readouterr()
+    assert ("decoding" in printed.err) == (out and err) and not printed.out
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(None, "warning: odd\n"), ("0", "warning: odd\n"), ("1", "")])
+def test_of_several_processes_the_first_warns(
+    rank: str | None, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    warn("odd")
+    assert capsys.readouterr() == ("", expected)
+
+
+def test_a_log_holds_a_line_an_epoch_and_no_bars(uninterrupted: tuple[Path, float]) -> None:
+    folder, _ = uninterrupted
+    log = (folder / "stdout").read_bytes().decode()
+    assert "\r" not in log and (folder / "stderr").read_bytes() == b""
+    assert re.findall(r"^resnet18 epoch (\d)/8: .*\n", log, re.MULTILINE) == list("12345678")
+
+
+def test_a_terminal_shows_a_bar_an_epoch(tmp_path: Path) -> None:
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
+    make_data(tmp_path / "csv" / "tiny")
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    line = [sys.executable, str(PROJECT / "tests" / "thin_train.py"), *RUN]
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(line, cwd=tmp_path, env=variables, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+            while data := os.read(ours, 65536):
+                shown += data
+        os.close(ours)
+        assert process.wait(PATIENCE) == 0, shown.decode()
+    for bar in ("decoding train", "resnet18 epoch 1/2", "resnet18 epoch 2/2", "testing"):
+        assert f"\r{bar}:   0%|" in shown.decode()
+
+
+def test_quiet_prints_nothing_but_warnings(trainer: Trainer, tmp_path: Path) -> None:
+    data = make_data(tmp_path / "csv" / "tiny")
+    for number, warning in enumerate(("", "warning: train.csv holds 1 image of valid.csv too, byte for byte")):
+        if warning:
+            shutil.copy(data / "train" / "0.png", data / "valid" / "0.png")
+        trainer.start(tmp_path, *RUN, "--quiet", "--weights", f"weights-{number}")
+        assert trainer.status() == 0
+        assert (tmp_path / "stdout").read_text() == ""
+        said = (tmp_path / "stderr").read_text()
+        assert said.startswith(warning) and said.count("\n") == bool(warning)
+    assert (tmp_path / "weights-1" / "tiny" / "resnet18" / "best.safetensors").is_file()
+
+
+def test_quiet_leaves_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # restored at the end
+    line = ["prepare.py", "sample", "--train", "6", "--valid", "4", "--test", "2", "--quiet"]
+    for more, status, error in (([], 0, ""), (["--seed", "1"], 2, "error: csv/sample already holds train.csv")):
+        monkeypatch.setattr(sys, "argv", [*line, *more])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(prepare.__file__), run_name="__main__")
+        printed = capsys.readouterr()
+        assert (ended.value.code, printed.out) == (status, "")
+        assert printed.err.startswith(error) and printed.err.count("\n") == bool(error)
