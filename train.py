@@ -16,16 +16,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lab.errors import answer
-from lab.options import DEPTHS, MODELS, add_machine, add_places, add_report, check_numbers, given_options
+from lab.options import (
+    DEPTHS,
+    MODELS,
+    GivenParser,
+    add_machine,
+    add_places,
+    add_quiet,
+    add_report,
+    check_numbers,
+    parse,
+)
 
 
 def arguments() -> argparse.ArgumentParser:
     """The options, each with its one default."""
-    parser = argparse.ArgumentParser(
+    parser = GivenParser(
         description="Train ResNets from scratch on lists of labelled images.",
         epilog="The same command resumes an unfinished run; --fresh starts over.",
     )
+    add_quiet(parser)
     run = parser.add_argument_group("what to train")
     run.add_argument("--model", default="resnet18", choices=[*MODELS, "all"], help="all means 18, 50 and 152 in turn")
     add_places(run)
@@ -103,8 +113,7 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-if __name__ == "__main__":
-    answer(arguments())
+ARGS = parse(arguments, __name__)
 
 import math
 import time
@@ -175,10 +184,9 @@ class OutOfMemory(Exception):
     """The device has not the memory for a step of a run that has a last checkpoint."""
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Check everything, then train each model asked for."""
-    args, given = arguments().parse_args(), given_options(arguments())
-    ranks = join()
+    given, ranks = args.given, join()
     like = read_run(args.like) if args.like else None
     if like is not None:
         given = take_over(like[0], args, given)
@@ -188,7 +196,7 @@ def main() -> None:
         try:
             data = read_data_set(args.data, args.root)
         except UserError as error:
-            if like is None or "data" in given_options(arguments()):
+            if like is None or "data" in args.given:
                 raise
             raise UserError(f"{error} Or name the lists of the run that is repeated, with --data and --root.") from None
         lists = read_lists(data, ("train", "valid"))
@@ -578,4 +586,4 @@ def finish(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, ARGS)

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lab.checkpoints.checkpoint import About, TrainingState, optimizer_tensors
 from lab.data.batches import Batch, Batches
 from lab.distributed import Ranks
 from lab.hardware import Hardware
+from lab.terminal import progress
 from lab.training.ema import EMA
 from lab.training.recipe import Settings, size_at
 
@@ -125,7 +125,7 @@ class Run:
         batches = self.train.epoch(epoch, size_at(epoch, self.settings), begin)
         title = f"{self.model} epoch {epoch + 1}/{self.settings.epochs}"
         scale = self.ranks.count * self.train.batch_size
-        bar = tqdm(batches, title, len(self.train), initial=begin, unit=" images", unit_scale=scale, leave=False)
+        bar = progress(batches, title, len(self.train), initial=begin, unit_scale=scale)
         parts = iter(bar)
         for step in range(first, self.steps):
             yield epoch * self.steps + step, self.parts(parts)
