@@ -16,7 +16,7 @@ from lab.checkpoints.checkpoint import read_state, read_tensors
 from lab.errors import UserError
 from lab.hardware import Hardware
 from lab.training.ema import EMA
-from lab.training.resume import check_record, go_on_with, read_settings, same_run
+from lab.training.resume import check_record, read_settings, resumed_settings, same_run
 from tests.made import FAST, about, assert_same_run, command, inside, interrupt, make_data, outputs, settings
 
 # ---- what the files say
@@ -25,9 +25,9 @@ from tests.made import FAST, about, assert_same_run, command, inside, interrupt,
 def test_the_same_settings_pass_and_others_are_named(tmp_path: Path) -> None:
     last = tmp_path / "last.safetensors"
     began = settings(lr=0.1, seed=0)
-    go_on_with(began, {"lr": 0.1, "data": "csv/elsewhere", "model": "all", "fresh": False}, last, finished=False)
+    resumed_settings(began, {"lr": 0.1, "data": "csv/elsewhere", "model": "all", "fresh": False}, last, finished=False)
     with pytest.raises(UserError) as error:
-        go_on_with(began, {"lr": 0.2, "seed": 3, "size": 64}, last, finished=False)
+        resumed_settings(began, {"lr": 0.2, "seed": 3, "size": 64}, last, finished=False)
     for words in (
         str(last),
         "began with other settings",
@@ -41,7 +41,7 @@ def test_the_same_settings_pass_and_others_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"finished already, with other settings \(epochs 3 → 9\); --fresh trains it anew"
     ):
-        go_on_with(began, {"epochs": 9}, last, finished=True)
+        resumed_settings(began, {"epochs": 9}, last, finished=True)
 
 
 @pytest.mark.parametrize("change", [{"lr": "fast"}, {"mood": "good"}, {"lr": None}])
