@@ -54,6 +54,7 @@ from lab.figures.accuracy import draw_accuracy
 from lab.figures.confusion import draw_confusions
 from lab.figures.galleries import draw_predictions
 from lab.hardware import Hardware, choose_hardware
+from lab.text import percent
 
 Networks = dict[str, list[Member]]
 
@@ -99,8 +100,8 @@ def show_saved(networks: Networks, path: Path, name: str) -> None:
     for model, members in networks.items():
         about = members[0][1]
         accuracy, low, high = saved_accuracy(about.metrics, decide_d4(about, "auto", quiet=True))
-        interval = f"{100 * low:.2f}–{100 * high:.2f} %" if low == low else ""
-        reached = f"{100 * accuracy:.2f} %" if accuracy == accuracy else "not measured"  # an average need not have been
+        interval = f"{100 * low:.2f}–{percent(high)}" if low == low else ""
+        reached = percent(accuracy) if accuracy == accuracy else "not measured"  # an average need not have been
         epoch = f"{about.metrics['epoch']:.0f}" if "epoch" in about.metrics else ""
         rows.append([model, f"{count_parameters(members):,}", reached, interval, epoch, str(about.preprocessing.size)])
     columns = ["model", "parameters", "test accuracy", "95 % interval", "epoch", "size, px"]
@@ -130,9 +131,8 @@ def show_valid(networks: Networks, data: DataSet, valid: ImageList, hardware: Ha
         matrices[model] = confusion_matrix(valid.labels, probabilities.argmax(axis=1), labels=range(len(data.classes)))
         hits = int(np.trace(matrices[model]))
         low, high = wilson(hits, len(valid))
-        percent = f"{100 * hits / len(valid):.2f} %"
-        interval = f"{100 * low:.2f}–{100 * high:.2f} %"
-        rows.append([model, f"{count_parameters(members):,}", percent, interval, f"{speed:.0f}"])
+        accuracy, interval = percent(hits / len(valid)), f"{100 * low:.2f}–{percent(high)}"
+        rows.append([model, f"{count_parameters(members):,}", accuracy, interval, f"{speed:.0f}"])
     columns = ["model", "parameters", "test accuracy", "95 % interval", "views/s"]
     print(f"\n{data.name}, {len(valid):,} images of valid.csv")
     print(pd.DataFrame(rows, columns=columns).to_string(index=False))

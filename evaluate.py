@@ -43,6 +43,7 @@ from lab.figures.runs import redraw_accuracy
 from lab.figures.style import display_name
 from lab.files import write_whole
 from lab.hardware import choose_hardware
+from lab.text import percent
 
 
 def main(args: argparse.Namespace) -> None:
@@ -62,14 +63,10 @@ def main(args: argparse.Namespace) -> None:
         matrix = confusion_matrix(valid.labels, probabilities.argmax(axis=1), labels=range(len(about.classes)))
         hits = int(np.trace(matrix))
         low, high = wilson(hits, len(valid))
-        percent = f"{100 * hits / len(valid):.2f} % ({100 * low:.2f}–{100 * high:.2f})"
-        draw_confusion(
-            matrix,
-            about.classes,
-            report / f"confusion_{model}.png",
-            f"{display_name(model)} on {data.name}: accuracy {percent}",
-        )
-        print(f"{model}: accuracy {percent}, {hits:,} of {len(valid):,} images of valid.csv")
+        accuracy = f"{percent(hits / len(valid))} ({100 * low:.2f}–{100 * high:.2f})"
+        title = f"{display_name(model)} on {data.name}: accuracy {accuracy}"
+        draw_confusion(matrix, about.classes, report / f"confusion_{model}.png", title)
+        print(f"{model}: accuracy {accuracy}, {hits:,} of {len(valid):,} images of valid.csv")
 
     only = "" if args.model == "all" else f"_{args.model}"  # one depth alone leaves the table of all as it is
     write_metrics(report / f"metrics{only}.csv", metrics_table(results, about.classes))

@@ -15,22 +15,9 @@ from lab.errors import UserError
 from lab.options import MODELS
 from lab.text import counted
 
-WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "weights",
-)  # the keys that people save their weights under
-PREFIXES = (
-    "module.",
-    "_orig_mod.",
-    "model.",
-    "net.",
-    "network.",
-    "backbone.",
-    "resnet.",
-)  # what wraps a network into another
+# The keys under which people save a state dict, and the prefixes that its names get where a module wraps the network.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "resnet.")
 NORMALISATIONS = {  # mean and standard deviation per channel, RGB in 0…1
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # of torchvision's recipes
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -109,11 +96,9 @@ def recognise(path: Path, state: dict[str, Tensor], classes: int, build: Callabl
             return model
     closest = min(misfits, key=lambda model: len(misfits[model]))
     name, expected_shape, found_shape = misfits[closest][0]
-    hint = (
-        f"; its classifier has {found_shape[0]} classes, the data set {classes}"
-        if name == "fc.bias" and found_shape
-        else ""
-    )
+    hint = ""
+    if name == "fc.bias" and found_shape:
+        hint = f"; its classifier has {found_shape[0]} classes, the data set {classes}"
     raise UserError(
         f"{path}: fits none of {', '.join(MODELS)}; of {closest}, the closest, {counted(len(misfits[closest]), 'tensor')} "
         f"differ{'s' * (len(misfits[closest]) == 1)}, first "

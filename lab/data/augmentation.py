@@ -92,11 +92,7 @@ def affine(seed: int, epoch: int, indices: np.ndarray) -> tuple[Tensor, Tensor, 
 
 
 def resample(
-    images: Tensor,
-    size: int,
-    geometry: Tensor | None = None,
-    shift: Tensor | None = None,
-    padding: str = "reflection",
+    images: Tensor, size: int, geometry: Tensor | None = None, shift: Tensor | None = None, padding: str = "reflection"
 ) -> Tensor:
     """uint8 [N, S, S, 3] → float32 [N, 3, size, size] in 0…1.
 

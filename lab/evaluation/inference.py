@@ -19,6 +19,7 @@ from lab.distributed import ALONE, Ranks
 from lab.errors import out_of_memory
 from lab.hardware import Hardware
 from lab.terminal import progress
+from lab.text import percent
 
 Feed = Iterable[tuple[Tensor, Tensor, np.ndarray]]
 
@@ -110,7 +111,7 @@ def decide_d4(about: About, asked: str, quiet: bool = False) -> bool:
         use, reason = False, "the run has not ended, so nobody knows yet whether it helps"
     else:
         use = averaged > plain or (averaged == plain and about.metrics["valid_loss_d4"] < about.metrics["valid_loss"])
-        reason = f"on valid {100 * averaged:.2f} % with it and {100 * plain:.2f} % without"
+        reason = f"on valid {percent(averaged)} with it and {percent(plain)} without"
     if not quiet:
         print(f"{about.model}: D4 averaging {'on' if use else 'off'}, {reason}")
     return use

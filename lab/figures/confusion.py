@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from lab.errors import UserError
 from lab.figures.style import GREY, LABEL, SMALL, TICK, display_name, new_figure, plain, save
+from lab.text import percent
 
 
 def row_shares(matrix: np.ndarray) -> np.ndarray:
@@ -118,7 +119,7 @@ def confusions_figure(matrices: Mapping[str, np.ndarray], class_names: Sequence[
             [f"{n}" if k > 4 or np.isnan(share) else f"{share:.1f} %\n{n}" for n, share in zip(*pair, strict=True)]
             for pair in zip(matrix, shares, strict=True)
         ]
-        right = f"{100 * np.trace(matrix) / matrix.sum():.2f} % right" if matrix.sum() else "no image"
+        right = f"{percent(np.trace(matrix) / matrix.sum())} right" if matrix.sum() else "no image"
         _confusion_panel(
             axes, shares, texts, class_names, f"{display_name(model)}: {right}", k > 10 or axes is panels[0]
         )

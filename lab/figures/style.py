@@ -5,6 +5,7 @@ Figures are made by matplotlib's object interface, not through pyplot: no window
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from lab.files import replacing
+from lab.files import write_whole
 
 Results = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
@@ -42,10 +43,16 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def png(figure: Figure) -> bytes:
+    """Return a figure as the bytes of a PNG file, the same for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, facecolor="white", metadata={"Software": None})
+    write_whole(path, png(figure))
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:

@@ -17,7 +17,7 @@ from lab.checkpoints.checkpoint import trained_models
 from lab.checkpoints.ensembles import load_members
 from lab.errors import UserError
 from lab.handin.zips import digest
-from lab.text import shown
+from lab.text import percent, shown
 
 MODULES = ("resnet", "dataloader", "train", "evaluate", "predict", "demo")  # what the lab asks for
 PATIENCE = 900  # seconds for importing and loading everything
@@ -71,7 +71,7 @@ def prove(folder: Path, build: Callable[[str, int], nn.Module]) -> list[str]:
         about = members[0][1]
         count = sum(parameter.numel() for network, _ in members for parameter in network.parameters())
         accuracy = about.metrics.get("valid_accuracy")
-        reached = "" if accuracy is None else f", {100 * accuracy:.2f} % on valid when it was saved"
+        reached = "" if accuracy is None else f", {percent(accuracy)} on valid when it was saved"
         rows.append(f"{model}: loads and computes, {count:,} parameters, {len(about.classes)} classes{reached}")
     if faults:
         raise UserError("\n".join(faults))

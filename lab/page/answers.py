@@ -14,7 +14,7 @@ from lab.data.images import decode
 from lab.figures.style import display_name
 from lab.hardware import Hardware
 from lab.page.gallery import Valid
-from lab.page.html import answer, grid, notice, percent
+from lab.page.html import answer, grid, notice, probability
 from lab.page.networks import Depth, look
 from lab.text import shown
 
@@ -87,9 +87,9 @@ class Exhibit:
             if model:
                 row = self.valid.probabilities[model][index]
                 predicted = int(row.argmax())
-                kind = "right" if predicted == label else "wrong"
+                kind, mark = ("right", "✓") if predicted == label else ("wrong", "✗")
                 said = caption if kind == "right" else f"{self.classes[predicted]}, is {caption}"
-                caption = f"{'✓' if kind == 'right' else '✗'}\N{NO-BREAK SPACE}{said} · {percent(float(row.max()), 0)}"
+                caption = f"{mark}\N{NO-BREAK SPACE}{said} · {probability(float(row.max()), 0)}"
             pictures.append((self.valid.windows.images[self.valid.windows.rows[index]], caption, kind))
         return grid(pictures, title)
 

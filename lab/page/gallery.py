@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix
 
 from lab.checkpoints.checkpoint import About
 from lab.checkpoints.ensembles import Member
-from lab.data.augmentation import normalise, resample
+from lab.data.augmentation import network_input
 from lab.data.batches import Batches
 from lab.data.lists import ImageList
 from lab.data.preprocessing import Preprocessing
@@ -127,6 +127,4 @@ def read_kept(path: Path, images: ImageList, about: About, d4: bool) -> np.ndarr
 def probe(store: Store, indices: np.ndarray, preprocessing: Preprocessing, hardware: Hardware) -> Feed:
     """Some images of the list as one batch."""
     source = torch.from_numpy(store.images[store.rows[indices]])
-    inputs = resample(source, preprocessing.size, padding=preprocessing.padding)
-    ready = normalise(inputs, preprocessing.mean, preprocessing.std).to(hardware.device)
-    return [(ready, torch.empty(0), indices)]
+    return [(network_input(source, preprocessing).to(hardware.device), torch.empty(0), indices)]

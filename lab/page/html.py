@@ -18,7 +18,7 @@ from lab.checkpoints.ensembles import count_parameters
 from lab.data.preprocessing import Preprocessing, window_corner
 from lab.figures.style import display_name
 from lab.page.networks import Answer, Depth
-from lab.text import counted
+from lab.text import counted, percent
 
 RAW = 480  # px: longest side of the raw image as it is sent to the page
 BARS = 6  # classes with a bar; of more, the five most probable
@@ -37,10 +37,10 @@ def picture(image: np.ndarray, words: str, exact: bool = False) -> str:
     return f'<img class="{"pixels" if exact else ""}" alt="{escape(words)}" src="{address}">'
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """A fraction in percent; never 100 unless it is exactly that."""
-    text = f"{100 * share:.{digits}f}"
-    return f"> {100 - 10**-digits:.{digits}f} %" if text.startswith("100") and share < 1 else f"{text} %"
+def probability(share: float, digits: int = 1) -> str:
+    """A probability in percent; 100 only where it is exactly 1."""
+    text = percent(share, digits)
+    return f"> {100 - 10**-digits:.{digits}f} %" if text.startswith("100") and share < 1 else text
 
 
 def notice(text: str, kind: str = "wrong") -> str:
@@ -150,12 +150,12 @@ def answer_panel(one: Answer, classes: Sequence[str], drawn: Sequence[int], trut
     speaks = "speaks for" if one.found else "nothing speaks for"
     bars = "".join(
         f'<li class="{"top" if label == one.predicted else ""}"><span>{escape(classes[label])}</span>'
-        f'<i><b style="width:{100 * one.probabilities[label]:.2f}%"></b></i><em>{percent(one.probabilities[label])}</em></li>'
+        f'<i><b style="width:{100 * one.probabilities[label]:.2f}%"></b></i><em>{probability(one.probabilities[label])}</em></li>'
         for label in drawn
     )
     return (
         f'<article class="panel {one.depth.model}"><h3>{name}{mark}</h3>'
-        f'<p class="says"><b>{escape(classes[one.predicted])}</b> {percent(one.probabilities[one.predicted])}</p>'
+        f'<p class="says"><b>{escape(classes[one.predicted])}</b> {probability(one.probabilities[one.predicted])}</p>'
         f'<div class="pair"><figure>{picture(one.seen, f"input of {name}", exact=True)}'
         f"<figcaption>input, {size} × {size} px</figcaption></figure>"
         f'<figure class="heat">{picture(one.heat, f"heat map of {name}")}'

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lab.checkpoints.ensembles import Member
-from lab.data.augmentation import normalise, resample
+from lab.data.augmentation import network_input, resample
 from lab.data.preprocessing import Preprocessing
 from lab.evaluation.gradcam import explain, heat, overlay, telling_stages
 from lab.evaluation.inference import probabilities
@@ -74,15 +74,12 @@ class Answer:
 def network_inputs(depth: Depth, image: np.ndarray, hardware: Hardware) -> tuple[np.ndarray, np.ndarray, list[Tensor]]:
     """Of a raw image, RGB uint8 [H, W, 3]: the first member's window uint8 [T, T, 3] and input uint8 [S, S, 3] to look at, and
     every member's input float32 [1, 3, S, S]."""
-    abouts = [said.preprocessing for _, said in depth.members]
-    windows = [torch.from_numpy(about.crop(image)[None]) for about in abouts]
-    inputs = [
-        resample(window, about.size, padding=about.padding) for window, about in zip(windows, abouts, strict=True)
-    ]
-    ready = [
-        normalise(one, about.mean, about.std).to(hardware.device) for one, about in zip(inputs, abouts, strict=True)
-    ]
-    return windows[0][0].numpy(), to_uint8(inputs[0])[0], ready
+    preprocessings = [about.preprocessing for _, about in depth.members]
+    windows = [torch.from_numpy(preprocessing.crop(image)[None]) for preprocessing in preprocessings]
+    pairs = zip(windows, preprocessings, strict=True)
+    inputs = [network_input(window, preprocessing).to(hardware.device) for window, preprocessing in pairs]
+    first, window = preprocessings[0], windows[0]
+    return window[0].numpy(), to_uint8(resample(window, first.size, padding=first.padding))[0], inputs
 
 
 def predict_inputs(depth: Depth, inputs: list[Tensor], hardware: Hardware) -> np.ndarray:

@@ -13,12 +13,12 @@ from lab.data.images import read_image
 from lab.errors import UserError
 from lab.evaluation.calibration import calibration, confusions, hardest, wrong_by_depth
 from lab.evaluation.metrics import mcnemar, metrics_table
-from lab.figures.style import display_name
-from lab.report.figures import png, reliability_figure, thumbnail
+from lab.figures.style import display_name, png
+from lab.report.figures import reliability_figure, thumbnail
 from lab.report.parts import Card, Part, Parts
 from lab.report.results import no_evaluation
-from lab.report.sections import Material, percent
-from lab.text import counted
+from lab.report.sections import Material, percent_or_gap
+from lab.text import counted, percent
 
 HARDEST, CONFUSED, MOST_CLASSES = 8, 8, 20  # rows shown
 
@@ -87,8 +87,8 @@ def data_table(material: Material, parts: Parts) -> Part:
             last = run.history.iloc[-1]
             gap = last["train_accuracy"] - last["test_accuracy"]
             cells = [
-                percent(last["train_accuracy"]),
-                percent(last["test_accuracy"]),
+                percent_or_gap(last["train_accuracy"]),
+                percent_or_gap(last["test_accuracy"]),
                 f"{100 * gap:+.2f}" if np.isfinite(gap) else None,
             ]
         rows.append([display_name(model), f"{count:,}", each, *cells])
@@ -144,11 +144,8 @@ def hardest_gallery(material: Material, found: Mapping[str, tuple[np.ndarray, np
         return Part("note", "No depth gets any image of valid.csv wrong.")
     labels = next(iter(found.values()))[0]
     ids = next(iter(material.evaluated.values())).ids
-    paths = (
-        dict(zip(material.lists["valid"].ids, material.lists["valid"].paths, strict=True))
-        if "valid" in material.lists
-        else {}
-    )
+    valid = material.lists.get("valid")
+    paths = dict(zip(valid.ids, valid.paths, strict=True)) if valid else {}
     cards = []
     for index in picked:
         lines = [f"true: {material.classes[int(labels[index])]}"]

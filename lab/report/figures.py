@@ -14,15 +14,6 @@ from lab.figures.style import GREY, LABEL, OTHER, SMALL, STYLES, TICK, display_n
 from lab.report.runs import Run
 from lab.text import duration
 
-DPI = 200
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file, the same for the same figure."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
-
 
 def reliability_figure(found: Mapping[str, Calibration]) -> Figure:
     """Accuracy over confidence in bins, a panel for each depth, and below how many images each bin holds."""

@@ -12,13 +12,13 @@ from lab.evaluation.metrics import metrics_table, wilson
 from lab.figures.accuracy import accuracy_figure
 from lab.figures.confusion import confusion_figure
 from lab.figures.roc import roc_figure
-from lab.figures.style import display_name
+from lab.figures.style import display_name, png
 from lab.report.ablations import ablations
-from lab.report.figures import png, terminal_lines
+from lab.report.figures import terminal_lines
 from lab.report.parts import Part, Parts
 from lab.report.runs import Run
-from lab.report.sections import Material, ablation_part, percent
-from lab.text import duration
+from lab.report.sections import Material, ablation_part, percent_or_gap
+from lab.text import duration, percent
 
 
 def interval(hits: int, images: int) -> str:
@@ -90,7 +90,7 @@ def matrix_part(material: Material, run: Run, parts: Parts) -> Part:
         return parts.gap(run.missing["valid"])
     (labels, probabilities), (hits, images) = run.result, right(run)
     matrix = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(len(material.classes)))
-    share = f"{100 * hits / images:.2f} % of {images:,} images right (95 % interval {interval(hits, images)})"
+    share = f"{percent(hits / images)} of {images:,} images right (95 % interval {interval(hits, images)})"
     caption = f"Confusion matrix of {display_name(run.model)}: {share}. Left images, right % of the true class."
     alt = f"two heat maps of true against predicted class of {display_name(run.model)}"
     width = 92 if len(material.classes) > 4 else 74
@@ -111,9 +111,9 @@ def overall_table(material: Material, parts: Parts) -> Part:
             rows.append([display_name(model), *[None] * 6])
             continue
         values = found[(found["model"] == model) & (found["class"] == "overall")].set_index("metric")["value"]
-        cells = [percent(values[name]) for name in ("balanced_accuracy", "macro_f1")]
+        cells = [percent_or_gap(values[name]) for name in ("balanced_accuracy", "macro_f1")]
         numbers = ["undefined" if np.isnan(values[name]) else f"{values[name]:.4f}" for name in ("auc", "log_loss")]
-        rows.append([display_name(model), percent(values["accuracy"]), interval(*right(run)), *cells, *numbers])
+        rows.append([display_name(model), percent_or_gap(values["accuracy"]), interval(*right(run)), *cells, *numbers])
     head = ["depth", "accuracy", "95 % interval", "balanced", "macro F1", "AUC", "log loss"]
     images = len(next(iter(material.evaluated.values())).ids)
     caption = f"The saved network of each depth on the {images:,} images of valid.csv, as evaluate.py predicted them."

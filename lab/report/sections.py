@@ -25,6 +25,7 @@ from lab.report.ablations import ablations
 from lab.report.networks import Layer
 from lab.report.parts import Part, Parts
 from lab.report.runs import Run
+from lab.text import percent
 
 
 @dataclass
@@ -53,9 +54,9 @@ class Material:
         return {model: run.about for model, run in self.runs.items() if run.about is not None}
 
 
-def percent(value: float | None, digits: int = 2) -> str | None:
-    """A fraction as ``97.50 %``; None stays a gap."""
-    return None if value is None or not np.isfinite(value) else f"{100 * value:.{digits}f} %"
+def percent_or_gap(value: float | None) -> str | None:
+    """A fraction as ``97.50 %``; None, a gap, where it is not known."""
+    return None if value is None or not np.isfinite(value) else percent(value)
 
 
 def introduction(material: Material, parts: Parts) -> dict[str, Any]:
@@ -234,7 +235,7 @@ def preprocessing(material: Material, parts: Parts) -> dict[str, Any]:
             metrics = known[model].metrics if model in known else {}
             plain, averaged = metrics.get("valid_accuracy"), metrics.get("valid_accuracy_d4")
             gain = None if plain is None or averaged is None else f"{100 * (averaged - plain):+.2f}"
-            rows.append([display_name(model), percent(plain), percent(averaged), gain])
+            rows.append([display_name(model), percent_or_gap(plain), percent_or_gap(averaged), gain])
         head = ["depth", "plain", "mean of eight views", "difference, points"]
         d4 = parts.table(head, rows, "Testing accuracy of the best epoch's network, plain and averaged over D4.")
     else:

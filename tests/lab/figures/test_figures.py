@@ -143,11 +143,11 @@ def test_a_failing_write_keeps_the_old_figure(tmp_path: Path, monkeypatch: pytes
     path = tmp_path / "accuracy.png"
     path.write_bytes(b"old")
 
-    def half(self: Figure, target: Path, **_: object) -> None:
-        Path(target).write_bytes(b"half")
+    def half(self: Path, data: bytes) -> None:
+        self.open("wb").write(data[: len(data) // 2])
         raise OSError("disk full")
 
-    monkeypatch.setattr(Figure, "savefig", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(OSError, match="disk full"):
         accuracy.draw_accuracy({"resnet18": history([0.5])}, path)
     assert [file.name for file in tmp_path.iterdir()] == ["accuracy.png"] and path.read_bytes() == b"old"

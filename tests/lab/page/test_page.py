@@ -31,7 +31,7 @@ from lab.page import networks as page_depths
 from lab.page.answers import Exhibit, read_upload
 from lab.page.figures import confusion_figure, curves_figure
 from lab.page.gallery import Valid, read_kept
-from lab.page.html import cards, header, notice, percent, verdict
+from lab.page.html import cards, header, notice, probability, verdict
 from lab.page.layout import build
 from lab.page.networks import look
 from tests.made import DEPTHS, PROJECT, VALID, cell, command, inside, make_data, slow_probabilities
@@ -142,7 +142,7 @@ def test_an_upload_is_answered_by_every_depth(shown: Exhibit, made: Path, tmp_pa
         slow = slow_probabilities(made / f"weights/tiny/{model}/best.safetensors", [tmp_path / "a cell.png"], staged)[0]
         said = texts(panel)
         for name, share in zip(shown.classes, slow, strict=True):
-            assert f"{name} {percent(share)}" in said
+            assert f"{name} {probability(share)}" in said
         assert panel.count("<img") == 2 and f"speaks for {shown.classes[slow.argmax()]}" in said.replace("nothing ", "")
     assert "right" not in texts(html)  # nobody knows what an upload is
 
@@ -249,7 +249,7 @@ def test_the_verdict_is_a_sentence(shown: Exhibit, rows: list[list[float]], word
 
 @given(st.floats(0, 1))
 def test_a_percentage_is_100_only_if_all_is_right(share: float) -> None:
-    text = percent(share)
+    text = probability(share)
     assert (text == "100.0 %") == (share == 1)
     if text[0].isdigit():
         assert abs(float(text.split()[0]) - 100 * share) <= 0.0500001
