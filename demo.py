@@ -125,7 +125,7 @@ def show_valid(networks: Networks, data: DataSet, valid: ImageList, hardware: Ha
         }
         d4 = decide_d4(about, "auto")
         began = time.perf_counter()
-        probabilities = predict_members(members, batches.__getitem__, hardware, d4, f"testing {model}")
+        probabilities = predict_members(members, batches.__getitem__, hardware, d4, f"validating {model}")
         # D4 shows each image eight times, and every member sees it.
         speed = (8 if d4 else 1) * len(members) * len(valid) / (time.perf_counter() - began)
         matrices[model] = confusion_matrix(valid.labels, probabilities.argmax(axis=1), labels=range(len(data.classes)))

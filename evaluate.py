@@ -1,4 +1,4 @@
-"""Evaluate the trained depths on the labelled test list (valid.csv).
+"""Evaluate the trained depths on the labelled list valid.csv.
 
     python evaluate.py                                  # every depth trained on csv/lab3
     python evaluate.py --data csv/sample --model resnet50

@@ -514,7 +514,7 @@ def validate(run: Run, size: int, snapshots: Snapshots) -> dict[str, float]:
         with snapshots.stop.patiently(ranks.count > 1):  # several processes stop together, after the epoch
             batches = run.valid.epoch(size=size)
             probabilities = predict(
-                run.ema.network, batches, run.hardware, title="testing", ranks=ranks, total=len(run.valid)
+                run.ema.network, batches, run.hardware, title="validating", ranks=ranks, total=len(run.valid)
             )
     except Stopped:
         if ranks.count == 1:
@@ -526,9 +526,9 @@ def validate(run: Run, size: int, snapshots: Snapshots) -> dict[str, float]:
     return {
         "epoch": epoch,
         "train_accuracy": correct / run.images,
-        "test_accuracy": accuracy,
+        "valid_accuracy": accuracy,
         "train_loss": loss_sum / run.images,
-        "test_loss": loss,
+        "valid_loss": loss,
         "learning_rate": learning_rate(epoch * run.steps - 1, run.steps, run.settings) * run.state.lr_factor,
         "size": size,
         "seconds": round(time.perf_counter() - run.began, 2),
@@ -539,7 +539,7 @@ def validate(run: Run, size: int, snapshots: Snapshots) -> dict[str, float]:
 def keep(run: Run, row: dict[str, float], snapshots: Snapshots) -> None:
     """Write the checkpoints and the history of an epoch that has ended. Best comes first, then last, so that a run killed
     between the two writes its best again."""
-    settings, epoch, accuracy, loss = run.settings, int(row["epoch"]), row["test_accuracy"], row["test_loss"]
+    settings, epoch, accuracy, loss = run.settings, int(row["epoch"]), row["valid_accuracy"], row["valid_loss"]
     about = replace(run.about, history=[*run.about.history, row])
     better = (accuracy, -loss) > best_of(about.metrics)
     if better:
@@ -574,7 +574,7 @@ def finish(run: Run) -> None:
     network, about = load_network(path, None, resnet.build)
     run.hardware.place(network)
     batches = run.valid.epoch(size=about.preprocessing.size)
-    title, total = "testing with D4", len(run.valid)
+    title, total = "validating with D4", len(run.valid)
     probabilities = predict(network, batches, run.hardware, d4=True, title=title, ranks=run.ranks, total=total)
     accuracy, loss = score(probabilities, run.valid_labels)
     metrics = about.metrics | {"valid_accuracy_d4": accuracy, "valid_loss_d4": loss}

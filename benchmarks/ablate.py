@@ -102,7 +102,7 @@ def measure(args: argparse.Namespace, options: str, seed: int) -> dict[str, obje
         places = {**os.environ, "PYTHONPATH": str(PROJECT)}
         subprocess.run(command, check=True, env=places, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         about = read_about(Path(folder) / named(args) / args.model / "best.safetensors", args.model)
-        row["last"] = about.history[-1]["test_accuracy"]
+        row["last"] = about.history[-1]["valid_accuracy"]
         row["best"], row["best_d4"] = about.metrics["valid_accuracy"], about.metrics["valid_accuracy_d4"]
         row["machine"] = describe(load=False)
         row["seconds"] = round(sum(epoch["seconds"] for epoch in about.history))

@@ -9,7 +9,7 @@ An accuracy stays from the first epoch from which on every epoch to the end of t
 last epoch is below never got there, and its time is not guessed. Ours is train.py with its own defaults and the options of
 ``--also``, in an empty folder, so that its minutes hold all from the start of the command on: imports, checks, decoding into the
 store, figures, checkpoints. The peer's is torchvision's network, float32, SGD with momentum 0.9 at a constant 0.01, flips and
-rotation by up to 20°, Pillow per image in a DataLoader with as many workers as cores, and the weights of the last step tested on
+rotation by up to 20°, Pillow per image in a DataLoader with as many workers as cores, and the last step's weights measured on
 valid after each epoch; same images, window, size and batch. Its minutes begin when the lists have been read and torch imported.
 
 Each finished run is a row of a file beside the table, and is not run again: ``machine`` is where it ran, ``before`` are the
@@ -79,7 +79,7 @@ def ours(args: argparse.Namespace, seed: int) -> Course:
         history = read_about(best, args.model).history
     if len(ended) != len(history):
         raise RuntimeError(f"train.py printed the results of {len(ended)} epochs, its history holds {len(history)}")
-    return ended[0] - history[0]["seconds"], ended, [epoch["test_accuracy"] for epoch in history]
+    return ended[0] - history[0]["seconds"], ended, [epoch["valid_accuracy"] for epoch in history]
 
 
 def options(args: argparse.Namespace) -> list[str]:
@@ -157,7 +157,7 @@ def tables(runs: pd.DataFrame, threshold: float) -> list[str]:
             epoch = statistics.median(math.inf if epoch is None else epoch + 1 for epoch in reached)
             last = 100 * statistics.median(values[-1] for values in accuracy)
             whole = statistics.median(seconds[-1] / 60 for seconds in ended)
-            # Training and testing, and all else that belongs to an epoch.
+            # Training and validation, and all else that belongs to an epoch.
             paces = [
                 (seconds[-1] - float(before)) / len(seconds)
                 for seconds, before in zip(ended, rows["before"], strict=True)

@@ -57,7 +57,7 @@ def draw(histories: dict[str, dict[str, pd.DataFrame]]) -> None:
         for model, history in runs.items():
             colour, marker = STYLES[model]
             minutes = history["seconds"].cumsum() / 60
-            error = 100 * (1 - history["test_accuracy"])
+            error = 100 * (1 - history["valid_accuracy"])
             axes.plot(minutes, error, color=colour, marker=marker, ms=4.5, lw=1.6, clip_on=False)
             axes.axhline(100 - AIMS[name][model], color=colour, ls=":", lw=1.2)
         axes.set(xscale="log", yscale="log", ylim=(0.4, 50))
@@ -88,7 +88,7 @@ def main() -> None:
         rows = metrics[(metrics["class"] == "overall") & (metrics["metric"] == "accuracy")].set_index("model")
         for model, aim in aims.items():
             history, row = histories[name][model], rows.loc[model]
-            best, submitted = 100 * history["test_accuracy"].max(), 100 * row["value"]
+            best, submitted = 100 * history["valid_accuracy"].max(), 100 * row["value"]
             reached = ", reached" if np.round(submitted, 2) >= aim else ""
             lines.append(
                 f"| {name} | {model.removeprefix('resnet')} | {history['size'].max()} | {len(history)} | "

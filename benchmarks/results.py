@@ -34,7 +34,7 @@ def main() -> None:
                 accuracy = f"{100 * row['value']:.2f} ({100 * row['low']:.2f}–{100 * row['high']:.2f})"
             print(
                 f"| {folder.name} | {model.removeprefix('resnet')} | {history['size'].max()} | {len(history)} | "
-                f"{history['seconds'].sum() / 60:.0f} min | {100 * history['test_accuracy'].max():.2f} | {accuracy} |"
+                f"{history['seconds'].sum() / 60:.0f} min | {100 * history['valid_accuracy'].max():.2f} | {accuracy} |"
             )
 
 

@@ -120,7 +120,7 @@ class Training:
             tags=[RunTag(name, value) for name, value in tags.items()],
         )
         if found:
-            self.sent = {point.step for point in client.get_metric_history(identity, "test_accuracy")}
+            self.sent = {point.step for point in client.get_metric_history(identity, "valid_accuracy")}
             if run.info.status != "FINISHED":
                 client.update_run(identity, status="RUNNING")
         self.run = identity

@@ -122,7 +122,7 @@ class TensorBoard:
             name: value if isinstance(value, (bool, int, float)) else str(value)
             for name, value in about.settings.items()
         }
-        for summary in hparams(settings, {scalar_name("test_accuracy"): 0.0}):
+        for summary in hparams(settings, {scalar_name("valid_accuracy"): 0.0}):
             self.writer._get_file_writer().add_summary(summary)
         self.writer.add_text("settings", table(about.settings))
         self.writer.add_text("preprocessing", table(asdict(about.preprocessing)))
@@ -234,7 +234,7 @@ def times(history: list[dict[str, float]], end: float) -> list[float]:
 def scalar_name(column: str) -> str:
     """A column of the history as TensorBoard groups it: ``train_accuracy`` → ``accuracy/train``."""
     part, _, what = column.partition("_")
-    return f"{what}/{part}" if part in ("train", "test") else column
+    return f"{what}/{part}" if part in ("train", "valid") else column
 
 
 def table(values: Mapping[str, object]) -> str:

@@ -125,7 +125,7 @@ def measured(members: list[Member], args: argparse.Namespace, hardware: Hardware
 
     metrics: dict[str, float] = {"valid_images": len(valid)}
     for d4, ending in ((False, ""), (True, "_d4")):
-        accuracy, loss = score(predict_members(members, feed, hardware, d4, "testing"), valid.labels)
+        accuracy, loss = score(predict_members(members, feed, hardware, d4, "validating"), valid.labels)
         metrics |= {f"valid_accuracy{ending}": accuracy, f"valid_loss{ending}": loss}
         print(f"average{' with D4' if d4 else ''}: {100 * accuracy:.2f} % on valid, loss {loss:.4f}")
     return metrics

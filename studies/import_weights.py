@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> None:
         batches = stored_batches(data.name, "valid", lists["valid"], preprocessing, hardware.device)
         metrics: dict[str, float] = {"epoch": 0, "valid_images": len(labels)}
         for ending, d4 in (("", False), ("_d4", True)):
-            accuracy, loss = score(predict(network, batches, hardware, d4, f"testing {model}"), labels)
+            accuracy, loss = score(predict(network, batches, hardware, d4, f"validating {model}"), labels)
             metrics |= {f"valid_accuracy{ending}": accuracy, f"valid_loss{ending}": loss}
         shares = {"metrics": metrics, "train_share": share.tolist(), "finished": True}
         save_checkpoint(best, About(model, data.classes, preprocessing, data.name, **shares), tensors)

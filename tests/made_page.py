@@ -22,9 +22,9 @@ from tests.made import DEPTHS, Thin, about, cell, inside, make_data, save_thin
 
 CPU = Hardware(torch.device("cpu"), "fp32")
 HISTORY = [
-    {"epoch": 1, "train_accuracy": 0.5, "test_accuracy": 0.6, "train_loss": 0.7, "test_loss": 0.65},
-    {"epoch": 2, "train_accuracy": 0.7, "test_accuracy": 0.8, "train_loss": 0.5, "test_loss": 0.45},
-    {"epoch": 3, "train_accuracy": 0.9, "test_accuracy": 0.75, "train_loss": 0.3, "test_loss": 0.5},
+    {"epoch": 1, "train_accuracy": 0.5, "valid_accuracy": 0.6, "train_loss": 0.7, "valid_loss": 0.65},
+    {"epoch": 2, "train_accuracy": 0.7, "valid_accuracy": 0.8, "train_loss": 0.5, "valid_loss": 0.45},
+    {"epoch": 3, "train_accuracy": 0.9, "valid_accuracy": 0.75, "train_loss": 0.3, "valid_loss": 0.5},
 ]
 
 

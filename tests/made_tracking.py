@@ -18,7 +18,7 @@ from tests.made import PATIENCE
 
 INSTALLED = bool(find_spec("mlflow") and find_spec("tensorboard"))
 extras = pytest.mark.skipif(not INSTALLED, reason="needs mlflow and tensorboard (requirements-extras.txt)")
-COLUMNS = ["train_accuracy", "test_accuracy", "train_loss", "test_loss", "learning_rate", "size"]
+COLUMNS = ["train_accuracy", "valid_accuracy", "train_loss", "valid_loss", "learning_rate", "size"]
 COLUMNS += ["seconds", "images_per_second"]
 
 

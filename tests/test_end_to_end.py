@@ -45,7 +45,7 @@ def test_the_whole_way(tmp_path: Path) -> None:
     said = done("evaluate.py", "--data", "csv/sample", "--d4", "off", *CPU)
     metrics = pd.read_csv(report / "metrics.csv")
     accuracy = metrics.loc[metrics["metric"] == "accuracy", "value"].item()
-    assert accuracy == pytest.approx(history["test_accuracy"].max(), rel=1e-4)
+    assert accuracy == pytest.approx(history["valid_accuracy"].max(), rel=1e-4)
     assert f"accuracy {100 * accuracy:.2f} %" in said
     figures = {"preprocessing", "augmentation", "accuracy_comparison", "confusion_resnet18", "roc"}
     assert {path.stem for path in report.glob("*.png")} == figures

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from lab.files import replacing
 from lab.options import MODELS
 
 FORMAT = "leukemia-resnet checkpoint 1"
+# Columns of a history that earlier versions named otherwise; whoever reads a history reads it under today's names.
+RENAMED = {"test_accuracy": "valid_accuracy", "test_loss": "valid_loss"}
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,10 @@ def parse_header(path: Path, model: str | None = None) -> tuple[About, TrainingS
         )
         state = TrainingState(**known_fields(TrainingState, values))
         check_plausible(about, state)
+        history = [{RENAMED.get(name, name): value for name, value in row.items()} for row in about.history]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the checkpoint's description is damaged ({error!r}).") from None
-    return about, state
+    return replace(about, history=history), state
 
 
 def known_fields(kind: type[About] | type[TrainingState], values: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lab.checkpoints.checkpoint import About
+from lab.checkpoints.checkpoint import RENAMED, About
 from lab.errors import UserError
 from lab.files import write_whole
 from lab.options import MODELS
@@ -34,19 +34,19 @@ def write_run(path: Path, about: About) -> None:
 
 
 def read_histories(folder: Path) -> dict[str, pd.DataFrame]:
-    """The histories of a data set's runs by model, the shallowest first."""
+    """The histories of a data set's runs by model, the shallowest first; columns of earlier versions under today's names."""
     histories = {}
     for model in MODELS:
         path = folder / f"history_{model}.csv"
         if not path.is_file():
             continue
         try:
-            table = pd.read_csv(path)
+            table = pd.read_csv(path).rename(columns=RENAMED)
         except pd.errors.EmptyDataError:
             table = pd.DataFrame()
         numbers = table.apply(pd.to_numeric, errors="coerce")
-        if "epoch" not in table or "test_accuracy" not in table or table.empty or numbers["epoch"].isna().any():
-            raise UserError(f"{path}: not a history; expected columns such as epoch and test_accuracy.")
+        if "epoch" not in table or "valid_accuracy" not in table or table.empty or numbers["epoch"].isna().any():
+            raise UserError(f"{path}: not a history; expected columns such as epoch and valid_accuracy.")
         histories[model] = numbers
     return histories
 
@@ -58,13 +58,13 @@ def best_of(metrics: dict[str, float]) -> tuple[float, float]:
 
 def describe_best(about: About) -> str:
     """The best epoch so far in words."""
-    return f"best test accuracy {100 * about.metrics['valid_accuracy']:.2f} % in epoch {about.metrics['epoch']:.0f}"
+    return f"best valid accuracy {100 * about.metrics['valid_accuracy']:.2f} % in epoch {about.metrics['epoch']:.0f}"
 
 
 def epoch_line(model: str, row: dict[str, float], about: About, epochs: int) -> str:
     """One line of results for an epoch."""
     return (
-        f"{model} epoch {row['epoch']}/{epochs}: train {100 * row['train_accuracy']:.2f} %, test "
-        f"{100 * row['test_accuracy']:.2f} %, {describe_best(about)}; loss {row['train_loss']:.3f} / {row['test_loss']:.3f}, "
+        f"{model} epoch {row['epoch']}/{epochs}: train {100 * row['train_accuracy']:.2f} %, valid "
+        f"{100 * row['valid_accuracy']:.2f} %, {describe_best(about)}; loss {row['train_loss']:.3f} / {row['valid_loss']:.3f}, "
         f"{row['size']} px, {row['images_per_second']:.0f} images/s, {duration(row['seconds'])}"
     )

@@ -1,4 +1,7 @@
-"""Accuracy over epochs, training and testing, of all models in one figure."""
+"""Accuracy over epochs, training and testing, of all models in one figure.
+
+"Testing" is the lab's word for what is measured on valid.csv; it stands in what the figure shows, and nowhere inside.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +20,21 @@ from lab.figures.style import GREY, LABEL, OTHER, SMALL, STYLES, TICK, display_n
 
 
 def accuracy_columns(model: str, history: pd.DataFrame) -> pd.DataFrame:
-    """Return epoch, training and testing accuracy (%) of a history; UserError if it cannot be drawn."""
-    missing = {"epoch", "train_accuracy", "test_accuracy"} - set(history.columns)
+    """Return epoch, accuracy on train and on valid (%) and loss on valid of a history; UserError if it cannot be drawn."""
+    missing = {"epoch", "train_accuracy", "valid_accuracy"} - set(history.columns)
     if missing:
         raise UserError(f"the history of {model} lacks the column {', '.join(sorted(missing))}; train the model again.")
     if history.empty:
         raise UserError(f"the history of {model} holds no epoch; train the model for one epoch at least.")
-    shares = history[["train_accuracy", "test_accuracy"]].astype(float)
+    shares = history[["train_accuracy", "valid_accuracy"]].astype(float)
     if ((shares < 0) | (shares > 1)).any(axis=None):
         raise UserError(f"the history of {model} holds an accuracy outside 0…1; train the model again.")
     return pd.DataFrame(
         {
             "epoch": history["epoch"].astype(int),
             "train": shares["train_accuracy"] * 100,
-            "test": shares["test_accuracy"] * 100,
-            "loss": history.get("test_loss", 0.0),
+            "valid": shares["valid_accuracy"] * 100,
+            "loss": history.get("valid_loss", 0.0),
         }
     )
 
@@ -42,7 +45,7 @@ def lowest_shown(curves: Mapping[str, pd.DataFrame]) -> float:
     The usual range reaches from 100 % down to the 10th percentile of the lowest curve; one and a half times that is
     shown where the whole would be more than twice as long. A curve of fewer than five epochs counts whole.
     """
-    lines = [curve[side].dropna().to_numpy() for curve in curves.values() for side in ("train", "test")]
+    lines = [curve[side].dropna().to_numpy() for curve in curves.values() for side in ("train", "valid")]
     lines = [line for line in lines if len(line)]
     if not lines:
         return 0.0
@@ -56,7 +59,7 @@ def lowest_shown(curves: Mapping[str, pd.DataFrame]) -> float:
 def accuracy_figure(histories: Mapping[str, pd.DataFrame], title: str = "") -> Figure:
     """Draw accuracy (%) over epochs, training and testing, of all models; the best testing epoch of each is marked.
 
-    ``histories`` maps a model to its history: columns epoch (from 1), train_accuracy and test_accuracy (0…1, NaN
+    ``histories`` maps a model to its history: columns epoch (from 1), train_accuracy and valid_accuracy (0…1, NaN
     leaves a gap). Points below the axis are shown as arrows at its foot and counted in words. Raises UserError for an
     empty or foreign history.
     """
@@ -76,17 +79,17 @@ def accuracy_figure(histories: Mapping[str, pd.DataFrame], title: str = "") -> F
         every = max(1, len(curve) // 10)
         common: dict[str, Any] = {"color": colour, "marker": marker, "markevery": every}
         axes.plot(curve["epoch"], curve["train"], "--", lw=1.1, ms=4, mfc="white", mew=0.9, zorder=2, **common)
-        axes.plot(curve["epoch"], curve["test"], "-", lw=2.0, ms=5, zorder=3, **common)
+        axes.plot(curve["epoch"], curve["valid"], "-", lw=2.0, ms=5, zorder=3, **common)
         text = f"{display_name(model)}: no testing accuracy"
-        if curve["test"].notna().any():
-            ranked = curve.sort_values(["test", "loss"], ascending=[False, True], kind="stable")  # as train.py does
+        if curve["valid"].notna().any():
+            ranked = curve.sort_values(["valid", "loss"], ascending=[False, True], kind="stable")  # as train.py does
             best = ranked.iloc[0]
-            epoch, share = int(best["epoch"]), float(best["test"])
+            epoch, share = int(best["epoch"]), float(best["valid"])
             text = f"{display_name(model)}: best {share:.2f} % (epoch {epoch})"
             if last > 1:  # a single epoch is its own best: a star would only hide the others
                 axes.plot(epoch, share, "*", ms=15, mfc=colour, mec="white", mew=1, zorder=5, clip_on=False)
         handles.append(Line2D([], [], color=colour, marker=marker, lw=2, ms=5, label=text))
-        for side, word in (("train", "training"), ("test", "testing")):
+        for side, word in (("train", "training"), ("valid", "testing")):
             below = curve[curve[side] < low]
             hidden += [(share, model, word, epoch) for epoch, share in zip(below["epoch"], below[side], strict=True)]
     axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))

@@ -45,7 +45,7 @@ def bare(height: int, dark: bool) -> go.Figure:
 
 
 def curves_figure(histories: Mapping[str, pd.DataFrame], kind: str = "accuracy", dark: bool = False) -> go.Figure:
-    """Training (dashed) and testing ``accuracy`` in % or ``loss`` in nats over the epochs; a star at each best testing epoch.
+    """Accuracy in % or loss in nats over the epochs, in training (dotted) and on valid; a star marks each best epoch on valid.
 
     Raises UserError for a history that is none.
     """
@@ -53,28 +53,28 @@ def curves_figure(histories: Mapping[str, pd.DataFrame], kind: str = "accuracy",
     tables = {model: accuracy_columns(model, history) for model, history in histories.items()}
     for model, table in tables.items():
         history, name, hue = histories[model], display_name(model), colour(model, dark)
-        sides = {"train": table["train"], "test": table["test"]}
+        sides = {"train": table["train"], "valid": table["valid"]}
         if kind == "loss":
             missing = pd.Series(np.nan, index=history.index)
-            sides = {side: history.get(f"{side}_loss", missing) for side in ("train", "test")}
+            sides = {side: history.get(f"{side}_loss", missing) for side in ("train", "valid")}
         unit, digits = ("%", ".2f") if kind == "accuracy" else ("nats", ".3f")
-        for side, word in (("train", "training"), ("test", "testing")):
+        for side, label in (("train", "training"), ("valid", "valid")):
             figure.add_scatter(
                 x=table["epoch"].tolist(),
                 y=sides[side].tolist(),
-                name=f"{name}, {word}",
+                name=f"{name}, {label}",
                 legendgroup=model,
                 mode="lines+markers",
                 line={
                     "color": hue,
-                    "width": 2.6 if side == "test" else 1.4,
-                    "dash": "solid" if side == "test" else "dot",
+                    "width": 2.6 if side == "valid" else 1.4,
+                    "dash": "solid" if side == "valid" else "dot",
                 },
-                marker={"symbol": SYMBOLS[STYLES.get(model, OTHER)[1]], "size": 7 if side == "test" else 4},
+                marker={"symbol": SYMBOLS[STYLES.get(model, OTHER)[1]], "size": 7 if side == "valid" else 4},
                 hovertemplate=f"%{{y:{digits}}} {unit}",
             )
-        if sides["test"].notna().any():
-            values = sides["test"].to_numpy(dtype=float)
+        if sides["valid"].notna().any():
+            values = sides["valid"].to_numpy(dtype=float)
             best = int(np.nanargmax(values) if kind == "accuracy" else np.nanargmin(values))
             figure.add_scatter(
                 x=[int(table["epoch"].iloc[best])],

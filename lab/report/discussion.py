@@ -83,12 +83,12 @@ def data_table(material: Material, parts: Parts) -> Part:
         count = sum(layer.parameters for layer in material.layers[model])
         each = None if images is None else f"{count / images:,.0f}"
         cells: list[str | None] = [None] * 3
-        if run.history is not None and {"train_accuracy", "test_accuracy"} <= set(run.history.columns):
+        if run.history is not None and {"train_accuracy", "valid_accuracy"} <= set(run.history.columns):
             last = run.history.iloc[-1]
-            gap = last["train_accuracy"] - last["test_accuracy"]
+            gap = last["train_accuracy"] - last["valid_accuracy"]
             cells = [
                 percent_or_gap(last["train_accuracy"]),
-                percent_or_gap(last["test_accuracy"]),
+                percent_or_gap(last["valid_accuracy"]),
                 f"{100 * gap:+.2f}" if np.isfinite(gap) else None,
             ]
         rows.append([display_name(model), f"{count:,}", each, *cells])

@@ -60,14 +60,14 @@ def terminal_lines(run: Run, evaluated: str, around: int = 2) -> list[tuple[str,
     history = run.history.reset_index(drop=True)
     place = int(history.index[history["epoch"] == best["epoch"]][0])
     first = max(0, min(place - around, len(history) - 2 * around - 1))
-    lines = [(f"{'epoch':>7}  {'train %':>8}  {'test %':>8}  {'loss':>13}  {'px':>4}  {'time':>7}", "head")]
+    lines = [(f"{'epoch':>7}  {'train %':>8}  {'valid %':>8}  {'loss':>13}  {'px':>4}  {'time':>7}", "head")]
     for number, row in history.iloc[first : first + 2 * around + 1].iterrows():
-        loss = f"{cell(row, 'train_loss', '.3f')} / {cell(row, 'test_loss', '.3f')}"
+        loss = f"{cell(row, 'train_loss', '.3f')} / {cell(row, 'valid_loss', '.3f')}"
         time = duration(row["seconds"]) if np.isfinite(row.get("seconds", np.nan)) else "–"
         text = f"{row['epoch']:>7.0f}  {cell(row, 'train_accuracy', '.2f', 100):>8}  "
-        text += f"{cell(row, 'test_accuracy', '.2f', 100):>8}  {loss:>13}  {cell(row, 'size', '.0f'):>4}  {time:>7}"
+        text += f"{cell(row, 'valid_accuracy', '.2f', 100):>8}  {loss:>13}  {cell(row, 'size', '.0f'):>4}  {time:>7}"
         lines.append((text, "best" if number == place else "plain"))
-    share = f"{100 * best['test_accuracy']:.2f} %"
+    share = f"{100 * best['valid_accuracy']:.2f} %"
     lines.append((f"highest testing accuracy  {share:>8}  epoch {best['epoch']:.0f} of {len(history)}", "sum"))
     return [*lines, (evaluated, "sum")] if evaluated else lines
 

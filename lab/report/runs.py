@@ -59,10 +59,10 @@ class Run:
     @property
     def best(self) -> pd.Series | None:
         """The row of the history with the highest testing accuracy; among equals the lower loss, as train.py chooses."""
-        if self.history is None or not self.history["test_accuracy"].notna().any():
+        if self.history is None or not self.history["valid_accuracy"].notna().any():
             return None
-        table = self.history if "test_loss" in self.history else self.history.assign(test_loss=0.0)
-        return table.sort_values(["test_accuracy", "test_loss"], ascending=[False, True], kind="stable").iloc[0]
+        table = self.history if "valid_loss" in self.history else self.history.assign(valid_loss=0.0)
+        return table.sort_values(["valid_accuracy", "valid_loss"], ascending=[False, True], kind="stable").iloc[0]
 
 
 def read_runs(report: Path, weights: Path, command: Callable[[str, str], str], gaps: Gaps) -> dict[str, Run]:

@@ -64,7 +64,7 @@ def introduction(material: Material, parts: Parts) -> dict[str, Any]:
     keys = []
     for model, run in material.runs.items():
         best = run.best
-        keys.append({"name": display_name(model), "value": None if best is None else percent(best["test_accuracy"])})
+        keys.append({"name": display_name(model), "value": None if best is None else percent(best["valid_accuracy"])})
     if not material.lists:
         counts = parts.gap("the lists are not at hand; name their folder with --data to count images by class.")
     else:

@@ -266,7 +266,7 @@ CPU = RuntimeError(
 
 def short_of_memory(most: int, first: int, training: bool, error: RuntimeError = GPU) -> Callable[..., torch.nn.Module]:
     """Thin networks for which a device holds no more than ``most`` images, from pass number ``first`` on, while training or
-    while testing."""
+    while validating."""
     passes = 0
 
     def build(name: str, classes: int, **more: Any) -> torch.nn.Module:
@@ -297,7 +297,7 @@ def test_memory_that_ends_while_training_halves_what_is_held(
     assert about.finished and read_state(tmp_path / LAST).at_once == 2 and len(about.history) == 3
     # The first epochs, for which there was memory, are what they were; the third differs by what batch norm sees.
     for row, usual in zip(about.history[:2], read_about(trained / LAST).history[:2], strict=True):
-        assert row["train_loss"] == usual["train_loss"] and row["test_accuracy"] == usual["test_accuracy"]
+        assert row["train_loss"] == usual["train_loss"] and row["valid_accuracy"] == usual["valid_accuracy"]
 
 
 def test_memory_for_no_two_images_ends_the_run_with_its_checkpoints_whole(tmp_path: Path, trained: Path) -> None:
@@ -308,7 +308,7 @@ def test_memory_for_no_two_images_ends_the_run_with_its_checkpoints_whole(tmp_pa
     assert_whole(tmp_path)
 
 
-def test_memory_that_ends_while_testing_changes_nothing(tmp_path: Path, trained: Path) -> None:
+def test_memory_that_ends_while_validating_changes_nothing(tmp_path: Path, trained: Path) -> None:
     with inside(tmp_path, short_of_memory(5, 1, training=False, error=CPU), figures=False):
         command(train, "--data", trained / "csv" / "tiny", *FAST)
     best = [read_about(folder / LAST.with_name("best.safetensors")).metrics for folder in (trained, tmp_path)]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 import train
@@ -118,9 +120,33 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     assert "\ntime: about " in capsys.readouterr().out
     run(*whole[1])
     said = capsys.readouterr().out
-    assert f"resnet18: resuming after epoch {epoch} of 3, best test accuracy" in said
+    assert f"resnet18: resuming after epoch {epoch} of 3, best valid accuracy" in said
     assert epoch == 3 or " left, from a measured step" in said
     assert_same_run(whole[0], tmp_path)
+
+
+OLD = {"valid_accuracy": "test_accuracy", "valid_loss": "test_loss"}  # columns as earlier versions named them
+
+
+def test_a_run_begun_under_the_old_names_of_columns_resumes_under_todays(
+    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
+) -> None:
+    """Earlier versions wrote test_accuracy and test_loss into the histories of both checkpoints."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, 2, True)
+        run()
+    paths = [tmp_path / "weights" / "tiny" / "resnet18" / f"{name}.safetensors" for name in ("best", "last")]
+    for path in paths:
+        with safetensors.safe_open(path, "pt") as file:
+            header = file.metadata()
+        said = json.loads(header["about"])
+        said["history"] = [{OLD.get(name, name): value for name, value in row.items()} for row in said["history"]]
+        header["about"] = json.dumps(said)
+        safetensors.torch.save_file(read_tensors(path), path, header)
+        assert b"test_accuracy" in path.read_bytes()
+    run()
+    assert_same_run(trained, tmp_path)
+    assert not any(b"test_accuracy" in path.read_bytes() for path in paths)
 
 
 def test_fp16_with_its_loss_scaler_goes_on_as_well(
@@ -158,7 +184,7 @@ def test_a_finished_run_says_so_and_changes_nothing(
     before = outputs(tmp_path)
     capsys.readouterr()
     run()
-    assert "resnet18: finished already, best test accuracy" in (said := capsys.readouterr().out) and "--fresh" in said
+    assert "resnet18: finished already, best valid accuracy" in (said := capsys.readouterr().out) and "--fresh" in said
     assert outputs(tmp_path) == before
 
 

@@ -35,7 +35,7 @@ from tests.made import (
     thin,
 )
 
-COLUMNS = ["epoch", "train_accuracy", "test_accuracy", "train_loss", "test_loss", "learning_rate", "size", "seconds"]
+COLUMNS = ["epoch", "train_accuracy", "valid_accuracy", "train_loss", "valid_loss", "learning_rate", "size", "seconds"]
 COLUMNS += ["images_per_second"]
 
 
@@ -56,7 +56,7 @@ def test_history_has_a_row_per_epoch(trained: Path, model: str) -> None:
     # The deep ones see small images first: half of 32 px, and three quarters, but never less than 32 px.
     assert list(history["size"]) == [32, 32, 32]
     # Accuracies are fractions of the images seen.
-    for column, count in (("train_accuracy", TRAIN), ("test_accuracy", VALID)):
+    for column, count in (("train_accuracy", TRAIN), ("valid_accuracy", VALID)):
         hits = history[column] * count
         assert (abs(hits - hits.round()) < 1e-3).all() and hits.between(0, count).all()
     assert (history["train_loss"] > 0).all() and (history["images_per_second"] > 0).all()
@@ -78,8 +78,8 @@ def test_best_is_what_it_says_on_valid(trained: Path, data: str, model: str) -> 
     assert about.metrics["valid_loss"] == pytest.approx(loss, rel=1e-4)
     history = pd.read_csv(trained / "report" / data / f"history_{model}.csv").set_index("epoch")
     row = history.loc[int(about.metrics["epoch"])]
-    assert row["test_accuracy"] == pytest.approx(accuracy, rel=1e-5) == history["test_accuracy"].max()
-    assert row["test_loss"] == pytest.approx(loss, rel=1e-4)
+    assert row["valid_accuracy"] == pytest.approx(accuracy, rel=1e-5) == history["valid_accuracy"].max()
+    assert row["valid_loss"] == pytest.approx(loss, rel=1e-4)
 
 
 def test_a_checkpoint_carries_all_that_is_needed_elsewhere(trained: Path) -> None:
@@ -190,7 +190,7 @@ def test_early_stopping_counts_epochs_without_a_new_best(
     assert len(pd.read_csv(tmp_path / "report" / "tiny" / "history_resnet18.csv")) == 4
     before = outputs(tmp_path)
     run("--epochs", "9", "--patience", "2")
-    assert "finished already, best test accuracy 60.00 % in epoch 2" in capsys.readouterr().out
+    assert "finished already, best valid accuracy 60.00 % in epoch 2" in capsys.readouterr().out
     assert outputs(tmp_path) == before
 
 

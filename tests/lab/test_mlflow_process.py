@@ -193,7 +193,7 @@ def test_a_run_on_a_server(
         name: (tmp_path / "report/tiny" / name).read_bytes() for name in ("preprocessing.png", "augmentation.png")
     }
     assert there.artifacts() == expected | {"best.safetensors": best.read_bytes()}
-    accuracy = pd.read_csv(tmp_path / "report/tiny/history_resnet18.csv")["test_accuracy"].max()
+    accuracy = pd.read_csv(tmp_path / "report/tiny/history_resnet18.csv")["valid_accuracy"].max()
     assert run.data.metrics["best_valid_accuracy"] == pytest.approx(accuracy, rel=1e-5)
     assert {"best_valid_accuracy_d4", "best_epoch"} <= run.data.metrics.keys()
     said_of_it = [line for text in capfd.readouterr() for line in text.splitlines() if line.startswith("mlflow")]

@@ -74,7 +74,7 @@ def test_a_signal_waits_for_the_step_and_the_run_goes_on_within_the_epoch(
     assert_same_run(trained, tmp_path)
 
 
-def test_a_signal_while_testing_keeps_the_epochs_training(
+def test_a_signal_while_validating_keeps_the_epochs_training(
     tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, again: Callable[[], None]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):

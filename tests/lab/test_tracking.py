@@ -90,8 +90,8 @@ def test_epochs_of_earlier_starts_are_shown_as_trained_without_a_pause() -> None
 
 
 def test_columns_of_a_history_are_grouped() -> None:
-    names = ["train_accuracy", "test_accuracy", "train_loss", "learning_rate", "size", "images_per_second"]
-    expected = ["accuracy/train", "accuracy/test", "loss/train", "learning_rate", "size", "images_per_second"]
+    names = ["train_accuracy", "valid_accuracy", "train_loss", "learning_rate", "size", "images_per_second"]
+    expected = ["accuracy/train", "accuracy/valid", "loss/train", "learning_rate", "size", "images_per_second"]
     assert list(map(scalar_name, names)) == expected
 
 
@@ -168,7 +168,7 @@ def test_tensorboard_shows_no_epoch_twice_of_a_run_that_went_on(
     with at_epoch(3, stop), pytest.raises(Stopped):
         tracked("--track", "tensorboard")
     looking = EventAccumulator(str(folder))
-    assert list(shown(looking)["loss/test"]) == [1, 2]
+    assert list(shown(looking)["loss/valid"]) == [1, 2]
     file = next(folder.iterdir())
     file.write_bytes(file.read_bytes()[:-7])  # as after a kill while it was written
     tracked("--track", "tensorboard")
@@ -177,7 +177,7 @@ def test_tensorboard_shows_no_epoch_twice_of_a_run_that_went_on(
     assert shown(looking) == curves(folder)
     tracked("--track", "tensorboard", "--fresh", "--epochs", "2")
     assert_shows_history(tmp_path)
-    assert len(curves(folder)["loss/test"]) == 2
+    assert len(curves(folder)["loss/valid"]) == 2
 
 
 @extras

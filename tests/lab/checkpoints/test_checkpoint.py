@@ -62,7 +62,7 @@ def test_what_a_checkpoint_says_comes_back_equal(tmp_path: Path) -> None:
         data="tiny",
         metrics={"epoch": 2, "valid_accuracy": 2 / 3, "valid_loss": 1e-300},
         settings=asdict(settings(progressive=True)),
-        history=[{"epoch": 1, "test_accuracy": 0.1}, {"epoch": 2, "test_accuracy": 1 / 3}],
+        history=[{"epoch": 1, "valid_accuracy": 0.1}, {"epoch": 2, "valid_accuracy": 1 / 3}],
         train_share=[0.25, 0.75],
         finished=True,
         records=[{"torch": "2.11.0", "git": "none"}],
@@ -72,6 +72,13 @@ def test_what_a_checkpoint_says_comes_back_equal(tmp_path: Path) -> None:
     assert read_about(tmp_path / "last.safetensors", "resnet50") == said
     assert read_state(tmp_path / "last.safetensors") == state
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.safetensors"]
+
+
+def test_a_history_saved_under_the_old_names_is_read_under_todays(tmp_path: Path) -> None:
+    row = {"epoch": 1, "train_accuracy": 0.5, "test_accuracy": 0.75, "train_loss": 0.6, "test_loss": 0.4}
+    save_checkpoint(tmp_path / "last.safetensors", about(history=[row]), {})
+    expected = {"epoch": 1, "train_accuracy": 0.5, "valid_accuracy": 0.75, "train_loss": 0.6, "valid_loss": 0.4}
+    assert read_about(tmp_path / "last.safetensors").history == [expected]
 
 
 def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from lab.errors import UserError
 from lab.figures.runs import redraw_accuracy
 
 ROWS = [
-    {"epoch": 1, "train_accuracy": 0.5, "test_accuracy": 2 / 3, "seconds": 0.25},
-    {"epoch": 2, "train_accuracy": 0.75, "test_accuracy": 0.9375, "seconds": 0.5},
+    {"epoch": 1, "train_accuracy": 0.5, "valid_accuracy": 2 / 3, "seconds": 0.25},
+    {"epoch": 2, "train_accuracy": 0.75, "valid_accuracy": 0.9375, "seconds": 0.5},
 ]
 
 
@@ -24,10 +24,18 @@ def test_histories_come_back_from_the_shallowest(tmp_path: Path) -> None:
     assert list(histories) == ["resnet18", "resnet50", "resnet152"]
     table = histories["resnet50"]
     assert list(table.columns) == list(ROWS[0]) and list(table["epoch"]) == [1, 2]
-    assert list(table["test_accuracy"]) == pytest.approx([2 / 3, 0.9375], rel=1e-5)
+    assert list(table["valid_accuracy"]) == pytest.approx([2 / 3, 0.9375], rel=1e-5)
 
 
-@pytest.mark.parametrize("text", ["a,b\n1,2\n", "epoch,test_accuracy\n", "epoch,test_accuracy\nx,y\n"])
+def test_a_history_written_under_the_old_names_is_read_under_todays(tmp_path: Path) -> None:
+    (tmp_path / "history_resnet18.csv").write_text(
+        "epoch,train_accuracy,test_accuracy,train_loss,test_loss\n1,0.5,0.75,0.6,0.4\n"
+    )
+    expected = {"epoch": 1, "train_accuracy": 0.5, "valid_accuracy": 0.75, "train_loss": 0.6, "valid_loss": 0.4}
+    assert read_histories(tmp_path)["resnet18"].to_dict("records") == [expected]
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "epoch,valid_accuracy\n", "epoch,valid_accuracy\nx,y\n"])
 def test_what_is_no_history_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "history_resnet18.csv").write_text(text)
     with pytest.raises(UserError, match=r"history_resnet18.csv: not a history"):

@@ -26,10 +26,10 @@ DEPTHS = ["resnet18", "resnet50", "resnet152"]
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def history(testing: list[float], training: list[float] | None = None) -> pd.DataFrame:
+def history(valid: list[float], training: list[float] | None = None) -> pd.DataFrame:
     """Return a history with these accuracies (0…1)."""
-    shares = {"train_accuracy": training or testing, "test_accuracy": testing}
-    return pd.DataFrame({"epoch": range(1, len(testing) + 1), **shares})
+    shares = {"train_accuracy": training or valid, "valid_accuracy": valid}
+    return pd.DataFrame({"epoch": range(1, len(valid) + 1), **shares})
 
 
 def texts(axes: Axes) -> list[str]:
@@ -84,13 +84,13 @@ def test_accuracy_lines_are_the_histories_in_percent() -> None:
     lines = [line for line in axes.lines if line.get_linestyle() in ("-", "--")]
     assert len(lines) == 2 * len(histories)
     for n, (model, given) in enumerate(histories.items()):
-        training, testing = lines[2 * n : 2 * n + 2]
-        assert training.get_linestyle() == "--" and testing.get_linestyle() == "-"
-        assert training.get_linewidth() < testing.get_linewidth()
+        training, valid = lines[2 * n : 2 * n + 2]
+        assert training.get_linestyle() == "--" and valid.get_linestyle() == "-"
+        assert training.get_linewidth() < valid.get_linewidth()
         np.testing.assert_allclose(np.asarray(training.get_ydata()), given["train_accuracy"] * 100)
-        np.testing.assert_allclose(np.asarray(testing.get_ydata()), given["test_accuracy"] * 100)
-        assert np.asarray(testing.get_xdata()).tolist() == given["epoch"].tolist()
-        assert training.get_color() == testing.get_color() == style.STYLES[model][0]
+        np.testing.assert_allclose(np.asarray(valid.get_ydata()), given["valid_accuracy"] * 100)
+        assert np.asarray(valid.get_xdata()).tolist() == given["epoch"].tolist()
+        assert training.get_color() == valid.get_color() == style.STYLES[model][0]
     assert "%" in axes.get_ylabel() and axes.get_xlabel() == "Epoch"
     stars = {(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "*"}  # type: ignore[index]
     assert stars == {(2, 90.0), (2, 85.0), (3, 95.0)}  # the first of equals
@@ -100,7 +100,7 @@ def test_accuracy_lines_are_the_histories_in_percent() -> None:
 
 
 def test_of_equally_accurate_epochs_the_one_with_the_lower_loss_is_best_as_in_training() -> None:
-    given = history([0.9, 0.95, 0.95, 0.95]).assign(test_loss=[0.1, 0.4, 0.2, 0.3])
+    given = history([0.9, 0.95, 0.95, 0.95]).assign(valid_loss=[0.1, 0.4, 0.2, 0.3])
     assert "ResNet18: best 95.00 % (epoch 3)" in legends(accuracy.accuracy_figure({"resnet18": given}))
 
 
@@ -114,15 +114,15 @@ def test_a_bad_first_epoch_does_not_squash_the_axis_and_is_reported() -> None:
     assert texts(axes) == ["▾ 1 point lies below the axis; the lowest: 50.0 %, ResNet50, testing, epoch 1"]
 
 
-@pytest.mark.parametrize("testing", [[0.5], [0.1, 0.9], [0.6, 0.7, 0.75, 0.8, 0.82, 0.85], [float("nan")], [0.0, 1.0]])
-def test_without_a_squashing_epoch_every_point_lies_inside_the_axis(testing: list[float]) -> None:
-    figure = accuracy.accuracy_figure({"resnet18": history(testing)})
+@pytest.mark.parametrize("valid", [[0.5], [0.1, 0.9], [0.6, 0.7, 0.75, 0.8, 0.82, 0.85], [float("nan")], [0.0, 1.0]])
+def test_without_a_squashing_epoch_every_point_lies_inside_the_axis(valid: list[float]) -> None:
+    figure = accuracy.accuracy_figure({"resnet18": history(valid)})
     axes = figure.axes[0]
     low, high = axes.get_ylim()
-    shown = np.array(testing)[~np.isnan(testing)] * 100
+    shown = np.array(valid)[~np.isnan(valid)] * 100
     assert ((low <= shown) & (shown <= high)).all() and texts(axes) == []
-    assert all(1 <= tick == int(tick) <= len(testing) for tick in axes.get_xticks())
-    assert ("ResNet18: no testing accuracy" in legends(figure)) == np.isnan(testing).all()
+    assert all(1 <= tick == int(tick) <= len(valid) for tick in axes.get_xticks())
+    assert ("ResNet18: no testing accuracy" in legends(figure)) == np.isnan(valid).all()
 
 
 def test_accuracy_faults_leave_no_file(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_accuracy_faults_leave_no_file(tmp_path: Path) -> None:
     faults: list[tuple[dict[str, pd.DataFrame], str]] = [
         ({}, "no history"),
         ({"resnet18": history([])}, "holds no epoch"),
-        ({"resnet18": history([0.5]).drop(columns="test_accuracy")}, "lacks the column test_accuracy"),
+        ({"resnet18": history([0.5]).drop(columns="valid_accuracy")}, "lacks the column valid_accuracy"),
         ({"resnet18": history([97.0])}, "outside 0…1"),
     ]
     for histories, says in faults:

@@ -152,8 +152,8 @@ def test_curves_and_matrices_are_drawn_in_the_pages_colours(
     window = seen.page
     seen.tab("Curves")
     window.locator("#curves-plot .scatterlayer .trace").first.wait_for()
-    assert window.locator("#curves-plot .scatterlayer .trace").count() == 9  # three depths: training, testing, best
-    told = window.locator("#curves-plot .hoverlayer").get_by_text("ResNet50, testing : 80.00 %")
+    assert window.locator("#curves-plot .scatterlayer .trace").count() == 9  # three depths: training, valid, best
+    told = window.locator("#curves-plot .hoverlayer").get_by_text("ResNet50, valid : 80.00 %")
     for number in range(PATIENCE // 200):  # on a busy machine the page may still move away from under the mouse
         plane = window.locator("#curves-plot .nsewdrag").first.bounding_box()
         assert plane

@@ -415,7 +415,7 @@ def test_a_table_that_does_not_fit_the_list_is_not_believed(evaluated: Path, fau
 def test_the_curves_are_the_histories() -> None:
     figure = curves_figure({"resnet18": pd.DataFrame(HISTORY), "resnet152": pd.DataFrame(HISTORY[:2])})
     lines = {trace.name: trace for trace in figure.data if trace.name}
-    assert list(lines["ResNet18, testing"].y) == pytest.approx([60, 80, 75])
+    assert list(lines["ResNet18, valid"].y) == pytest.approx([60, 80, 75])
     assert list(lines["ResNet152, training"].y) == pytest.approx([50, 70])
     stars = [(trace.x[0], trace.y[0]) for trace in figure.data if trace.marker.symbol == "star"]
     assert stars == [(2, pytest.approx(80)), (2, pytest.approx(80))]
@@ -430,8 +430,8 @@ def test_no_line_is_black_on_a_dark_page() -> None:
         assert forbidden not in colours and len(colours) == 3
 
 
-def test_a_history_without_loss_or_without_a_testing_accuracy_is_drawn() -> None:
-    bare = pd.DataFrame([{"epoch": 1, "train_accuracy": 0.5, "test_accuracy": np.nan}])
+def test_a_history_without_loss_or_without_a_valid_accuracy_is_drawn() -> None:
+    bare = pd.DataFrame([{"epoch": 1, "train_accuracy": 0.5, "valid_accuracy": np.nan}])
     assert len(curves_figure({"resnet18": bare}).data) == 2
     assert len(curves_figure({"resnet18": bare}, "loss").data) == 2
     assert len(curves_figure({}).data) == 0

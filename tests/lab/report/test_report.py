@@ -156,8 +156,8 @@ def test_every_number_is_that_of_the_runs_files(write: Write, work: Path, traine
     for model in DEPTHS:
         title = model.replace("resnet", "ResNet")
         history = pd.read_csv(folder / f"history_{model}.csv")
-        row = history.sort_values(["test_accuracy", "test_loss"], ascending=[False, True], kind="stable").iloc[0]
-        best[title] = f"{100 * row['test_accuracy']:.2f} %"
+        row = history.sort_values(["valid_accuracy", "valid_loss"], ascending=[False, True], kind="stable").iloc[0]
+        best[title] = f"{100 * row['valid_accuracy']:.2f} %"
         assert f"{best[title]} {title}" in found.text  # the key figures under the title
 
         valid = pd.read_csv(folder / f"valid_{model}.csv")
@@ -173,7 +173,7 @@ def test_every_number_is_that_of_the_runs_files(write: Write, work: Path, traine
         size = found.table("depth", "parameters", "per training image")[title]
         count = sum(parameter.numel() for parameter in thin(model).parameters())
         last = history.iloc[-1]
-        gap = 100 * (last["train_accuracy"] - last["test_accuracy"])
+        gap = 100 * (last["train_accuracy"] - last["valid_accuracy"])
         assert size[:2] == [f"{count:,}", f"{count / TRAIN:,.0f}"] and size[-1] == f"{gap:+.2f}"
         time = found.table("depth", "epochs", "input, px")[title]
         assert time[0] == str(len(history)) and time[1] == str(int(history["size"].max()))
