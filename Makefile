@@ -32,7 +32,7 @@ test: .venv/dev # a file of tests on each of up to four cores
 
 fuzz: .venv/dev
 	@echo "seed $(SEED)"
-	$(BIN)/python -m pytest tests/lab/data/test_fuzz.py --hypothesis-profile=fuzz --hypothesis-seed=$(SEED)
+	$(BIN)/python -m pytest $(shell find tests -name "test_fuzz_*.py") --hypothesis-profile=fuzz --hypothesis-seed=$(SEED)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

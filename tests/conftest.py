@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ pytest.register_assert_rewrite(
 
 import lab.tracking
 import train
-from tests import made
+from tests import hostile, hostile_images, made
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -41,11 +40,10 @@ CASES: Counter[str] = Counter()  # generated cases of hostile input, by the proc
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Count the cases; make fuzz promises 10,000, and fewer are a failure."""
-    if "tests.hostile" in sys.modules:
-        CASES["here"] = sum(sys.modules["tests.hostile"].CASES.values())
+    CASES["here"] = hostile.CASES.total()
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["cases"] = CASES["here"]
-    if session.config.getoption("--hypothesis-profile", None) == "fuzz" and CASES and CASES.total() < 10_000:
+    if session.config.getoption("--hypothesis-profile", None) == "fuzz" and CASES.total() < 10_000:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -112,6 +110,25 @@ def make_data(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hostile.Tree]:
+    """Lists with images, links and an image outside, for generated lists; the working directory lies beside them."""
+    tree = hostile.Tree(tmp_path_factory.mktemp("tree"))
+    for name in ("lists/img", "here/img", "outside"):
+        (tree.top / name).mkdir(parents=True)
+    cell = hostile_images.encode(Image.new("RGB", (6, 5), (9, 99, 9)), "PNG")
+    files = [f"lists/img/{name}" for name in (*(f"{i}.png" for i in range(6)), "a, b.png", 'q"t.png', "ü €.png", "NA")]
+    for name in (*files, "here/img/6.png", "outside/0.png"):
+        (tree.top / name).write_bytes(cell)
+    links = {"link.png": "0.png", "far.png": "../../outside/0.png", "hollow.png": "none.png", "loop.png": "loop.png"}
+    for name, target in (links | {"out": "../../outside"}).items():
+        (tree.lists / "img" / name).symlink_to(target)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tree.top / "here")
+        patch.setattr(os, "fsync", lambda _: None)  # no power is lost here, and it would take most of the time
+        yield tree
 
 
 @pytest.fixture(scope="session")
