@@ -2,7 +2,8 @@
 
 Under torchrun it trains with the options given. Without options it waits: each line of its standard input, a JSON list of
 a folder and options, is trained by a forked child in that folder, whose number and then whose exit status it prints; so
-only the first start pays for importing torch. STOP_AFTER=N in the environment ends a run after N epochs; SNAPSHOT=0 keeps
+only the first start pays for importing torch, and ``torch._dynamo``, which the first optimizer of a process would import
+in two seconds. STOP_AFTER=N in the environment ends a run after N epochs; SNAPSHOT=0 keeps
 a snapshot after every step. A file called ``hold`` in the folder lets the step whose number it holds wait until it is gone;
 ``held`` says so. NAN_ON=R lets the loss of rank R be NaN, once, in the second epoch.
 """
@@ -19,6 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import torch._dynamo
 from torch import Tensor
 from torch.nn import functional
 
@@ -74,6 +76,7 @@ def thin_train() -> None:
 
 def serve() -> None:
     """Train what the lines of standard input say, each in a child."""
+    assert torch._dynamo
     print("ready", flush=True)
     for line in sys.stdin:
         folder, *options = json.loads(line)

@@ -28,14 +28,9 @@ SMALL = Preprocessing(40, 24, 12, "cell", (0.1, 0.05, 0.15), (0.2, 0.1, 0.3))
 @pytest.mark.parametrize(
     ("mode", "name"),
     [
-        ("train", "train"),
-        ("valid", "valid"),
-        ("resnet_18_test", "resnet_18_test"),
-        ("resnet50", "resnet_50_test"),
-        ("resnet_152", "resnet_152_test"),
-        ("test50", "resnet_50_test"),
-        ("test_152", "resnet_152_test"),
-        ("resnet18_test", "resnet_18_test"),
+        *(("train", "train"), ("valid", "valid"), ("resnet_18_test", "resnet_18_test")),
+        *(("resnet50", "resnet_50_test"), ("resnet_152", "resnet_152_test"), ("test50", "resnet_50_test")),
+        *(("test_152", "resnet_152_test"), ("resnet18_test", "resnet_18_test")),
     ],
 )
 def test_modes_and_their_lists(mode: str, name: str) -> None:

@@ -48,12 +48,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "report" / "tiny" / "report.pdf").write_bytes(PDF)
     (folder / "report" / "tiny" / "roc.png").write_bytes(b"in the report already")
     for junk in (
-        ".git/config",
-        "lab/__pycache__/errors.pyc",
-        ".env/x.py",
-        "env/pyvenv.cfg",
-        "env/lib/os.py",
-        "data/x.py",
+        *(".git/config", "lab/__pycache__/errors.pyc", ".env/x.py", "env/pyvenv.cfg", "env/lib/os.py", "data/x.py"),
     ):
         (folder / junk).parent.mkdir(parents=True, exist_ok=True)
         (folder / junk).write_text("not to be handed in")
@@ -103,13 +98,8 @@ def test_what_goes_in(handed_in: Path, project: Path) -> None:
         files = {name.removeprefix(f"{TITLE}/"): zipped.read(name) for name in zipped.namelist()}
     assert files["report.pdf"] == PDF
     for place in (
-        "README.md",
-        "train.py",
-        "resnet/resnet.py",
-        "lab/handin/checks.py",
-        "tests/made.py",
-        "kaggle.ini",
-        "Makefile",
+        *("README.md", "train.py", "resnet/resnet.py", "lab/handin/checks.py", "tests/made.py"),
+        *("kaggle.ini", "Makefile"),
     ):
         assert files[place] == (project / place).read_bytes()
     assert "mine/loss.py" in files and "mine/0.bmp" not in files
@@ -314,22 +304,8 @@ def test_names_are_taken_in_composed_form(name: str) -> None:
 
 
 REFUSED = [
-    "",
-    "  ",
-    "a/b",
-    "a\\b",
-    "..",
-    "a:b",
-    "a*",
-    "what?",
-    'a"b',
-    "<a>",
-    "a|b",
-    "a\nb",
-    "a\0b",
-    "a\u200bb",
-    "a\u202eb",
-    "a.",
+    *("", "  ", "a/b", "a\\b", "..", "a:b", "a*", "what?", 'a"b', "<a>", "a|b", "a\nb", "a\0b", "a\u200bb"),
+    *("a\u202eb", "a."),
 ]
 
 

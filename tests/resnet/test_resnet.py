@@ -20,12 +20,8 @@ from resnet import MODELS, BasicBlock, Bottleneck, ResNet, build
 NAMES = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 # Anchored figures, counted apart from this code: name, number of classes, parameters.
 PARAMETERS = [
-    ("resnet18", 1000, 11_689_512),
-    ("resnet18", 2, 11_177_538),
-    ("resnet50", 1000, 25_557_032),
-    ("resnet50", 2, 23_512_130),
-    ("resnet152", 1000, 60_192_808),
-    ("resnet152", 2, 58_147_906),
+    *(("resnet18", 1000, 11_689_512), ("resnet18", 2, 11_177_538), ("resnet50", 1000, 25_557_032)),
+    *(("resnet50", 2, 23_512_130), ("resnet152", 1000, 60_192_808), ("resnet152", 2, 58_147_906)),
 ]
 
 

@@ -54,14 +54,8 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with inside(folder, figures=False):
         for seed in range(3):
             options = [
-                "--data",
-                "tiny",
-                "--seed",
-                str(seed),
-                "--weights",
-                f"weights-{seed}",
-                "--report",
-                f"report-{seed}",
+                *("--data", "tiny", "--seed", str(seed), "--weights", f"weights-{seed}"),
+                *("--report", f"report-{seed}"),
             ]
             command(train, *FAST, *options)
     return folder

@@ -379,14 +379,7 @@ def test_the_table_of_layers_is_that_of_the_paper(model: str, parameters: int, g
     """Table 1 of He et al. 2015; parameters and multiplications as the field counts them, at 224 px and 1000 classes."""
     table = layers(resnet.build, model, 1000, 224)
     assert [layer.name for layer in table] == [
-        "conv1",
-        "maxpool",
-        "layer1",
-        "layer2",
-        "layer3",
-        "layer4",
-        "avgpool",
-        "fc",
+        *("conv1", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool", "fc"),
     ]
     assert [layer.output[-1] for layer in table[:6]] == [112, 56, 56, 28, 14, 7]
     assert sum(layer.parameters for layer in table) == parameters
