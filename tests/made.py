@@ -8,6 +8,7 @@ import json
 import os
 import select
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ TRAIN, VALID, TEST = 24, 12, 10  # images of the made lists
 FAST = ["--size", "32", "--epochs", "3", "--batch-size", "8", "--lr", "0.1", "--ema", "0.5"]
 FAST += ["--precision", "fp32", "--device", "cpu"]
 LONG = ["--data", "csv/tiny", *FAST, "--epochs", "8", "--batch-size", "4"]  # 48 steps
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 LAST = Path("weights", "tiny", "resnet18", "last.safetensors")
 
 
@@ -125,12 +127,28 @@ class Trainer:
         self.server = subprocess.Popen(script, env=variables, stdin=pipe, stdout=pipe, text=True)
         assert self.server.stdout and self.server.stdout.readline() == "ready\n"
 
-    def start(self, folder: Path, *options: str) -> int:
-        """Start a training; its process."""
+    def start(self, folder: Path, *options: str, command: str = "", ranks: int = 1, **environment: str) -> int:
+        """Start a training by one process, or several together, or another command; the first process (``children``: all)."""
+        variables = [environment]
+        if ranks > 1:
+            with socket.socket() as free:  # over loopback by number: the machine's own name need not resolve
+                free.bind(("127.0.0.1", 0))
+                address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), **LOOPBACK}
+            several = {"WORLD_SIZE": str(ranks), **address, **environment}
+            variables = [several | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
         assert self.server.stdin and self.server.stdout
-        self.server.stdin.write(json.dumps([str(folder), *options]) + "\n")
+        self.server.stdin.write(json.dumps([str(folder), command, options, variables]) + "\n")
         self.server.stdin.flush()
-        return int(self.server.stdout.readline())
+        self.children = [*map(int, self.server.stdout.readline().split())]
+        return self.children[0]
+
+    def run(self, folder: Path, *options: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Start it and wait for its end."""
+        self.start(folder, *options, **more)
+        rank = "0" if more.get("ranks", 1) > 1 else ""
+        status = self.status()
+        printed, error = ((folder / f"{name}{rank}").read_text() for name in ("stdout", "stderr"))
+        return subprocess.CompletedProcess(options, status, printed, error)
 
     def until_held(self, folder: Path, process: int) -> None:
         """Wait until a run waits for the file ``hold`` of its folder to go, or has ended."""

@@ -1,11 +1,13 @@
 """``train.py`` with thin networks, as processes that tests can kill.
 
-Under torchrun it trains with the options given. Without options it waits: each line of its standard input, a JSON list of
-a folder and options, is trained by a forked child in that folder, whose number and then whose exit status it prints; so
-only the first start pays for importing torch, and ``torch._dynamo``, which the first optimizer of a process would import
-in two seconds. STOP_AFTER=N in the environment ends a run after N epochs; SNAPSHOT=0 keeps
-a snapshot after every step. A file called ``hold`` in the folder lets the step whose number it holds wait until it is gone;
-``held`` says so. NAN_ON=R lets the loss of rank R be NaN, once, in the second epoch.
+Under torchrun it trains with the options given. Without options it waits for requests on standard input and answers each with
+forked children, so that only the first start pays for importing torch, and ``torch._dynamo``, which the first optimizer of a
+process would import in two seconds. A request is a JSON list of a folder, a command to run instead of the thin training (or
+""), its options, and the environment variables of each child. The answer is the children's numbers, then their exit status.
+
+STOP_AFTER=N in the environment ends a run after N epochs; SNAPSHOT=0 keeps a snapshot after every step. A file called ``hold``
+in the folder lets the step whose number it holds wait until it is gone; ``held`` says so. NAN_ON=R lets the loss of rank R be
+NaN, once, in the second epoch.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import runpy
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -74,26 +78,48 @@ def thin_train() -> None:
         run(train.main, parse(train.arguments, "__main__"))
 
 
+def fork(folder: str, command: str, options: list[str], environment: dict[str, str]) -> int:
+    """Start a command, or the thin training, in a child; its number. It writes to the files stdout and stderr, with the rank."""
+    child = os.fork()
+    if child:
+        return child
+    os.chdir(folder)
+    os.setsid()
+    os.environ.update(environment)
+    sys.argv[:] = [command, *options]
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(name + environment.get("RANK", ""), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    status = 0
+    try:
+        if command:
+            sys.path[0] = str(Path(command).parent)
+            runpy.run_path(command, run_name="__main__")
+        else:
+            thin_train()
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # without the parent's clearing up
+
+
 def serve() -> None:
-    """Train what the lines of standard input say, each in a child."""
+    """Answer requests until standard input ends. Where one of several ranks fails the others are ended, as torchrun does."""
     assert torch._dynamo
     print("ready", flush=True)
     for line in sys.stdin:
-        folder, *options = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            os.chdir(folder)
-            os.setsid()
-            sys.argv[1:] = options
-            for number, name in ((1, "stdout"), (2, "stderr")):
-                os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-            try:
-                thin_train()
-            except SystemExit as ended:
-                sys.stderr.flush()
-                os._exit(int(ended.code or 0))  # without the parent's clearing up
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        folder, command, options, environments = json.loads(line)
+        children = [fork(folder, command, options, environment) for environment in environments]
+        print(*children, flush=True)
+        status = 0
+        while children:
+            child, ended = os.wait()
+            children.remove(child)
+            status = status or os.waitstatus_to_exitcode(ended)
+            if status:
+                for other in children:
+                    os.kill(other, signal.SIGTERM)
+        print(status, flush=True)
 
 
 if __name__ == "__main__":
