@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections import Counter
@@ -145,15 +146,25 @@ def uninterrupted(trainer: made.Trainer, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("uninterrupted")
     made.make_data(folder / "csv" / "tiny")
     began = time.monotonic()
-    trainer.start(folder, *made.LONG)
-    assert trainer.status() == 0, (folder / "stderr").read_text()
+    done = trainer.run(folder, *made.LONG)
+    assert done.returncode == 0, done.stderr
     return folder, time.monotonic() - began
 
 
 @pytest.fixture(scope="session")
-def trained() -> Path:
-    """A folder with a trained run of each depth, on two data sets; nobody writes into it."""
-    return made.trained()
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained run of each depth, on two data sets; nobody writes into it.
+
+    Processes that run tests side by side share it: the first one makes it, the others wait.
+    """
+    top = tmp_path_factory.getbasetemp()
+    folder = (top.parent if "PYTEST_XDIST_WORKER" in os.environ else top) / "trained"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            made.train_all(folder.with_suffix(".part"))
+            folder.with_suffix(".part").rename(folder)
+    return folder
 
 
 @pytest.fixture

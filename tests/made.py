@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import json
 import os
 import select
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -121,7 +118,8 @@ class Trainer:
     """Trains in child processes that can be killed; see thin_train.py. ``before`` are words of a command that starts it."""
 
     def __init__(self, *before: str, **environment: str) -> None:
-        variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)} | environment
+        variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"} | environment
+        variables["PYTHONPATH"] = str(PROJECT)
         script = [*before, sys.executable, str(PROJECT / "tests" / "thin_train.py")]
         pipe = subprocess.PIPE
         self.server = subprocess.Popen(script, env=variables, stdin=pipe, stdout=pipe, text=True)
@@ -147,8 +145,15 @@ class Trainer:
         self.start(folder, *options, **more)
         rank = "0" if more.get("ranks", 1) > 1 else ""
         status = self.status()
-        printed, error = ((folder / f"{name}{rank}").read_text() for name in ("stdout", "stderr"))
-        return subprocess.CompletedProcess(options, status, printed, error)
+        files = [folder / f"{name}{rank}" for name in ("stdout", "stderr")]
+        texts = [file.read_text(encoding="utf-8") for file in files]
+        for file in files:
+            file.unlink()
+        return subprocess.CompletedProcess(options, status, *texts)
+
+    def script(self, folder: Path, name: str, *options: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run a command of the checkout in ``folder`` as ``python NAME OPTIONS`` would, with the networks that it has."""
+        return self.run(folder, *map(str, options), command=str(PROJECT / name))
 
     def until_held(self, folder: Path, process: int) -> None:
         """Wait until a run waits for the file ``hold`` of its folder to go, or has ended."""
@@ -195,31 +200,27 @@ def script(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]
     )
 
 
-@functools.cache
-def trained() -> Path:
-    """A folder in which the three (thin) depths were trained on ``csv/tiny``, and then on ``csv/other``, of three classes.
+def train_all(folder: Path) -> None:
+    """Train the three (thin) depths on ``csv/tiny``, and then on ``csv/other``, of three classes.
 
-    Made once for all test files; nobody writes into it. ``before`` below it lists the files that stood before ``other``.
+    The file ``before`` lists the files that stood before ``other``.
     """
-    folder = Path(tempfile.mkdtemp(prefix="trained-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     make_data(folder / "csv" / "tiny")
     make_data(folder / "csv" / "other", classes=3, seed=1)
     with inside(folder, figures=False):
         command(train, "--model", "all", "--data", "tiny", *FAST)
         (folder / "before").write_text(repr(contents(folder)))
         command(train, "--model", "all", "--data", "csv/other", *FAST)
-    return folder
 
 
 def contents(folder: Path) -> dict[str, int]:
-    """Every file below a folder with the hash of its bytes (stable within this process)."""
+    """Every file below a folder with the check sum of its bytes."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in ("before", ".lock"))
-    return {str(path.relative_to(folder)): hash(path.read_bytes()) for path in files}
+    return {str(path.relative_to(folder)): zlib.crc32(path.read_bytes()) for path in files}
 
 
 def outputs(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file below a folder with the hash of its bytes and the time it was written."""
+    """Every file below a folder with the check sum of its bytes and the time it was written."""
     times = {name: (folder / name).stat().st_mtime_ns for name in contents(folder)}
     return {name: (value, times[name]) for name, value in contents(folder).items()}
 

@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 import safetensors
 
-from tests.made import PROJECT, contents, script
+from tests.made import PROJECT, Trainer, contents, script
 
 COMMANDS = ["train", "evaluate", "predict", "demo", "prepare"]
 TRAINING = ["--model", "resnet18", "--data", "csv/sample", "--size", "32", "--epochs", "2", "--batch-size", "8"]
 CPU = ["--device", "cpu", "--precision", "fp32"]
 
 
-def test_the_whole_way(tmp_path: Path) -> None:
-    def done(*words: str | Path) -> str:
-        result = script(tmp_path, *words)
+def test_the_whole_way(trainer: Trainer, tmp_path: Path) -> None:
+    def done(name: str, *options: str | Path) -> str:
+        result = trainer.script(tmp_path, name, *options)
         assert result.returncode == 0, result.stderr
         assert "Traceback" not in result.stderr
         return result.stdout

@@ -92,7 +92,6 @@ def fork(folder: str, command: str, options: list[str], environment: dict[str, s
     status = 0
     try:
         if command:
-            sys.path[0] = str(Path(command).parent)
             runpy.run_path(command, run_name="__main__")
         else:
             thin_train()
@@ -120,6 +119,7 @@ def serve() -> None:
                 for other in children:
                     os.kill(other, signal.SIGTERM)
         print(status, flush=True)
+    os._exit(0)  # taking all that was imported apart would take seconds
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ from lab.errors import UserError
 from tests.made import (
     DEPTHS,
     TEST,
+    Trainer,
     about,
     command,
     contents,
     inside,
     make_data,
     save_thin,
-    script,
     slow_probabilities,
     thin,
 )
@@ -198,10 +198,10 @@ def test_the_warning_is_printed_by_the_command(work: Path, trained: Path, capsys
     assert "warning: resnet18 predicts leukemia blast for 100.0 % of the images" in capsys.readouterr().err
 
 
-def test_a_users_mistake_is_one_line_and_status_2(tmp_path: Path) -> None:
+def test_a_users_mistake_is_one_line_and_status_2(trainer: Trainer, tmp_path: Path) -> None:
     make_data(tmp_path / "csv" / "tiny")
     before = contents(tmp_path)
-    done = script(tmp_path, "predict.py", "--data", "tiny", *CPU)
+    done = trainer.script(tmp_path, "predict.py", "--data", "tiny", *CPU)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: weights/tiny: no trained model there") and "train.py" in line

@@ -30,7 +30,7 @@ PDF = b"%PDF-1.7\nthe report\n%%EOF\n"
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with thin networks, all that it needs for a hand-in of ``tiny``, and what a working folder collects."""
     folder = tmp_path_factory.mktemp("hand-in") / "project"
     for place, path in hand_in.sources(PROJECT).items():
@@ -40,7 +40,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "resnet" / "__init__.py").open("a") as file:
         file.write("\nfrom torch import Tensor, nn\n\n" + thin.replace("resnet.resnet.BasicBlock", "BasicBlock"))
     for name in ("csv/tiny", "weights/tiny"):
-        shutil.copytree(made.trained() / name, folder / name)
+        shutil.copytree(trained / name, folder / name)
     with inside(folder):
         command(predict, "--data", "tiny", "--device", "cpu", "--precision", "fp32")
     shutil.rmtree(folder / ".store")

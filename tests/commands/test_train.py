@@ -24,13 +24,13 @@ from tests.made import (
     FAST,
     TRAIN,
     VALID,
+    Trainer,
     command,
     contents,
     inside,
     interrupt,
     make_data,
     outputs,
-    script,
     slow_probabilities,
     thin,
 )
@@ -405,13 +405,13 @@ def test_numbers_that_no_run_can_use(
     assert not list(tmp_path.rglob("*.safetensors")) and not (tmp_path / "report").exists()
 
 
-def test_problems_of_the_lists_are_one_error_and_nothing_starts(tmp_path: Path) -> None:
+def test_problems_of_the_lists_are_one_error_and_nothing_starts(trainer: Trainer, tmp_path: Path) -> None:
     """As a user meets it: no traceback, exit status 2, nothing written."""
     data = make_data(tmp_path / "csv" / "bad")
     (data / "train" / "3.png").unlink()
     (data / "train.csv").write_text((data / "train.csv").read_text().replace("./train/5.png,1", "./train/5.png,one"))
     before = outputs(tmp_path)
-    done = script(tmp_path, "train.py", "--data", "bad", "--device", "cpu")
+    done = trainer.script(tmp_path, "train.py", "--data", "bad", "--device", "cpu")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
     for words in ("train.csv", "2 problems", "line 5: ./train/3.png does not exist", "line 7: label 'one'"):

@@ -161,7 +161,7 @@ def test_killed_at_random_moments_it_ends_the_same(
         rounds += 1
         for _ in range(100):
             child = trainer.start(folder, *LONG)
-            delay = time.monotonic() + draw.uniform(0, 0.8 * seconds)
+            delay = time.monotonic() + draw.uniform(0, 0.5 * seconds)
             while time.monotonic() < delay and Path(f"/proc/{child}").exists():
                 time.sleep(0.002)
             if kills < KILLS:
