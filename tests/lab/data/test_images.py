@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from lab.data.images import SUFFIXES, decode, read_image
 from lab.errors import UserError
+from tests.hostile_images import POSTSCRIPT, chunk, encode
 
 RED, GREEN, BLUE, BROWN = (255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 100, 50)
 
@@ -30,12 +29,6 @@ def blocks(values: list[Any], kind: type = np.uint8) -> np.ndarray:
 def triples(values: list[int]) -> np.ndarray:
     """Four blocks of grey as RGB."""
     return blocks([(value,) * 3 for value in values])
-
-
-def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
 
 
 def palette(*colours: tuple[int, int, int]) -> Image.Image:
@@ -130,10 +123,6 @@ def test_greys_beyond_the_range_are_clipped() -> None:
 
 def png_sixteen_bit_rgb(pixels: np.ndarray) -> bytes:
     """A 16-bit RGB PNG, which Pillow reads but does not write, by hand (PNG specification, sections 5 and 11)."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     height, width = pixels.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
@@ -149,11 +138,6 @@ def test_of_an_animation_the_first_frame() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
     pixels = decode(encode(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     np.testing.assert_array_equal(pixels, np.full((8, 8, 3), RED))
-
-
-def test_the_content_counts_not_the_suffix(tmp_path: Path) -> None:
-    (tmp_path / "0.bmp").write_bytes(encode(Image.fromarray(RGB), "PNG"))
-    np.testing.assert_array_equal(read_image(tmp_path / "0.bmp"), RGB)
 
 
 WHOLE = {
@@ -184,10 +168,9 @@ def test_an_unusable_file_is_named_with_the_reason(content: bytes, reason: str, 
 
 
 def test_what_pillow_reads_by_running_a_program_is_no_image() -> None:
-    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 7\n%%EndComments\nshowpage\n%%EOF\n"
-    assert Image.open(io.BytesIO(script)).format == "EPS"
+    assert Image.open(io.BytesIO(POSTSCRIPT)).format == "EPS"
     with pytest.raises(ValueError, match="not an image"):
-        decode(script)
+        decode(POSTSCRIPT)
 
 
 @pytest.mark.parametrize(
@@ -227,20 +210,6 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot be read") as caught:
             read_image(path)
         assert str(path) in str(caught.value)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow on damaged TIFF tags
-@settings(max_examples=150)
-@given(st.sampled_from(sorted(WHOLE)), st.data())
-def test_damage_gives_an_image_or_a_value_error_and_nothing_else(name: str, data: st.DataObject) -> None:
-    content = bytearray(WHOLE[name])
-    for place in data.draw(st.lists(st.integers(0, min(len(content), 300) - 1), min_size=1, max_size=5)):
-        content[place] = data.draw(st.integers(0, 255))
-    try:
-        pixels = decode(bytes(content[: data.draw(st.integers(0, len(content)))]))
-    except ValueError:
-        return
-    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

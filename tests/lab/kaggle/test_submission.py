@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import predict
 from lab.data.lists import DataSet, ImageList, read_data_set, read_list
@@ -68,23 +66,6 @@ def test_the_answer_to_another_depths_list_is_recognised(tmp_path: Path, task: t
     other = read_list(task[0], "resnet_50_test", labelled=False)
     with pytest.raises(UserError, match=r"namely in that of resnet_50_test.csv: it answers another depth's list"):
         check(tmp_path, task, rows(other))
-
-
-@settings(max_examples=50)
-@given(st.data())
-def test_only_the_right_rows_in_the_right_order_pass(
-    tmp_path_factory: pytest.TempPathFactory, task: tuple[DataSet, ImageList], data: st.DataObject
-) -> None:
-    """Whatever rows are left out, repeated or moved."""
-    right = rows(task[1])
-    numbers = data.draw(st.lists(st.integers(1, len(right) - 1), max_size=12) | st.just(list(range(1, len(right)))))
-    folder = tmp_path_factory.mktemp("rows")
-    lines = ["ID,label", *(right[number] for number in numbers)]
-    if lines == right:
-        check(folder, task, lines)
-        return
-    with pytest.raises(UserError):
-        check(folder, task, lines)
 
 
 def test_the_command(task: tuple[DataSet, ImageList], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
