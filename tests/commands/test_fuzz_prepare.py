@@ -15,9 +15,9 @@ from PIL import Image
 
 import prepare
 from lab.data.lists import read_data_set, read_list, read_lists
-from tests.made import command
 from tests.hostile import Tree, broken, hostile, refused
 from tests.hostile_images import encode
+from tests.made import command
 
 
 def archive(**arrays: Any) -> bytes:
