@@ -39,7 +39,6 @@ import pandas as pd
 import torch
 from sklearn.metrics import confusion_matrix
 
-import resnet
 from lab.checkpoints.checkpoint import check_classes, trained_models
 from lab.checkpoints.ensembles import Member, count_parameters, load_members
 from lab.data.augmentation import network_input
@@ -68,7 +67,7 @@ def main(args: argparse.Namespace) -> None:
     hardware = choose_hardware(args.device, args.precision)
     networks: Networks = {}
     for model in trained_models(args.weights / name):
-        networks[model] = load_members(args.weights / name / model / "best.safetensors", model, resnet.build)
+        networks[model] = load_members(args.weights / name / model / "best.safetensors", model)
         for network, _ in networks[model]:
             hardware.place(network)
     if len({tuple(members[0][1].classes) for members in networks.values()}) > 1:

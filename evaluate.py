@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 
-from lab.checkpoints.checkpoint import trained_models
+from lab.checkpoints.checkpoint import chosen_models
 from lab.data.lists import ImageList, read_data_set, read_list
 from lab.errors import run
 from lab.evaluation.metrics import metrics_table, wilson, write_metrics
@@ -40,17 +40,17 @@ from lab.evaluation.prediction import predict_list
 from lab.figures.confusion import draw_confusion
 from lab.figures.roc import draw_roc
 from lab.figures.runs import redraw_accuracy
-from lab.figures.style import display_name
 from lab.files import write_whole
 from lab.hardware import choose_hardware
 from lab.text import percent
+from models.catalog import find
 
 
 def main(args: argparse.Namespace) -> None:
     """Predict the valid list with each depth, then measure and draw."""
     data = read_data_set(args.data, args.root)
     valid = read_list(data, "valid", labelled=True)
-    models = trained_models(args.weights / data.name) if args.model == "all" else [args.model]
+    models = chosen_models(args.weights / data.name, args.model)
     hardware = choose_hardware(args.device, args.precision)
     report = args.report / data.name
 
@@ -64,17 +64,15 @@ def main(args: argparse.Namespace) -> None:
         hits = int(np.trace(matrix))
         low, high = wilson(hits, len(valid))
         accuracy = f"{percent(hits / len(valid))} ({100 * low:.2f}–{100 * high:.2f})"
-        title = f"{display_name(model)} on {data.name}: accuracy {accuracy}"
+        title = f"{find(model).title} on {data.name}: accuracy {accuracy}"
         draw_confusion(matrix, about.classes, report / f"confusion_{model}.png", title)
         print(f"{model}: accuracy {accuracy}, {hits:,} of {len(valid):,} images of valid.csv")
 
     only = "" if args.model == "all" else f"_{args.model}"  # one depth alone leaves the table of all as it is
     write_metrics(report / f"metrics{only}.csv", metrics_table(results, about.classes))
     draw_roc(results, about.classes, report / f"roc{only}.png", f"ROC on {data.name}, valid.csv")
-    redraw_accuracy(report)
-    print(
-        f"written to {report}: metrics{only}.csv, roc{only}.png, accuracy_comparison.png, confusion_*.png, valid_*.csv"
-    )
+    curves = redraw_accuracy(report, args.model)
+    print(f"written to {report}: metrics{only}.csv, roc{only}.png, {curves}, confusion_*.png, valid_*.csv")
 
 
 def write_predictions(path: Path, images: ImageList, probabilities: np.ndarray) -> None:

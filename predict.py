@@ -34,14 +34,14 @@ import re
 
 import numpy as np
 
-from dataloader import list_name
-from lab.checkpoints.checkpoint import trained_models
+from lab.checkpoints.checkpoint import chosen_models
 from lab.data.lists import DataSet, read_data_set, read_list
 from lab.errors import UserError, run
 from lab.evaluation.prediction import predict_list
 from lab.hardware import choose_hardware
 from lab.kaggle.submissions import check_submission, submission_folder, write_submission
 from lab.terminal import warn
+from models.catalog import find, names
 
 
 def main(args: argparse.Namespace) -> None:
@@ -50,17 +50,17 @@ def main(args: argparse.Namespace) -> None:
     if args.check:
         check(args.check, args.model, data)
         return
-    models = [args.model]
+    models = chosen_models(args.weights / data.name, args.model)
     if args.model == "all":
-        trained = trained_models(args.weights / data.name)
-        models = [model for model in trained if (data.folder / f"{list_name(model)}.csv").is_file()]
-        for model in trained:
-            if model not in models:
-                print(f"{model}: left out, there is no {list_name(model)}.csv in {data.folder}")
+        for model in list(models):
+            name = find(model).test_list
+            if not (data.folder / f"{name}.csv").is_file():
+                models.remove(model)
+                print(f"{model}: left out, there is no {name}.csv in {data.folder}")
     if not models:
         raise UserError(f"{data.folder}: none of the trained models has a test list there.")
     # All lists are checked before the first network predicts.
-    lists = {model: read_list(data, list_name(model), labelled=False) for model in models}
+    lists = {model: read_list(data, find(model).test_list, labelled=False) for model in models}
     hardware = choose_hardware(args.device, args.precision)
     out = args.out or submission_folder(data)
     for model, images in lists.items():
@@ -76,16 +76,17 @@ def main(args: argparse.Namespace) -> None:
 def check(path: Path, model: str, data: DataSet) -> None:
     """Check a submission, of the model asked for or named by its file, and say what was found."""
     if model == "all":
-        named = re.search(r"resnet(18|34|50|101|152)(?!\d)", path.name)
+        longest_first = sorted(names(), key=len, reverse=True)  # one name may begin with another
+        named = re.search(rf"({'|'.join(longest_first)})(?!\d)", path.name)
         if not named:
-            raise UserError(f"{path}: the name does not say which depth's list it answers; give --model.")
+            raise UserError(f"{path}: the name does not say which model's list it answers; give --model.")
         model = named[0]
-    images = read_list(data, list_name(model), labelled=False, check_files=False)
+    images = read_list(data, find(model).test_list, labelled=False, check_files=False)
     labels = check_submission(path, images, data)
     values, counts = np.unique(labels, return_counts=True)
-    names = [data.classes[value] if data.classes else f"class {value}" for value in values]
-    said = ", ".join(f"{100 * n / len(labels):.1f} % {name}" for name, n in zip(names, counts, strict=True))
-    print(f"{path}: right, {len(labels):,} rows in the order of {images.csv.name}; {said}")
+    classes = [data.classes[value] if data.classes else f"class {value}" for value in values]
+    shares = ", ".join(f"{100 * n / len(labels):.1f} % {name}" for name, n in zip(classes, counts, strict=True))
+    print(f"{path}: right, {len(labels):,} rows in the order of {images.csv.name}; {shares}")
     if (data.folder / "train.csv").is_file():
         train = read_list(data, "train", labelled=True, check_files=False).labels
         expected = np.bincount(train, minlength=len(data.classes)) / len(train)

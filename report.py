@@ -96,7 +96,7 @@ def main(args: argparse.Namespace) -> None:
         classes=classes,
         command=command,
         size=size,
-        layers={model: layers(resnet.build, model, max(len(classes), 2), size) for model in runs},
+        layers={model: layers(model, max(len(classes), 2), size) for model in runs},
         listings={title: thing for group in LISTINGS.values() for title, thing in group.items()},
         ablations=PROJECT / "benchmarks" / "results" / "ablations.csv",
         terminal=terminal,

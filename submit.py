@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lab.options import DEPTHS, add_places, add_quiet, add_report, parse
+from lab.options import add_places, add_quiet, add_report, parse
+from models.catalog import depths, find
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -35,7 +36,7 @@ def arguments() -> argparse.ArgumentParser:
     other.add_argument("--prove", type=Path, metavar="FOLDER", help=help_prove)
     kaggle = parser.add_argument_group("for --kaggle")
     kaggle.add_argument(
-        "--model", default="all", choices=[*DEPTHS, "all"], help="which submission (default: all three)"
+        "--model", default="all", choices=[*depths(), "all"], help="which submission (default: all three)"
     )
     kaggle.add_argument(
         "--wait", type=float, default=15, metavar="MINUTES", help="for the scores, at most (default: 15)"
@@ -56,8 +57,6 @@ from contextlib import contextmanager
 
 import pandas as pd
 
-import resnet
-from dataloader import list_name
 from lab.checkpoints.ensembles import others
 from lab.data.lists import DataSet, data_name, read_data_set, read_list
 from lab.errors import UserError, run
@@ -70,14 +69,14 @@ from lab.kaggle.submissions import check_submission, submission_folder
 from lab.terminal import warn
 
 PROJECT = Path(__file__).resolve().parent
-LISTS = ("train.csv", "valid.csv", "classes.csv", *(f"{list_name(model)}.csv" for model in DEPTHS))
+LISTS = ("train.csv", "valid.csv", "classes.csv", *(f"{find(model).test_list}.csv" for model in depths()))
 Submissions = dict[str, tuple[Path, int]]  # of each model: the file, and its rows
 
 
 def main(args: argparse.Namespace) -> None:
     """The zips, or Kaggle, or the proof of weights."""
     if args.prove:
-        print("\n".join(prove(args.prove, resnet.build)))
+        print("\n".join(prove(args.prove)))
     elif args.kaggle:
         send(args)
     else:
@@ -101,7 +100,7 @@ def make_zips(args: argparse.Namespace) -> None:
         problems.append(f"{report}: {fault}; {command('report.py', *words)}")
     sources = hand_in.sources(PROJECT)
     problems += [f"{file}: is missing; take it from the project anew" for file in hand_in.NEEDED if file not in sources]
-    weights = {model: args.weights / name / model / "best.safetensors" for model in DEPTHS}
+    weights = {model: args.weights / name / model / "best.safetensors" for model in depths()}
     for model, path in weights.items():
         if not path.is_file():
             problems.append(f"{path}: is missing; {command('train.py', '--model', model, *again)}")
@@ -111,7 +110,7 @@ def make_zips(args: argparse.Namespace) -> None:
     except UserError as error:
         problems.append(f"the submissions: cannot be checked, since {error}")
     else:
-        submissions, wrong = checked_submissions(data, DEPTHS, again)
+        submissions, wrong = checked_submissions(data, depths(), again)
         problems += wrong
         lists = [data.folder / file for file in LISTS] + [path for path, _ in submissions.values()]
         files |= {f"csv/{name}/{path.name}": path for path in lists}
@@ -168,7 +167,7 @@ def checked_submissions(data: DataSet, models: list[str], again: list[str]) -> t
             problems.append(f"{path}: is missing; {mend}")
             continue
         try:
-            images = read_list(data, list_name(model), labelled=False, check_files=False)
+            images = read_list(data, find(model).test_list, labelled=False, check_files=False)
             found[model] = path, len(check_submission(path, images, data))
         except UserError as error:
             problems.append(f"{'; '.join(line.strip() for line in str(error).splitlines()[:2])}; {mend}")
@@ -200,7 +199,7 @@ def command(*words: str) -> str:
 def send(args: argparse.Namespace) -> None:
     """Check the submissions, show them, and unless the run is dry send them and wait for their scores."""
     data = read_data_set(args.data, args.root)
-    models = DEPTHS if args.model == "all" else [args.model]
+    models = depths() if args.model == "all" else [args.model]
     competitions = read_competitions(args.settings, models)
     submissions, problems = checked_submissions(data, models, again_options(args))
     if problems:

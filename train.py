@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from lab.options import (
-    DEPTHS,
-    MODELS,
     GivenParser,
     add_machine,
     add_places,
@@ -27,6 +25,7 @@ from lab.options import (
     check_numbers,
     parse,
 )
+from models import catalog
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -37,7 +36,9 @@ def arguments() -> argparse.ArgumentParser:
     )
     add_quiet(parser)
     run = parser.add_argument_group("what to train")
-    run.add_argument("--model", default="resnet18", choices=[*MODELS, "all"], help="all means 18, 50 and 152 in turn")
+    run.add_argument(
+        "--model", default="resnet18", choices=[*catalog.names(), "all"], help="all means 18, 50 and 152 in turn"
+    )
     add_places(run)
     add_report(run)
     run.add_argument(
@@ -125,7 +126,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-import resnet
 from lab.checkpoints.checkpoint import (
     About,
     TrainingState,
@@ -163,6 +163,7 @@ from lab.training.recipe import Settings, chosen_settings, class_weights, divide
 from lab.training.resume import SavedRun, check_record, earlier_run, read_settings
 from lab.training.run import Diverged, Run, RunFiles
 from lab.training.snapshots import Snapshots
+from resnet import zero_init_residual
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def main(args: argparse.Namespace) -> None:
     hardware = choose_hardware(args.device, args.precision, args.deterministic)
     task = Task(args, given, like, data, lists, hardware, ranks, Stop(), tracking)
     with task.stop.listening(), tracking:
-        for model in DEPTHS if args.model == "all" else [args.model]:
+        for model in catalog.depths() if args.model == "all" else [args.model]:
             files = RunFiles(args.weights / data.name / model, args.report / data.name)
             with alone(files.weights, "training") if ranks.first else nullcontext():
                 train_with_retries(files, task)
@@ -295,7 +296,7 @@ def prepare(files: RunFiles, task: Task, saved: SavedRun | None, at_once: int | 
     """The run before its first step: images decoded, settings chosen, network and optimizer made; as the seed alone decides."""
     data, lists, hardware, ranks, classes = task.data, task.lists, task.hardware, task.ranks, len(task.data.classes)
     if saved is None:
-        preprocessing = new_preprocessing(task)
+        preprocessing = new_preprocessing(files.weights.name, task)
         settings = chosen_settings(files.weights.name, task.args, hardware, preprocessing)
     else:
         preprocessing, settings = saved.about.preprocessing, saved.settings
@@ -330,7 +331,9 @@ def prepare(files: RunFiles, task: Task, saved: SavedRun | None, at_once: int | 
     )
 
     torch.manual_seed(settings.seed)
-    network = resnet.build(about.model, classes, zero_init_residual=settings.zero_init)
+    network = catalog.build(about.model, classes, preprocessing.size)
+    if settings.zero_init:
+        zero_init_residual(network)
     hardware.place(network)
     use_fast_gradients(network, hardware)
     return Run(
@@ -352,10 +355,10 @@ def prepare(files: RunFiles, task: Task, saved: SavedRun | None, at_once: int | 
     )
 
 
-def new_preprocessing(task: Task) -> Preprocessing:
+def new_preprocessing(model: str, task: Task) -> Preprocessing:
     """The preprocessing of a new run, whose size and window are printed with their reasons."""
     asked, device = task.args.size, task.hardware.device.type
-    size = asked or (64 if device == "cpu" else 128)
+    size = asked or max(64 if device == "cpu" else 128, catalog.find(model).smallest)
     print(f"size: {size} px, {'as asked' if asked else f'the default on {device}'}")
     return choose_preprocessing(task.lists["train"], size, task.args.window)
 
@@ -430,7 +433,7 @@ def resume(run: Run, task: Task, saved: SavedRun) -> Pace | None:
         run.scaler.load_state_dict(state.scaler)
     if run.ranks.first:
         write_history(run.files.history, saved.about.history)  # the run may have been killed before these were written
-        redraw_accuracy(run.files.report, training=True)
+        redraw_accuracy(run.files.report, run.model, training=True)
     within = f" and {counted(state.step, 'step')} of the next" if state.step else ""
     so_far = f", {describe_best(saved.about)}" if saved.about.metrics else ""
     print(f"{run.model}: resuming after epoch {state.epoch} of {run.settings.epochs}{within}{so_far}.")
@@ -561,7 +564,7 @@ def keep(run: Run, row: dict[str, float], snapshots: Snapshots) -> None:
     snapshots.write()
     if run.ranks.first:
         write_history(run.files.history, run.about.history)
-        redraw_accuracy(run.files.report, training=True)
+        redraw_accuracy(run.files.report, run.model, training=True)
 
 
 # ---- finish --------------------------------------------------------------------------------------------------------------------
@@ -571,7 +574,7 @@ def finish(run: Run) -> None:
     """Measure the best checkpoint with D4 test-time augmentation on valid, and note it there for predict.py to decide by; with
     the whole history, since the best checkpoint may be all that is handed on."""
     path = run.files.best
-    network, about = load_network(path, None, resnet.build)
+    network, about = load_network(path, None)
     run.hardware.place(network)
     batches = run.valid.epoch(size=about.preprocessing.size)
     title, total = "validating with D4", len(run.valid)

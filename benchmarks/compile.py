@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-import resnet
 from benchmarks.machine import describe, keep, keep_option
 from benchmarks.step import BATCH, alone, rates
 from lab.hardware import choose_hardware
 from lab.training.compile import compiled
+from models import catalog
 
 CLASSES = 8
 
@@ -49,8 +49,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
                 torch.compiler.reset()
-                plain = alone(resnet.build(model, CLASSES), size, hardware, CLASSES)
-                fused = alone(compiled(resnet.build(model, CLASSES)), size, hardware, CLASSES)
+                plain = alone(catalog.build(model, CLASSES, size), size, hardware, CLASSES)
+                fused = alone(compiled(catalog.build(model, CLASSES, size)), size, hardware, CLASSES)
                 began = time.perf_counter()
                 next(fused)()
                 warm = time.perf_counter() - began

@@ -18,8 +18,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from lab.checkpoints.histories import read_histories
-from lab.figures.style import GREY, LABEL, SMALL, STYLES, TICK, display_name, new_figure, save
+from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure, save
 from lab.files import write_whole
+from models.catalog import find
 
 PROJECT = Path(__file__).resolve().parent.parent
 RESULTS = PROJECT / "report" / "results"
@@ -55,7 +56,7 @@ def draw(histories: dict[str, dict[str, pd.DataFrame]]) -> None:
     for number, (name, runs) in enumerate(histories.items()):
         axes = figure.add_subplot(1, len(histories), number + 1)
         for model, history in runs.items():
-            colour, marker = STYLES[model]
+            colour, marker = find(model).colour, find(model).marker
             minutes = history["seconds"].cumsum() / 60
             error = 100 * (1 - history["valid_accuracy"])
             axes.plot(minutes, error, color=colour, marker=marker, ms=4.5, lw=1.6, clip_on=False)
@@ -72,7 +73,8 @@ def draw(histories: dict[str, dict[str, pd.DataFrame]]) -> None:
         axes.set_xlabel("Training time (minutes)", fontsize=LABEL)
         if number == 0:
             axes.set_ylabel("Error on valid (%)", fontsize=LABEL)
-    handles = [Line2D([], [], color=STYLES[m][0], marker=STYLES[m][1], label=display_name(m)) for m in AIMS["all4"]]
+    rows = [find(model) for model in AIMS["all4"]]
+    handles = [Line2D([], [], color=row.colour, marker=row.marker, label=row.title) for row in rows]
     handles.append(Line2D([], [], color=GREY, ls=":", label="aim, in the depth's colour"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=SMALL, frameon=False)
     save(figure, FIGURE)
@@ -91,7 +93,7 @@ def main() -> None:
             best, submitted = 100 * history["valid_accuracy"].max(), 100 * row["value"]
             reached = ", reached" if np.round(submitted, 2) >= aim else ""
             lines.append(
-                f"| {name} | {model.removeprefix('resnet')} | {history['size'].max()} | {len(history)} | "
+                f"| {name} | {find(model).short} | {history['size'].max()} | {len(history)} | "
                 f"{history['seconds'].sum() / 60:.0f} | {aim:.1f}{reached} | {best:.2f} | "
                 f"{submitted:.2f} ({100 * row['low']:.2f}–{100 * row['high']:.2f}) |"
             )

@@ -37,6 +37,7 @@ from lab.data.lists import ImageList, read_data_set, read_list
 from lab.data.preprocessing import measured_preprocessing
 from lab.data.store import open_stores
 from lab.hardware import choose_hardware, decoding_threads
+from models import catalog
 
 SIZE = 64
 
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("--data", default="csv/sample")
     parser.add_argument("--root")
     parser.add_argument("--count", type=int, default=300)
-    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "resnet152"])
+    parser.add_argument("--models", nargs="+", default=catalog.depths())
     parser.add_argument("--sizes", type=int, nargs="+", default=[64], help="of the second table, px (default: 64)")
     keep_option(parser, "data")
     args = parser.parse_args()

@@ -28,7 +28,6 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 import lab.data.batches
-import resnet
 from benchmarks.machine import describe, keep, keep_option
 from benchmarks.roofline import matrix_product
 from benchmarks.step import Step, ours, timed
@@ -37,6 +36,7 @@ from lab.data.preprocessing import Preprocessing
 from lab.data.store import Store
 from lab.hardware import Hardware, choose_hardware
 from lab.training.compile import compiled
+from models import catalog
 
 AIMS = {"resnet18": 15000, "resnet50": 6000, "resnet152": 2400}  # images/s at 224 px in bf16, on an H200
 CLASSES = 2
@@ -69,7 +69,7 @@ def rate(step: Step, images: int, seconds: float, hardware: Hardware) -> float:
 
 def work(model: str, size: int, hardware: Hardware) -> float:
     """GFLOP of a training step per image, two for each multiplication and addition, by torch's counter."""
-    network = hardware.place(resnet.build(model, CLASSES)).train()
+    network = hardware.place(catalog.build(model, CLASSES, size)).train()
     images = torch.zeros(2, 3, size, size, device=hardware.device)
     with FlopCounterMode(display=False) as counter:
         functional.cross_entropy(network(images), torch.zeros(2, dtype=torch.long, device=hardware.device)).backward()

@@ -28,10 +28,10 @@ import torch
 import torchvision
 from torch import nn
 
-import resnet
 from benchmarks.machine import describe, keep, keep_option
 from lab.evaluation.inference import predict
 from lab.hardware import Hardware, choose_hardware
+from models import catalog
 
 BATCH = 32
 
@@ -44,10 +44,10 @@ def plain(model: str) -> nn.Module:
 
 
 @functools.cache
-def our_own(model: str) -> tuple[nn.Module, Hardware]:
+def our_own(model: str, size: int) -> tuple[nn.Module, Hardware]:
     """Ours, and what it runs on."""
     hardware = choose_hardware()
-    return hardware.place(resnet.build(model, 2)).eval(), hardware
+    return hardware.place(catalog.build(model, 2, size)).eval(), hardware
 
 
 def seconds(who: str, model: str, size: int, count: int) -> float:
@@ -55,7 +55,7 @@ def seconds(who: str, model: str, size: int, count: int) -> float:
     torch.manual_seed(0)
     images = [torch.randn(BATCH, 3, size, size) for _ in range(count)]
     if who == "ours":
-        network, hardware = our_own(model)
+        network, hardware = our_own(model, size)
         batches = [(batch.to(hardware.device), torch.empty(0), np.arange(len(batch))) for batch in images]
         began = time.perf_counter()
         predict(network, batches, hardware)
@@ -72,7 +72,7 @@ def seconds(who: str, model: str, size: int, count: int) -> float:
 def main() -> None:
     """Time both sides in turn and keep one table."""
     parser = argparse.ArgumentParser(description="Images per second of prediction, ours against the plain loop.")
-    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "resnet152"])
+    parser.add_argument("--models", nargs="+", default=catalog.depths())
     parser.add_argument("--sizes", type=int, nargs="+", default=[64])
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3, help="after one that warms up")

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pandas as pd
 
 from lab.checkpoints.histories import read_histories
+from models.catalog import find
 
 RESULTS = Path(__file__).resolve().parent.parent / "report" / "results"
 
@@ -33,7 +34,7 @@ def main() -> None:
                 row = rows.loc[model]
                 accuracy = f"{100 * row['value']:.2f} ({100 * row['low']:.2f}–{100 * row['high']:.2f})"
             print(
-                f"| {folder.name} | {model.removeprefix('resnet')} | {history['size'].max()} | {len(history)} | "
+                f"| {folder.name} | {find(model).short} | {history['size'].max()} | {len(history)} | "
                 f"{history['seconds'].sum() / 60:.0f} min | {100 * history['valid_accuracy'].max():.2f} | {accuracy} |"
             )
 

@@ -22,10 +22,10 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-import resnet
 from benchmarks.machine import describe, keep, keep_option
 from lab.cpu.winograd import use_fast_gradients
 from lab.hardware import Hardware, choose_hardware
+from models import catalog
 
 BATCH = 32
 
@@ -62,9 +62,9 @@ def main() -> None:
     lines = [describe(), f"matrix product in {hardware.precision}: {peak:,.0f} GFLOP/s", ""]
     lines += ["| model | px | GFLOP per image | images/s | GFLOP/s | share of the product | images/s at its speed |"]
     lines += ["|---" * 7 + "|"]
-    for model in ("resnet18", "resnet50", "resnet152"):
+    for model in catalog.depths():
         for size in args.sizes:
-            network = hardware.place(resnet.build(model, 2)).train()
+            network = hardware.place(catalog.build(model, 2, size)).train()
             images = torch.randn(BATCH, 3, size, size, device=hardware.device)
             images = images.contiguous(memory_format=torch.channels_last)
             labels = torch.zeros(BATCH, dtype=torch.long, device=hardware.device)

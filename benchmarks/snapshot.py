@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-import resnet
 from benchmarks.machine import describe, keep, keep_option
 from lab.checkpoints.checkpoint import About, optimizer_tensors, save_checkpoint
 from lab.data.preprocessing import Preprocessing
@@ -27,13 +26,14 @@ from lab.hardware import choose_hardware
 from lab.training.ema import EMA
 from lab.training.recipe import chosen_settings, make_optimizer
 from lab.training.snapshots import INTERVAL
+from models import catalog
 from train import arguments
 
 
 def main() -> None:
     """Time each depth with each optimizer and keep one table."""
     parser = argparse.ArgumentParser(description="Seconds and MiB of a snapshot within an epoch.")
-    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "resnet152"])
+    parser.add_argument("--models", nargs="+", default=catalog.depths())
     parser.add_argument("--times", type=int, default=3, help="after one that warms up")
     parser.add_argument("--folder", type=Path, default=Path("weights"), help="a temporary folder is made in it")
     keep_option(parser, "snapshot")
@@ -47,7 +47,7 @@ def main() -> None:
     for model in args.models:
         for kind in ("sgd", "adamw"):
             settings = chosen_settings(model, arguments().parse_args(["--optimizer", kind]), hardware, preprocessing)
-            network = hardware.place(resnet.build(model, len(classes)))
+            network = hardware.place(catalog.build(model, len(classes), preprocessing.size))
             optimizer = make_optimizer(network, settings, hardware.precision)
             for parameter in network.parameters():
                 parameter.grad = torch.zeros_like(parameter)

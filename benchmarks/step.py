@@ -44,6 +44,7 @@ from lab.data.store import open_stores
 from lab.hardware import Hardware, choose_hardware, decoding_threads
 from lab.training.ema import EMA
 from lab.training.recipe import chosen_settings, make_optimizer
+from models import catalog
 from train import arguments
 
 BATCH = 32
@@ -93,7 +94,9 @@ def ours(
     """Steps as train.py takes them with its default settings, over and over the training list; ``wrap`` may compile."""
     preprocessing = Preprocessing(64, 128, batches.preprocessing.size, "cell")
     settings = chosen_settings(model, arguments().parse_args([]), hardware, preprocessing)
-    network = hardware.place(resnet.build(model, classes, zero_init_residual=True)).train()
+    network = catalog.build(model, classes, batches.preprocessing.size)
+    resnet.zero_init_residual(network)
+    hardware.place(network).train()
     use_fast_gradients(network, hardware)
     optimizer = make_optimizer(network, settings, hardware.precision)
     ema = EMA(network, settings.ema)
@@ -202,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Images per second of training, ours against a peer's.")
     parser.add_argument("--data", default="csv/sample")
     parser.add_argument("--root")
-    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "resnet152"])
+    parser.add_argument("--models", nargs="+", default=catalog.depths())
     parser.add_argument("--sizes", type=int, nargs="+", default=[64])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
@@ -233,7 +236,7 @@ def main() -> None:
                 sides = [ours(model, batches, hardware, classes)]
                 sides += [peers(model, images, preprocessing.window, size, hardware, classes)]
                 mine, theirs = rates(sides, args.rounds, args.seconds, hardware)
-                networks = resnet.build(model, classes), getattr(torchvision.models, model)(num_classes=classes)
+                networks = catalog.build(model, classes, size), getattr(torchvision.models, model)(num_classes=classes)
                 pair = rates([alone(n, size, hardware, classes) for n in networks], args.rounds, args.seconds, hardware)
                 row = f"| {model} | {size} | {mine:.1f} | {theirs:.1f} | {mine / theirs:.2f} "
                 lines.append(row + f"| {pair[0]:.1f} | {pair[1]:.1f} | {pair[0] / pair[1]:.2f} |")

@@ -11,9 +11,7 @@ from typing import Any
 
 from lab.errors import UserError, leave_at_once
 from lab.terminal import silence
-
-MODELS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
-DEPTHS = ["resnet18", "resnet50", "resnet152"]  # the lab's three
+from models.catalog import depths, find, names
 
 
 def parse(arguments: Callable[[], argparse.ArgumentParser], name: str) -> argparse.Namespace:
@@ -58,8 +56,8 @@ def add_report(parser: argparse._ActionsContainer) -> None:
 
 def add_trained_model(parser: argparse._ActionsContainer) -> None:
     """Which trained model, and whether to average its predictions over D4."""
-    help_model = "all means those that are trained (default: all)"
-    parser.add_argument("--model", default="all", choices=[*MODELS, "all"], help=help_model)
+    help_model = "all means the ResNets that are trained (default: all)"
+    parser.add_argument("--model", default="all", choices=[*names(), "all"], help=help_model)
     help_d4 = "average over the eight flips and quarter turns (default: auto, if it helped on valid)"
     parser.add_argument("--d4", default="auto", choices=["auto", "on", "off"], help=help_d4)
 
@@ -78,10 +76,9 @@ def add_quiet(parser: argparse._ActionsContainer) -> None:
 
 def check_numbers(args: argparse.Namespace) -> None:
     """Refuse numbers that no run can use."""
-    if args.size is not None and args.size < 32:
-        raise UserError(
-            f"--size {args.size} is too small: a ResNet halves its input five times and needs 32 px or more."
-        )
+    for row in map(find, depths() if args.model == "all" else [args.model]):
+        if args.size is not None and args.size < row.smallest:
+            raise UserError(f"--size {args.size} is too small: {row.title} needs {row.smallest} px or more.")
     for name, least in (("epochs", 1), ("batch_size", 2), ("accumulate", 1)):
         value = getattr(args, name)
         if value is not None and value < least:

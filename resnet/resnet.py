@@ -28,7 +28,7 @@ Members bear the names usual in the field, so a state dict interchanges with tor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -108,6 +108,15 @@ def stage(block: Block, inputs: int, width: int, blocks: int, stride: int) -> nn
     return nn.Sequential(block(inputs, width, stride), *(block(outputs, width) for _ in range(blocks - 1)))
 
 
+def zero_init_residual(network: nn.Module) -> None:
+    """Set the last norm of each residual block to zero (Goyal et al. 2017, §5.1). Draws no random numbers; a network without
+    residual blocks stays as it is."""
+    for module in network.modules():
+        if isinstance(module, BasicBlock | Bottleneck):
+            last = module.bn2 if isinstance(module, BasicBlock) else module.bn3
+            nn.init.zeros_(last.weight)
+
+
 class ResNet(nn.Module):
     """Stem, four stages, global average, classifier (table 1). Images [N, 3, H, W] → logits [N, num_classes].
 
@@ -134,14 +143,13 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(512 * e, num_classes)
         self.initialise(zero_init_residual)
 
-    def initialise(self, zero_init_residual: bool) -> None:
-        """Draw the starting weights; see the choices at the top of this file."""
+    def initialise(self, zero_residual: bool) -> None:
+        """Draw the initial weights; see the choices at the top of this file."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
-                last = module.bn2 if isinstance(module, BasicBlock) else module.bn3
-                nn.init.zeros_(last.weight)
+        if zero_residual:
+            zero_init_residual(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, 3, H, W] → logits [N, num_classes]; ``ValueError`` for another shape or less than 32 px.
@@ -182,19 +190,3 @@ def resnet101(num_classes: int = 2, zero_init_residual: bool = False) -> ResNet:
 def resnet152(num_classes: int = 2, zero_init_residual: bool = False) -> ResNet:
     """ResNet of 152 layers."""
     return ResNet(Bottleneck, (3, 8, 36, 3), num_classes, zero_init_residual)
-
-
-MODELS: dict[str, Callable[..., ResNet]] = {
-    "resnet18": resnet18,
-    "resnet34": resnet34,
-    "resnet50": resnet50,
-    "resnet101": resnet101,
-    "resnet152": resnet152,
-}
-
-
-def build(name: str, num_classes: int = 2, zero_init_residual: bool = False) -> ResNet:
-    """The model of that name, freshly initialised; ``ValueError`` naming the known models for any other name."""
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}: the models are {', '.join(MODELS)}")
-    return MODELS[name](num_classes, zero_init_residual)

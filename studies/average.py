@@ -38,7 +38,6 @@ import shlex
 import shutil
 from dataclasses import replace
 
-import resnet
 from lab.checkpoints.checkpoint import About, check_classes, load_network, read_about, save_checkpoint
 from lab.checkpoints.ensembles import Member, check_alike, other, others
 from lab.checkpoints.histories import best_of
@@ -67,7 +66,7 @@ def main(args: argparse.Namespace) -> None:
             raise UserError(f"{paths[index]}: the same seed and settings as {before[0]}; averages are of other seeds.")
     # The best on valid comes first; sorting keeps the order given among equals.
     paths.sort(key=lambda path: best_of(read_about(path).metrics), reverse=True)
-    members = [load_network(path, None, resnet.build) for path in paths]
+    members = [load_network(path) for path in paths]
     model = members[0][1].model
     if args.out.name != model:
         raise UserError(f"--out {args.out}: expected a folder named {model}, where predict.py looks for it.")

@@ -41,7 +41,6 @@ ARGS = parse(arguments, __name__)
 
 import numpy as np
 
-import resnet
 from lab.checkpoints.checkpoint import About, load_network, save_checkpoint
 from lab.checkpoints.ensembles import others
 from lab.checkpoints.state_dicts import NORMALISATIONS, read_state, recognise
@@ -54,17 +53,19 @@ from lab.evaluation.inference import predict, score
 from lab.files import alone
 from lab.hardware import choose_hardware
 from lab.terminal import warn
+from models import catalog
 
 
 def main(args: argparse.Namespace) -> None:
     """Read, recognise, measure on valid, save."""
     size = 224 if args.size is None else args.size
-    if not 32 <= size <= 4096 or not 1 <= (args.window or 1) <= 16384 or args.window == 0:
-        raise UserError("--size must be from 32 to 4,096, and --window from 1 to 16,384.")
+    smallest = max(catalog.find(model).smallest for model in catalog.resnets())
+    if not smallest <= size <= 4096 or not 1 <= (args.window or 1) <= 16384 or args.window == 0:
+        raise UserError(f"--size must be from {smallest} to 4,096, and --window from 1 to 16,384.")
     state = read_state(args.file)
     data = read_data_set(args.data, args.root)
     lists = read_lists(data, ("train", "valid"))
-    model = recognise(args.file, state, len(data.classes), resnet.build)
+    model = recognise(args.file, state, len(data.classes), size)
     window = args.window or min(read_image(lists["train"].paths[0]).shape[:2])
     mean, std = NORMALISATIONS[args.normalise]
     # Resize(size) of the whole image is what peers train on: around the centre, whatever cell there is.
@@ -81,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
             raise UserError(f"{best} is there already; --fresh replaces it, or give other --weights.")
         share = np.bincount(lists["train"].labels, minlength=len(data.classes)) / len(lists["train"])
         tensors = {f"model.{name}": tensor for name, tensor in state.items()}
-        network = resnet.build(model, len(data.classes))
+        network = catalog.build(model, len(data.classes), size)
         network.load_state_dict(state, strict=True)
         hardware.place(network.eval())
         labels = lists["valid"].labels
@@ -92,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
             metrics |= {f"valid_accuracy{ending}": accuracy, f"valid_loss{ending}": loss}
         shares = {"metrics": metrics, "train_share": share.tolist(), "finished": True}
         save_checkpoint(best, About(model, data.classes, preprocessing, data.name, **shares), tensors)
-    load_network(best, model, resnet.build)
+    load_network(best, model)
     plain, averaged = (100 * metrics[name] for name in ("valid_accuracy", "valid_accuracy_d4"))
     print(f"{model}: {plain:.2f} % on valid, {averaged:.2f} % averaged over D4; saved in {best}.")
     if plain < 100 * share.max() + 5:

@@ -25,6 +25,7 @@ pytest.register_assert_rewrite(
 
 import lab.tracking
 import train
+from models import catalog
 from tests import hostile, hostile_images, made
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -149,6 +150,14 @@ def uninterrupted(trainer: made.Trainer, tmp_path_factory: pytest.TempPathFactor
     done = trainer.run(folder, *made.LONG)
     assert done.returncode == 0, done.stderr
     return folder, time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def thin_networks() -> Iterator[None]:
+    """The catalogue builds thin networks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalog, "build", made.thin)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -24,14 +24,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import resnet
 import train
-from lab.checkpoints.checkpoint import About, TrainingState, load_network, read_about, read_tensors, save_checkpoint
+from lab.checkpoints.checkpoint import About, TrainingState, part, read_about, read_tensors, save_checkpoint
 from lab.data.augmentation import normalise, resample
 from lab.data.images import read_image
 from lab.data.preprocessing import Preprocessing
 from lab.training import snapshots
 from lab.training.recipe import Settings
+from models import catalog
+from resnet import BasicBlock
 
 PATIENCE = 300  # seconds after which a test takes a run to hang
 PROJECT = Path(__file__).resolve().parents[1]
@@ -52,7 +53,7 @@ class Thin(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, stride=2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = resnet.resnet.BasicBlock(width, 2 * width, 2)
+        self.layer1 = BasicBlock(width, 2 * width, 2)
         self.fc = nn.Linear(2 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,9 +61,9 @@ class Thin(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def thin(name: str, num_classes: int = 2, zero_init_residual: bool = False) -> Thin:
-    """Stands in for ``resnet.build``; each depth has a width of its own, so that no two depths' weights fit each other."""
-    return Thin(num_classes, {"resnet18": 4, "resnet34": 5, "resnet50": 6, "resnet101": 7, "resnet152": 8}[name])
+def thin(name: str, classes: int = 2, size: int = 32) -> Thin:
+    """Stands in for ``catalog.build``; each depth has a width of its own, so that no two depths' weights fit each other."""
+    return Thin(classes, {"resnet18": 4, "resnet34": 5, "resnet50": 6, "resnet101": 7, "resnet152": 8}[name])
 
 
 def cell(rng: np.random.Generator, label: int) -> np.ndarray:
@@ -101,7 +102,7 @@ def inside(folder: Path, network: Any = thin, figures: bool = True) -> Iterator[
     """Work in ``folder`` with ``network`` in place of the deep ones."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(resnet, "build", network)
+        patch.setattr(catalog, "build", network)
         if not figures:
             patch.setattr(train, "draw_data_figures", lambda *_: None)
             patch.setattr(train, "redraw_accuracy", lambda *_, **__: None)
@@ -252,7 +253,10 @@ def slow_probabilities(checkpoint: Path, paths: list[Path], network: Any = thin,
 
     With ``d4`` the mean over the mirror images and quarter turns.
     """
-    model, about = load_network(checkpoint, None, network)
+    about = read_about(checkpoint)
+    model = network(about.model, len(about.classes), about.preprocessing.size)
+    model.load_state_dict(part(read_tensors(checkpoint), "model."))
+    model.eval().requires_grad_(False)
     rows = []
     for path in paths:
         source = torch.from_numpy(about.preprocessing.crop(read_image(path))[None])

@@ -17,6 +17,7 @@ from lab.data.lists import read_data_set, read_list
 from lab.hardware import Hardware
 from lab.page.answers import Exhibit
 from lab.page.exhibit import prepare
+from models import catalog
 from resnet.resnet import BasicBlock
 from tests.made import DEPTHS, Thin, about, cell, inside, make_data, save_thin
 
@@ -43,11 +44,11 @@ class Staged(Thin):
         return self.fc(self.norm(self.layer4(self.layer3(self.layer2(x))).mean((2, 3))))
 
 
-def staged(name: str, num_classes: int = 2, zero_init_residual: bool = False) -> Staged:
-    """Stands in for ``resnet.build``; each depth has a width of its own and the same weights every time. The norms have seen some
-    cells, so that its answers differ from cell to cell."""
-    torch.manual_seed(int(name.removeprefix("resnet")))
-    network = Staged(num_classes, {"resnet18": 4, "resnet50": 6, "resnet152": 8}[name])
+def staged(name: str, classes: int = 2, size: int = 32) -> Staged:
+    """Stands in for ``catalog.build``; each depth has a width of its own and the same weights every time. The norms have seen
+    some cells, so that its answers differ from cell to cell."""
+    torch.manual_seed(catalog.find(name).depth)
+    network = Staged(classes, {"resnet18": 4, "resnet50": 6, "resnet152": 8}[name])
     rng = np.random.default_rng(0)
     cells = np.stack([cell(rng, index % 2)[8:40, 8:40] for index in range(32)])
     for module in network.modules():
@@ -72,9 +73,11 @@ def exhibit(folder: Path, models: list[str] = DEPTHS, lists: bool = True, why: s
     """What the page shows of the networks saved in ``folder``, made as demo.py makes it; the data set is ``folder/csv/tiny``."""
     from lab.data.batches import stored_batches
 
-    networks = {
-        model: load_members(folder / "weights" / "tiny" / model / "best.safetensors", model, staged) for model in models
-    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalog, "build", staged)
+        networks = {
+            model: load_members(folder / "weights" / "tiny" / model / "best.safetensors", model) for model in models
+        }
     valid, batches = None, {}
     if lists:
         valid = read_list(read_data_set(folder / "csv" / "tiny"), "valid", labelled=True)

@@ -100,14 +100,19 @@ def walk(root: Path) -> dict[Path, list[str]]:
 
 def test_the_project_brings_in_no_library_model() -> None:
     seen = walk(PROJECT)
-    assert {PROJECT / "resnet" / "resnet.py", PROJECT / "lab" / "__init__.py"} <= seen.keys()
+    assert {
+        PROJECT / "resnet" / "resnet.py",
+        PROJECT / "models" / "catalog.py",
+        PROJECT / "lab" / "__init__.py",
+    } <= seen.keys()
     assert {str(path.relative_to(PROJECT)): found for path, found in seen.items() if found} == {}
 
 
-def test_the_networks_import_torch_only() -> None:
-    """``resnet/`` needs torch, itself and the standard library."""
-    allowed = {"torch", "resnet", *sys.stdlib_module_names}
-    for path in (PROJECT / "resnet").glob("**/*.py"):
+@pytest.mark.parametrize("room", ["resnet", "models"])
+def test_the_networks_import_torch_only(room: str) -> None:
+    """A room of networks needs torch, itself and the standard library."""
+    allowed = {"torch", room, *sys.stdlib_module_names}
+    for path in (PROJECT / room).glob("**/*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 assert {alias.name.split(".")[0] for alias in node.names} <= allowed, path

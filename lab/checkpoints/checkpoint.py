@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
 from lab.files import replacing
-from lab.options import MODELS
+from models import catalog
 
 FORMAT = "leukemia-resnet checkpoint 1"
 # Columns of a history that earlier versions named otherwise; whoever reads a history reads it under today's names.
@@ -162,7 +161,7 @@ def check_plausible(about: About, state: TrainingState) -> None:
         return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
     right = {
-        "model": about.model in MODELS,
+        "model": about.model in catalog.names(),
         "classes": isinstance(about.classes, list) and all(isinstance(name, str) for name in about.classes),
         "data": isinstance(about.data, str) and isinstance(about.lists, str),
         "members": whole(about.members, 1),
@@ -215,10 +214,10 @@ def load_strictly(network: nn.Module, state: dict[str, Tensor], path: Path) -> N
     network.load_state_dict(state, strict=True)
 
 
-def load_network(path: Path, model: str | None, build: Callable[[str, int], nn.Module]) -> tuple[nn.Module, About]:
-    """A saved network in evaluation mode, and what its checkpoint says; ``model`` None takes any depth."""
+def load_network(path: Path, model: str | None = None) -> tuple[nn.Module, About]:
+    """A saved network in evaluation mode, and what its checkpoint says; ``model`` None takes any model."""
     about = read_about(path, model)
-    network = build(about.model, len(about.classes))
+    network = catalog.build(about.model, len(about.classes), about.preprocessing.size)
     load_strictly(network, part(read_tensors(path), "model."), path)
     return network.eval().requires_grad_(False), about
 
@@ -232,13 +231,24 @@ def check_classes(path: Path, about: About, classes: list[str]) -> None:
 
 
 def trained_models(folder: Path) -> list[str]:
-    """The models that have a best checkpoint below ``weights/<data>``, the shallowest first."""
-    found = [path.parent.name for path in folder.glob("*/best.safetensors") if path.parent.name in MODELS]
+    """The models that have a best checkpoint below ``weights/<data>``, in the order of the catalogue."""
+    found = [model for model in catalog.names() if (folder / model / "best.safetensors").is_file()]
     if not found:
         raise UserError(
             f"{folder}: no trained model there; `python train.py --model all --data {folder.name}` trains three."
         )
-    return sorted(found, key=MODELS.index)
+    return found
+
+
+def chosen_models(folder: Path, asked: str) -> list[str]:
+    """The models that ``--model`` asks for: a name, or ``all`` the ResNets that are trained below ``weights/<data>``."""
+    if asked != "all":
+        return [asked]
+    trained = trained_models(folder)
+    found = [model for model in trained if model in catalog.resnets()]
+    if not found:
+        raise UserError(f"{folder}: no trained ResNet there; give the model's name, such as --model {trained[0]}.")
+    return found
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

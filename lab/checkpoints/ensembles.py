@@ -9,7 +9,6 @@ that anybody trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -30,7 +29,7 @@ def other(folder: Path, number: int) -> Path:
     return folder / f"member_{number}.safetensors"
 
 
-def load_members(path: Path, model: str | None, build: Callable[[str, int], nn.Module]) -> list[Member]:
+def load_members(path: Path, model: str | None = None) -> list[Member]:
     """The network of a best checkpoint and those averaged with it, in evaluation mode, each with what its checkpoint says; the
     first speaks for all. Raises :class:`UserError` where one is missing, too many, or cannot be averaged with the first."""
     about = read_about(path, model)
@@ -40,7 +39,7 @@ def load_members(path: Path, model: str | None, build: Callable[[str, int], nn.M
             f"{path.parent}: {path.name} expects {listed(expected)} beside it, found {listed(found)}; make the folder anew "
             f"with studies.average."
         )
-    members = [load_network(path, model, build), *(load_network(member, None, build) for member in found)]
+    members = [load_network(path, model), *(load_network(member) for member in found)]
     check_alike([path, *found], [said for _, said in members])
     if found:
         print(f"{about.model}: averaging {len(members)} members of {path.parent}")

@@ -11,8 +11,8 @@ import pandas as pd
 from lab.checkpoints.checkpoint import RENAMED, About
 from lab.errors import UserError
 from lab.files import write_whole
-from lab.options import MODELS
 from lab.text import duration
+from models.catalog import names
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
@@ -34,9 +34,9 @@ def write_run(path: Path, about: About) -> None:
 
 
 def read_histories(folder: Path) -> dict[str, pd.DataFrame]:
-    """The histories of a data set's runs by model, the shallowest first; columns of earlier versions under today's names."""
+    """The histories of a data set's runs by model, in the order of the catalogue; columns of earlier versions are renamed."""
     histories = {}
-    for model in MODELS:
+    for model in names():
         path = folder / f"history_{model}.csv"
         if not path.is_file():
             continue

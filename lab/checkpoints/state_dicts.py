@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lab.errors import UserError
-from lab.options import MODELS
 from lab.text import counted
+from models import catalog
 
 # The keys under which people save a state dict, and the prefixes that its names get where a module wraps the network.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
@@ -69,14 +68,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def recognise(path: Path, state: dict[str, Tensor], classes: int, build: Callable[[str, int], nn.Module]) -> str:
-    """Which model a state dict belongs to, by its names and shapes. Makes it fit: values become float32, and the norms' counters
+def recognise(path: Path, state: dict[str, Tensor], classes: int, size: int) -> str:
+    """Which ResNet a state dict belongs to, by its names and shapes. Makes it fit: values become float32, and the norms' counters
     of batches, which old files lack and nothing needs, are filled in. Raises :class:`UserError` with what was expected and found
     where it is none of them, or holds values that are no finite numbers."""
     misfits = {}
-    for model in MODELS:
+    for model in catalog.resnets():
         with torch.device("meta"):  # shapes without memory
-            expected = {name: tuple(tensor.shape) for name, tensor in build(model, classes).state_dict().items()}
+            expected = {
+                name: tuple(tensor.shape) for name, tensor in catalog.build(model, classes, size).state_dict().items()
+            }
         counters = {name for name in expected if name.endswith("num_batches_tracked")}
         found = {name: tuple(tensor.shape) for name, tensor in state.items()} | dict.fromkeys(
             counters - state.keys(), ()
@@ -100,7 +101,7 @@ def recognise(path: Path, state: dict[str, Tensor], classes: int, build: Callabl
     if name == "fc.bias" and found_shape:
         hint = f"; its classifier has {found_shape[0]} classes, the data set {classes}"
     raise UserError(
-        f"{path}: fits none of {', '.join(MODELS)}; of {closest}, the closest, {counted(len(misfits[closest]), 'tensor')} "
+        f"{path}: fits none of {', '.join(misfits)}; of {closest}, the closest, {counted(len(misfits[closest]), 'tensor')} "
         f"differ{'s' * (len(misfits[closest]) == 1)}, first "
         f"{name}: expected {expected_shape or 'none'}, found {found_shape or 'none'}{hint}."
     )

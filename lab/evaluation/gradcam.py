@@ -8,6 +8,7 @@ the mean loses the noise of the places' coarse grid: at 64 px a ResNet's last st
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
@@ -18,21 +19,20 @@ from torch import Tensor, nn
 from lab.evaluation.inference import dihedral
 from lab.hardware import Hardware
 
-STAGES = {"layer4": 32, "layer3": 16, "layer2": 8}  # px of the input for each place of the stage's map
 FEWEST = 4  # places along a side of which a map can still tell where
 STRENGTH = 0.75  # how much of the image the hottest colour hides
 
 
-def telling_stages(size: int) -> list[str]:
-    """The stages that tell where in an input of ``size`` px: from layer4, which decides, backwards, those with places enough."""
-    return [stage for stage, step in STAGES.items() if math.ceil(size / step) >= FEWEST]
+def telling_stages(stages: Mapping[str, int], size: int) -> list[str]:
+    """Those of a model's ``stages`` (models/catalog.py) that tell where in an input of ``size`` px: with places enough."""
+    return [stage for stage, step in stages.items() if math.ceil(size / step) >= FEWEST]
 
 
 def explain(
     network: nn.Module, image: Tensor, label: int | None, stage: str, hardware: Hardware, d4: bool
 ) -> tuple[np.ndarray, Tensor]:
     """One pass over an input [1, 3, S, S]: class probabilities float32 [K], averaged over D4 or not, and what speaks for class
-    ``label``, or else for the most probable one, at the last block of a ``stage``: float32 [1, 1, n, n], negative against it."""
+    ``label``, or else for the most probable one, at the output of a ``stage``: float32 [1, 1, n, n], negative against it."""
     rows = np.zeros(0)
 
     def score(views: Tensor) -> Tensor:
@@ -43,10 +43,10 @@ def explain(
         rows = (shares.mean(dim=0) if d4 else shares[0]).cpu().numpy()
         return logits[:, int(rows.argmax()) if label is None else label]
 
-    block = list(network.get_submodule(stage).children())[-1]
+    layer = network.get_submodule(stage)
     views = torch.cat(dihedral(image)).contiguous(memory_format=torch.channels_last)
-    with torch.enable_grad(), block.register_forward_hook(lambda _module, _given, made: made.requires_grad_()):
-        maps = LayerGradCam(score, block).attribute(views).detach().float()
+    with torch.enable_grad(), layer.register_forward_hook(lambda _module, _given, made: made.requires_grad_()):
+        maps = LayerGradCam(score, layer).attribute(views).detach().float()
     return rows, torch.stack(undo_dihedral(maps)).mean(dim=0)
 
 

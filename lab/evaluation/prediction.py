@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-import resnet
 from lab.checkpoints.checkpoint import About, check_classes
 from lab.checkpoints.ensembles import load_members
 from lab.data.batches import Batches, stored_batches
@@ -21,7 +20,7 @@ def predict_list(
 ) -> tuple[np.ndarray, About]:
     """Probabilities [N, K] of a saved depth for a list, preprocessed as its checkpoint says, averaged where that has several
     members; ``name`` is its store's."""
-    members = load_members(path, model, resnet.build)
+    members = load_members(path, model)
     about = members[0][1]
     check_classes(path, about, data.classes)
     for network, _ in members:

@@ -16,7 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lab.errors import UserError
-from lab.figures.style import GREY, LABEL, OTHER, SMALL, STYLES, TICK, display_name, new_figure, save
+from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure, save
+from models.catalog import find
 
 
 def accuracy_columns(model: str, history: pd.DataFrame) -> pd.DataFrame:
@@ -75,17 +76,17 @@ def accuracy_figure(histories: Mapping[str, pd.DataFrame], title: str = "") -> F
     axes.set_ylim(low, top)
     handles, hidden = [], []
     for model, curve in curves.items():
-        colour, marker = STYLES.get(model, OTHER)
+        colour, marker = find(model).colour, find(model).marker
         every = max(1, len(curve) // 10)
         common: dict[str, Any] = {"color": colour, "marker": marker, "markevery": every}
         axes.plot(curve["epoch"], curve["train"], "--", lw=1.1, ms=4, mfc="white", mew=0.9, zorder=2, **common)
         axes.plot(curve["epoch"], curve["valid"], "-", lw=2.0, ms=5, zorder=3, **common)
-        text = f"{display_name(model)}: no testing accuracy"
+        text = f"{find(model).title}: no testing accuracy"
         if curve["valid"].notna().any():
             ranked = curve.sort_values(["valid", "loss"], ascending=[False, True], kind="stable")  # as train.py does
             best = ranked.iloc[0]
             epoch, share = int(best["epoch"]), float(best["valid"])
-            text = f"{display_name(model)}: best {share:.2f} % (epoch {epoch})"
+            text = f"{find(model).title}: best {share:.2f} % (epoch {epoch})"
             if last > 1:  # a single epoch is its own best: a star would only hide the others
                 axes.plot(epoch, share, "*", ms=15, mfc=colour, mec="white", mew=1, zorder=5, clip_on=False)
         handles.append(Line2D([], [], color=colour, marker=marker, lw=2, ms=5, label=text))
@@ -103,12 +104,12 @@ def accuracy_figure(histories: Mapping[str, pd.DataFrame], title: str = "") -> F
     axes.set_xlabel("Epoch", fontsize=LABEL)
     if hidden:
         for _, model, word, epoch in hidden:
-            colour = STYLES.get(model, OTHER)[0]
+            colour = find(model).colour
             face = colour if word == "testing" else "white"
             axes.plot(epoch, low, marker=7, ms=7, mfc=face, mec=colour, clip_on=False, zorder=6, ls="none")
         share, model, word, epoch = min(hidden)
         points = f"{len(hidden)} points lie" if len(hidden) > 1 else "1 point lies"
-        note = f"▾ {points} below the axis; the lowest: {share:.1f} %, {display_name(model)}, {word}, epoch {epoch}"
+        note = f"▾ {points} below the axis; the lowest: {share:.1f} %, {find(model).title}, {word}, epoch {epoch}"
         # Under the ticks' labels, where constrained layout keeps room for it as for any label of the axis.
         axes.annotate(note, (0.5, 0), (0, -48), "axes fraction", "offset points", ha="center", va="top", fontsize=SMALL)
     figure.legend(handles=handles, loc="outside lower left", fontsize=TICK, frameon=False)

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lab.errors import UserError
-from lab.figures.style import GREY, LABEL, SMALL, TICK, display_name, new_figure, plain, save
+from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure, plain, save
 from lab.text import percent
+from models.catalog import find
 
 
 def row_shares(matrix: np.ndarray) -> np.ndarray:
@@ -120,9 +121,7 @@ def confusions_figure(matrices: Mapping[str, np.ndarray], class_names: Sequence[
             for pair in zip(matrix, shares, strict=True)
         ]
         right = f"{percent(np.trace(matrix) / matrix.sum())} right" if matrix.sum() else "no image"
-        _confusion_panel(
-            axes, shares, texts, class_names, f"{display_name(model)}: {right}", k > 10 or axes is panels[0]
-        )
+        _confusion_panel(axes, shares, texts, class_names, f"{find(model).title}: {right}", k > 10 or axes is panels[0])
     numbers = "upper number and colour: % of the true class; lower number: images"
     numbers = numbers if k <= 4 else "number: images; colour: share of the true class"
     figure.supxlabel(numbers, fontsize=SMALL, color=GREY)

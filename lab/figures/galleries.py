@@ -14,7 +14,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
 from lab.errors import UserError
-from lab.figures.style import GREY, LABEL, OTHER, SMALL, STYLES, TICK, display_name, new_figure, plain, save
+from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure, plain, save
+from models.catalog import find
 
 MOST_ROWS = 24  # of a figure with one row per image; more would no longer be looked at
 
@@ -123,7 +124,7 @@ def predictions_figure(rows: Sequence[Mapping[str, Any]], class_names: Sequence[
         order = np.sort(np.argsort(-given.max(axis=0), kind="stable")[:drawn])
         for m, model in enumerate(models):
             places = np.arange(drawn) + (m - (len(models) - 1) / 2) * 0.8 / len(models)
-            colour = STYLES.get(model, OTHER)[0]
+            colour = find(model).colour
             bars = right.barh(places, given[m, order], 0.8 / len(models), color=colour, ec="white", lw=0.5)
             right.bar_label(bars, fmt="%.1f", fontsize=SMALL, padding=2)
         right.set(xlim=(0, 112), xticks=range(0, 101, 20), ylim=(drawn - 0.5, -0.5))
@@ -134,7 +135,7 @@ def predictions_figure(rows: Sequence[Mapping[str, Any]], class_names: Sequence[
         right.set_title(textwrap.fill(plain(row["title"]), 44), fontsize=TICK, loc="left")
     some = "" if drawn == len(class_names) else f", the {drawn} most probable of {len(class_names)} classes"
     grid[-1][1].set_xlabel(f"Probability (%){some}", fontsize=LABEL)
-    handles = [Rectangle((0, 0), 1, 1, color=STYLES.get(m, OTHER)[0], label=display_name(m)) for m in models]
+    handles = [Rectangle((0, 0), 1, 1, color=find(m).colour, label=find(m).title) for m in models]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(models), fontsize=TICK, frameon=False)
     return figure
 

@@ -13,7 +13,8 @@ from sklearn.metrics import roc_curve
 
 from lab.errors import UserError
 from lab.evaluation.metrics import auc_per_class, checked, overall_auc
-from lab.figures.style import GREY, LABEL, OTHER, SMALL, STYLES, TICK, Results, display_name, new_figure, plain, save
+from lab.figures.style import GREY, LABEL, SMALL, TICK, Results, new_figure, plain, save
+from models.catalog import find
 
 
 def _mean_roc(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -38,14 +39,14 @@ def roc_figure(results: Results, class_names: Sequence[str], title: str = "") ->
     handles, drawn, areas = [], [], []
     for model, given in results.items():
         labels, probabilities = checked(*given)
-        colour, marker = STYLES.get(model, OTHER)
+        colour, marker = find(model).colour, find(model).marker
         aucs = auc_per_class(labels, probabilities)
         usable = [c for c in ([1] if k == 2 else range(k)) if not np.isnan(aucs[c])]
         curves = [roc_curve(labels == c, probabilities[:, c])[:2] for c in usable]
-        text = f"{display_name(model)}: AUC undefined (labels of one class only)"
+        text = f"{find(model).title}: AUC undefined (labels of one class only)"
         if curves:
             areas.append(overall_auc(aucs))
-            text = f"{display_name(model)}: AUC {areas[-1]:.4f}"
+            text = f"{find(model).title}: AUC {areas[-1]:.4f}"
             if 2 < k <= 8:
                 drawn += [(*curve, {"color": colour, "lw": 0.6, "alpha": 0.5, "zorder": 2}) for curve in curves]
             x, y = curves[0] if k == 2 else _mean_roc(curves)

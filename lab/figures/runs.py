@@ -16,19 +16,25 @@ from lab.errors import UserError
 from lab.figures.accuracy import draw_accuracy
 from lab.figures.galleries import draw_augmented, draw_preprocessing
 from lab.terminal import warn
+from models.catalog import resnets
 
 
-def redraw_accuracy(folder: Path, training: bool = False) -> None:
-    """Draw the accuracy of all depths that have a history, as the lab asks; a bad one stops no other's ``training``."""
+def redraw_accuracy(folder: Path, model: str = "all", training: bool = False) -> str:
+    """Draw the accuracy per epoch of all ResNets that have a history, as the lab asks, or of a ``model`` that is no ResNet alone.
+    Returns the name of the figure. A bad history stops no other model's ``training``."""
+    together = model == "all" or model in resnets()
+    figure = "accuracy_comparison.png" if together else f"accuracy_{model}.png"
     try:
         histories = read_histories(folder)
     except UserError as error:
         if not training:
             raise
         warn(f"no figure of the accuracy, since {error}")
-        return
-    if histories:
-        draw_accuracy(histories, folder / "accuracy_comparison.png", f"Accuracy per epoch on {folder.name}")
+        return figure
+    drawn = {name: table for name, table in histories.items() if (name in resnets() if together else name == model)}
+    if drawn:
+        draw_accuracy(drawn, folder / figure, f"Accuracy per epoch on {folder.name}")
+    return figure
 
 
 def draw_data_figures(

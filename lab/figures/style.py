@@ -1,4 +1,4 @@
-"""What all figures share: colours, sizes of letters, an empty figure, and writing one as PNG.
+"""What all figures share: sizes of letters, an empty figure, and writing one as PNG.
 
 Figures are made by matplotlib's object interface, not through pyplot: no window, nothing kept in memory.
 """
@@ -18,24 +18,9 @@ from lab.files import write_whole
 
 Results = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
-# Okabe & Ito 2008, ordered so that deeper is darker: the three depths of the lab stay apart when printed in grey,
-# and the markers keep all five apart.
-STYLES = {
-    "resnet18": ("#E69F00", "o"),
-    "resnet34": ("#CC79A7", "v"),
-    "resnet50": ("#0072B2", "s"),
-    "resnet101": ("#009E73", "D"),
-    "resnet152": ("#000000", "^"),
-}
-OTHER = ("#56B4E9", "X")
 GREY = "#595959"
 TITLE, LABEL, TICK, SMALL = 13, 12, 11, 9.5  # points
 DPI = 200
-
-
-def display_name(model: str) -> str:
-    """Return a model's name as it is written in a text: ``resnet18`` -> ``ResNet18``."""
-    return plain(model.replace("resnet", "ResNet"))
 
 
 def plain(text: str) -> str:

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from lab.data.images import decode
-from lab.figures.style import display_name
 from lab.hardware import Hardware
 from lab.page.gallery import Valid
 from lab.page.html import answer, grid, notice, probability
 from lab.page.networks import Depth, look
 from lab.text import shown
+from models.catalog import find
 
 BYTES = 16 * 2**20  # of an upload; the lab's images have 0.6 MB
 PIXELS = 25_000_000  # of an upload; the lab's images have 0.2 million
@@ -115,7 +115,7 @@ class Exhibit:
 
     def names(self) -> list[tuple[str, str]]:
         """The depths as they are written, and as they are known."""
-        return [(display_name(depth.model), depth.model) for depth in self.depths]
+        return [(find(depth.model).title, depth.model) for depth in self.depths]
 
 
 def read_upload(path: str) -> tuple[str, bytes]:

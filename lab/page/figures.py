@@ -14,18 +14,27 @@ import plotly.graph_objects as go
 
 from lab.figures.accuracy import accuracy_columns, lowest_shown
 from lab.figures.confusion import row_shares
-from lab.figures.style import OTHER, STYLES, display_name
+from models import catalog
 
 GREY = "#888888"
 GRID = "rgba(128, 128, 128, 0.25)"
 SYMBOLS = {"o": "circle", "v": "triangle-down", "s": "square", "D": "diamond", "^": "triangle-up", "X": "x"}
-# What is black or dark blue on white paper cannot be seen on a dark page.
-ON_DARK = {"resnet50": "#4DA3DB", "resnet152": "#F2F2F2"}
 
 
 def colour(model: str, dark: bool) -> str:
-    """The colour of a depth, as in the printed figures where the page is light."""
-    return ON_DARK[model] if dark and model in ON_DARK else STYLES.get(model, OTHER)[0]
+    """The colour of a model, as in the printed figures where the page is light."""
+    row = catalog.find(model)
+    return row.colour_on_dark or row.colour if dark else row.colour
+
+
+def colour_rules() -> str:
+    """The style sheet's rules that give each model's cards and panels its colour."""
+    themes = {"": False, ".dark ": True}
+    return "\n".join(
+        f"{theme}.{model} {{ --depth: {colour(model, dark)}; }}"
+        for theme, dark in themes.items()
+        for model in catalog.names()
+    )
 
 
 def bare(height: int, dark: bool) -> go.Figure:
@@ -52,7 +61,7 @@ def curves_figure(histories: Mapping[str, pd.DataFrame], kind: str = "accuracy",
     figure = bare(440, dark)
     tables = {model: accuracy_columns(model, history) for model, history in histories.items()}
     for model, table in tables.items():
-        history, name, hue = histories[model], display_name(model), colour(model, dark)
+        history, name, hue = histories[model], catalog.find(model).title, colour(model, dark)
         sides = {"train": table["train"], "valid": table["valid"]}
         if kind == "loss":
             missing = pd.Series(np.nan, index=history.index)
@@ -70,7 +79,7 @@ def curves_figure(histories: Mapping[str, pd.DataFrame], kind: str = "accuracy",
                     "width": 2.6 if side == "valid" else 1.4,
                     "dash": "solid" if side == "valid" else "dot",
                 },
-                marker={"symbol": SYMBOLS[STYLES.get(model, OTHER)[1]], "size": 7 if side == "valid" else 4},
+                marker={"symbol": SYMBOLS[catalog.find(model).marker], "size": 7 if side == "valid" else 4},
                 hovertemplate=f"%{{y:{digits}}} {unit}",
             )
         if sides["valid"].notna().any():
@@ -160,7 +169,7 @@ def confusion_figure(
     hits = int(np.trace(matrix))
     share = f"{100 * hits / matrix.sum():.2f} % right" if matrix.sum() else "no image"
     figure.update_layout(
-        title={"text": f"{display_name(model)}: {share}", "x": 0.5, "font": {"size": 15}},
+        title={"text": f"{catalog.find(model).title}: {share}", "x": 0.5, "font": {"size": 15}},
         margin={"l": 20, "r": 10, "t": 44, "b": 20},
     )
     return figure

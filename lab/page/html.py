@@ -16,9 +16,9 @@ from PIL import Image
 
 from lab.checkpoints.ensembles import count_parameters
 from lab.data.preprocessing import Preprocessing, window_corner
-from lab.figures.style import display_name
 from lab.page.networks import Answer, Depth
 from lab.text import counted, percent
+from models.catalog import find
 
 RAW = 480  # px: longest side of the raw image as it is sent to the page
 BARS = 6  # classes with a bar; of more, the five most probable
@@ -93,7 +93,7 @@ def card(depth: Depth, start: float, device: str) -> str:
     }
     listed = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     return (
-        f'<article class="card {depth.model}"><h2>{display_name(depth.model)}{kind}</h2>{value}{bar}'
+        f'<article class="card {depth.model}"><h2>{find(depth.model).title}{kind}</h2>{value}{bar}'
         f'<dl class="facts">{listed}</dl></article>'
     )
 
@@ -122,7 +122,7 @@ def verdict(answers: Sequence[Answer], classes: Sequence[str]) -> str:
     """One sentence: who says what."""
     said: dict[int, list[str]] = {}
     for one in answers:
-        said.setdefault(one.predicted, []).append(display_name(one.depth.model))
+        said.setdefault(one.predicted, []).append(find(one.depth.model).title)
     if len(answers) > 1 and len(said) == 1:
         number = {2: "Both", 3: "All three"}.get(len(answers), "All")
         return f"{number} depths say <b>{escape(classes[answers[0].predicted])}</b>"
@@ -146,7 +146,7 @@ def answer_panel(one: Answer, classes: Sequence[str], drawn: Sequence[int], trut
         right = one.predicted == truth
         mark = f'<span class="mark {"right" if right else "wrong"}">{"✓ right" if right else "✗ wrong"}</span>'
     size = one.seen.shape[0]
-    name, explained = display_name(one.depth.model), classes[one.label]
+    name, explained = find(one.depth.model).title, classes[one.label]
     speaks = "speaks for" if one.found else "nothing speaks for"
     bars = "".join(
         f'<li class="{"top" if label == one.predicted else ""}"><span>{escape(classes[label])}</span>'
@@ -179,7 +179,7 @@ def framed(image: np.ndarray, preprocessing: Preprocessing) -> str:
 def legend(answers: Sequence[Answer]) -> str:
     """How to read the heat maps."""
     stages = "; ".join(
-        f"{display_name(one.depth.model)} {one.stage}, {one.places} × {one.places} places" for one in answers
+        f"{find(one.depth.model).title} {one.stage}, {one.places} × {one.places} places" for one in answers
     )
     return (
         '<p class="legend"><span class="ramp"></span> Grad-CAM, the mean of eight views: from grey, where nothing speaks for the '

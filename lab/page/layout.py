@@ -9,18 +9,16 @@ from typing import Any
 
 import gradio as gr
 
-from lab.evaluation.gradcam import STAGES
-from lab.figures.style import display_name
 from lab.page.answers import BYTES, Chosen, Exhibit, read_upload
 from lab.page.figures import confusion_figure, curves_figure
 from lab.page.html import CHOOSE, cards, header, notice
+from models.catalog import find
 
 ANY = "any"
 # The page is the only client: its functions are no programming interface. Whoever clicks on while an answer is under way gets
 # that of the last click next; Gradio would forget it. The last input is whether the page is dark.
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal", "trigger_mode": "always_last"}
 WITH_DARK = "(...given) => [...given.slice(0, -1), document.body.classList.contains('dark')]"
-STAGE_NAMES = [("the last stage that tells where", ""), *((stage, stage) for stage in STAGES)]
 
 
 def build(exhibit: Exhibit) -> gr.Blocks:
@@ -69,7 +67,9 @@ class LookTab:
         with gr.Row():
             choices = [("what each depth answers", -1), *((name, label) for label, name in enumerate(exhibit.classes))]
             self.explained = gr.Dropdown(choices, value=-1, label="Heat map of", min_width=240, elem_id="explained")
-            self.stage = gr.Radio(STAGE_NAMES, value="", label="as seen by", min_width=300, elem_id="stage")
+            stages = dict.fromkeys(stage for depth in exhibit.depths for stage in find(depth.model).stages)
+            stage_names = [("the last stage that tells where", ""), *((stage, stage) for stage in stages)]
+            self.stage = gr.Radio(stage_names, value="", label="as seen by", min_width=300, elem_id="stage")
         self.answer = gr.HTML(exhibit.answer(first), elem_id="answer", elem_classes="page")
 
         asked = [self.explained, self.stage]
@@ -152,7 +152,7 @@ def curves_tab(exhibit: Exhibit, tab: gr.Tab) -> None:
     names = [name for name in exhibit.names() if name[1] in histories]
     for depth in exhibit.depths:
         if depth.model not in histories:
-            words = f"{display_name(depth.model)}: its checkpoint holds no history, and the report folder none either."
+            words = f"{find(depth.model).title}: its checkpoint holds no history, and the report folder none either."
             gr.HTML(notice(words, "hint"), elem_classes="page")
     if not names:
         return

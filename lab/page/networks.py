@@ -18,6 +18,7 @@ from lab.evaluation.gradcam import explain, heat, overlay, telling_stages
 from lab.evaluation.inference import probabilities
 from lab.figures.runs import to_uint8
 from lab.hardware import Hardware
+from models.catalog import find
 
 
 @dataclass
@@ -91,12 +92,13 @@ def predict_inputs(depth: Depth, inputs: list[Tensor], hardware: Hardware) -> np
 
 def look(depth: Depth, image: np.ndarray, hardware: Hardware, label: int | None = None, stage: str = "") -> Answer:
     """Predict one raw image, RGB uint8 [H, W, 3], and show what speaks for class ``label``, or else for the one predicted, at a
-    ``stage``, or else at the last that tells where: one before layer4 can find nothing that speaks for a class, and then the
-    one before it is asked. The map is the mean over the members, too."""
+    ``stage``, or else at the deepest that tells where: one that is not the deepest of all can find nothing that speaks for a
+    class, and then the one before it is asked. The map is the mean over the members, too."""
     window, seen, inputs = network_inputs(depth, image, hardware)
     if label is None and len(inputs) > 1:  # one network finds it in the same pass
         label = int(predict_inputs(depth, inputs, hardware).argmax())
-    stages = [stage] if stage else telling_stages(seen.shape[0]) or ["layer2"]
+    known = find(depth.model).stages
+    stages = [stage] if stage in known else telling_stages(known, seen.shape[0]) or list(known)[-1:]
     for stage in stages:
         found = [
             explain(network, one, label, stage, hardware, depth.d4)

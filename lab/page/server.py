@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lab.errors import UserError
 from lab.page.answers import BYTES, Exhibit
+from lab.page.figures import colour_rules
 from lab.page.layout import build
 
 FONTS = [fonts.Font(name) for name in ("system-ui", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")]
@@ -93,6 +94,7 @@ def launch(exhibit: Exhibit, host: str, port: int | None, folder: str) -> tuple[
             state_session_capacity=64,
             app_kwargs={"middleware": guards, "docs_url": None, "redoc_url": None},
             theme=theme(),
+            css=colour_rules(),
             css_paths=Path(__file__).with_name("page.css"),
         )
     except OSError as error:

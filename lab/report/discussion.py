@@ -13,12 +13,13 @@ from lab.data.images import read_image
 from lab.errors import UserError
 from lab.evaluation.calibration import calibration, confusions, hardest, wrong_by_depth
 from lab.evaluation.metrics import mcnemar, metrics_table
-from lab.figures.style import display_name, png
+from lab.figures.style import png
 from lab.report.figures import reliability_figure, thumbnail
 from lab.report.parts import Card, Part, Parts
 from lab.report.results import no_evaluation
 from lab.report.sections import Material, percent_or_gap
 from lab.text import counted, percent
+from models.catalog import find
 
 HARDEST, CONFUSED, MOST_CLASSES = 8, 8, 20  # rows shown
 
@@ -34,7 +35,7 @@ def discussion(material: Material, parts: Parts) -> dict[str, Any]:
     found = {model: run.result for model, run in runs.items()}
     pairs = pairs_table(found, parts)
     classwise = class_table(material, found, parts)
-    names = [display_name(model) for model in found]
+    names = [find(model).title for model in found]
     rows = [
         [material.classes[t], material.classes[p], *map(str, each), f"{images:,}"]
         for t, p, each, images in confusions(found, len(material.classes), CONFUSED)
@@ -56,7 +57,7 @@ def discussion(material: Material, parts: Parts) -> dict[str, Any]:
     calibrated: list[list[str | None]] = []
     for model, m in measured.items():
         off, error = f"{100 * (m.confidence - m.accuracy):+.2f}", f"{100 * m.error:.2f}"
-        calibrated.append([display_name(model), percent(m.confidence), percent(m.accuracy), off, error])
+        calibrated.append([find(model).title, percent(m.confidence), percent(m.accuracy), off, error])
     head = ["depth", "mean confidence", "accuracy", "difference, points", "ECE, points"]
     return {
         "size": size,
@@ -91,7 +92,7 @@ def data_table(material: Material, parts: Parts) -> Part:
                 percent_or_gap(last["valid_accuracy"]),
                 f"{100 * gap:+.2f}" if np.isfinite(gap) else None,
             ]
-        rows.append([display_name(model), f"{count:,}", each, *cells])
+        rows.append([find(model).title, f"{count:,}", each, *cells])
     head = ["depth", "parameters", "per training image", "training", "testing", "gap, points"]
     of = f"each of the {images:,} images of train.csv" if images else "each training image"
     return parts.table(head, rows, f"Depth against data: parameters, also for {of}; accuracy in the last epoch.")
@@ -104,7 +105,7 @@ def pairs_table(found: Mapping[str, tuple[np.ndarray, np.ndarray]], parts: Parts
         labels = found[one][0]
         b, c, p = mcnemar(labels, found[one][1].argmax(axis=1), found[two][1].argmax(axis=1))
         rows.append(
-            [f"{display_name(one)} and {display_name(two)}", f"{b}", f"{c}", f"{p:.2g}" if p >= 1e-4 else "< 0.0001"]
+            [f"{find(one).title} and {find(two).title}", f"{b}", f"{c}", f"{p:.2g}" if p >= 1e-4 else "< 0.0001"]
         )
     if not rows:
         return parts.gap("depths are compared where two or more of them have been evaluated.")
@@ -131,7 +132,7 @@ def class_table(material: Material, found: Mapping[str, tuple[np.ndarray, np.nda
     head = [
         "class",
         "images",
-        *(text for model in found for text in (f"{model.removeprefix('resnet')}: recall", "precision", "F1")),
+        *(text for model in found for text in (f"{find(model).short}: recall", "precision", "F1")),
     ]
     some = f", the {MOST_CLASSES} hardest of {len(order)} classes" if len(order) > MOST_CLASSES else ""
     return parts.table(head, rows, f"Recall, precision and F1 in %, the class with the lowest mean F1 first{some}.")
@@ -151,9 +152,7 @@ def hardest_gallery(material: Material, found: Mapping[str, tuple[np.ndarray, np
         lines = [f"true: {material.classes[int(labels[index])]}"]
         for model, (_, probabilities) in found.items():
             row = probabilities[index]
-            lines.append(
-                f"{model.removeprefix('resnet')}: {material.classes[int(row.argmax())]} {100 * row.max():.0f} %"
-            )
+            lines.append(f"{find(model).short}: {material.classes[int(row.argmax())]} {100 * row.max():.0f} %")
         lines.append(Path(ids[index]).name)
         try:
             data = thumbnail(read_image(paths[ids[index]]))

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lab.evaluation.calibration import BINS, Calibration
-from lab.figures.style import GREY, LABEL, OTHER, SMALL, STYLES, TICK, display_name, new_figure
+from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure
 from lab.report.runs import Run
 from lab.text import duration
+from models.catalog import find
 
 
 def reliability_figure(found: Mapping[str, Calibration]) -> Figure:
@@ -22,13 +23,13 @@ def reliability_figure(found: Mapping[str, Calibration]) -> Figure:
     for column, (model, measured) in enumerate(found.items()):
         top, bottom = grid[:, column]
         bins = measured.bins
-        colour, marker = STYLES.get(model, OTHER)
+        colour, marker = find(model).colour, find(model).marker
         centres, width = (bins.index.to_numpy() - 0.5) / BINS, 0.9 / BINS
         top.plot([0, 1], [0, 1], ":", color=GREY, lw=1.2)
         top.bar(centres, bins["accuracy"], width, color=colour, alpha=0.35, ec=colour, lw=0.8)
         top.plot(bins["confidence"], bins["accuracy"], marker, color=colour, ms=5, mec="white", mew=0.6, zorder=3)
         top.set(xlim=(0, 1), ylim=(0, 1.03), xticks=[0, 0.25, 0.5, 0.75, 1], aspect="auto")
-        top.set_title(f"{display_name(model)}: ECE {100 * measured.error:.1f} points", fontsize=LABEL)
+        top.set_title(f"{find(model).title}: ECE {100 * measured.error:.1f} points", fontsize=LABEL)
         bottom.bar(centres, 100 * bins["images"] / bins["images"].sum(), width, color=colour, alpha=0.8)
         bottom.set(ylim=(0, 105), yticks=[0, 50, 100])
         bottom.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])

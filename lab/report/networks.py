@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from models import catalog
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -23,11 +25,11 @@ class Layer:
     macs: int
 
 
-def layers(build: Callable[[str, int], nn.Module], model: str, classes: int, size: int) -> list[Layer]:
+def layers(model: str, classes: int, size: int) -> list[Layer]:
     """The parts of a network for one image of ``size`` px, in the order in which they work."""
     # On the meta device: shapes without numbers, so that the deepest network takes neither time nor memory.
     with torch.device("meta"):
-        network, image = build(model, classes).eval(), torch.empty(1, 3, size, size)
+        network, image = catalog.build(model, classes, size).eval(), torch.empty(1, 3, size, size)
     shapes: dict[str, tuple[int, ...]] = {}
 
     def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:

@@ -12,13 +12,14 @@ from lab.evaluation.metrics import metrics_table, wilson
 from lab.figures.accuracy import accuracy_figure
 from lab.figures.confusion import confusion_figure
 from lab.figures.roc import roc_figure
-from lab.figures.style import display_name, png
+from lab.figures.style import png
 from lab.report.ablations import ablations
 from lab.report.figures import terminal_lines
 from lab.report.parts import Part, Parts
 from lab.report.runs import Run
 from lab.report.sections import Material, ablation_part, percent_or_gap
 from lab.text import duration, percent
+from models.catalog import find
 
 
 def interval(hits: int, images: int) -> str:
@@ -39,8 +40,8 @@ def results(material: Material, parts: Parts) -> dict[str, Any]:
             hits, images = right(run)
             saved = f"saved network, evaluated  {100 * hits / images:>6.2f} %  {hits:,} of {images:,} images"
         lines = terminal_lines(run, saved)
-        title = f"{display_name(model)} on {material.report.name}"
-        caption = f"Highest testing accuracy of {display_name(model)}, drawn from history_{model}.csv"
+        title = f"{find(model).title} on {material.report.name}"
+        caption = f"Highest testing accuracy of {find(model).title}, drawn from history_{model}.csv"
         caption += f" and valid_{model}.csv." if saved else "."
         picture = material.terminal(title, lines)
         terminals.append(parts.picture(picture, caption, "; ".join(text.strip() for text, _ in lines), 86, "svg"))
@@ -91,8 +92,8 @@ def matrix_part(material: Material, run: Run, parts: Parts) -> Part:
     (labels, probabilities), (hits, images) = run.result, right(run)
     matrix = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(len(material.classes)))
     share = f"{percent(hits / images)} of {images:,} images right (95 % interval {interval(hits, images)})"
-    caption = f"Confusion matrix of {display_name(run.model)}: {share}. Left images, right % of the true class."
-    alt = f"two heat maps of true against predicted class of {display_name(run.model)}"
+    caption = f"Confusion matrix of {find(run.model).title}: {share}. Left images, right % of the true class."
+    alt = f"two heat maps of true against predicted class of {find(run.model).title}"
     width = 92 if len(material.classes) > 4 else 74
     return parts.picture(png(confusion_figure(matrix, material.classes)), caption, alt, width)
 
@@ -108,12 +109,12 @@ def overall_table(material: Material, parts: Parts) -> Part:
     rows: list[list[str | None]] = []
     for model, run in material.runs.items():
         if run.labels is None:
-            rows.append([display_name(model), *[None] * 6])
+            rows.append([find(model).title, *[None] * 6])
             continue
         values = found[(found["model"] == model) & (found["class"] == "overall")].set_index("metric")["value"]
         cells = [percent_or_gap(values[name]) for name in ("balanced_accuracy", "macro_f1")]
         numbers = ["undefined" if np.isnan(values[name]) else f"{values[name]:.4f}" for name in ("auc", "log_loss")]
-        rows.append([display_name(model), percent_or_gap(values["accuracy"]), interval(*right(run)), *cells, *numbers])
+        rows.append([find(model).title, percent_or_gap(values["accuracy"]), interval(*right(run)), *cells, *numbers])
     head = ["depth", "accuracy", "95 % interval", "balanced", "macro F1", "AUC", "log loss"]
     images = len(next(iter(material.evaluated.values())).ids)
     caption = f"The saved network of each depth on the {images:,} images of valid.csv, as evaluate.py predicted them."
@@ -125,14 +126,14 @@ def time_table(material: Material, parts: Parts) -> Part:
     rows: list[list[str | None]] = []
     for model, run in material.runs.items():
         if run.history is None or "seconds" not in run.history:
-            rows.append([display_name(model), *[None] * 5])
+            rows.append([find(model).title, *[None] * 5])
             continue
         seconds, rate = run.history["seconds"], run.history.get("images_per_second", pd.Series(dtype=float))
         sizes = sorted({int(size) for size in run.history.get("size", pd.Series(dtype=float)).dropna()})
         record = run.about.records[0] if run.about is not None and run.about.records else {}
         rows.append(
             [
-                display_name(model),
+                find(model).title,
                 f"{len(run.history)}",
                 ", ".join(map(str, sizes)) or None,
                 duration(float(seconds.sum())),

@@ -18,7 +18,7 @@ from lab.checkpoints.histories import read_histories
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
 from lab.evaluation.metrics import checked
-from lab.options import DEPTHS, MODELS
+from models.catalog import depths, resnets
 
 
 class Gaps:
@@ -66,14 +66,14 @@ class Run:
 
 
 def read_runs(report: Path, weights: Path, command: Callable[[str, str], str], gaps: Gaps) -> dict[str, Run]:
-    """The lab's three depths and any other that has a history or an evaluation, the shallowest first.
+    """The lab's three depths and any other ResNet that has a history or an evaluation, the shallowest first.
 
     ``report`` and ``weights`` are the folders of the data set; ``command(script, model)`` is the line that runs a script for a
     model. Raises :class:`UserError` for a file that is not what it should be.
     """
     histories = read_histories(report)
-    found = {model for model in MODELS if model in histories or (report / f"valid_{model}.csv").is_file()}
-    runs = {model: Run(model, histories.get(model)) for model in MODELS if model in DEPTHS or model in found}
+    found = {model for model in resnets() if model in histories or (report / f"valid_{model}.csv").is_file()}
+    runs = {model: Run(model, histories.get(model)) for model in resnets() if model in found.union(depths())}
     for model, run in runs.items():
         train, best = command("train.py", model), weights / model / "best.safetensors"
         known = report / f"run_{model}.json"

@@ -20,12 +20,12 @@ from lab.data.augmentation import STANDARD
 from lab.data.lists import DataSet, ImageList
 from lab.errors import UserError
 from lab.figures.runs import draw_data_figures
-from lab.figures.style import display_name
 from lab.report.ablations import ablations
 from lab.report.networks import Layer
 from lab.report.parts import Part, Parts
 from lab.report.runs import Run
 from lab.text import percent
+from models.catalog import find
 
 
 @dataclass
@@ -64,7 +64,7 @@ def introduction(material: Material, parts: Parts) -> dict[str, Any]:
     keys = []
     for model, run in material.runs.items():
         best = run.best
-        keys.append({"name": display_name(model), "value": None if best is None else percent(best["valid_accuracy"])})
+        keys.append({"name": find(model).title, "value": None if best is None else percent(best["valid_accuracy"])})
     if not material.lists:
         counts = parts.gap("the lists are not at hand; name their folder with --data to count images by class.")
     else:
@@ -92,7 +92,7 @@ def implementation(material: Material, parts: Parts) -> dict[str, Any]:
         [name, shape(first[name].output), *(t[name].operation if name in t else "" for t in found.values())]
         for name in names
     ]
-    head = ["layer", "output", *map(display_name, models)]
+    head = ["layer", "output", *(find(model).title for model in models)]
     why = f"Layers of the networks, taken from the networks themselves for an input of {size} × {size} px and {classes} classes. "
     why += "A line k×k, c is a convolution with kernel k and c output channels, each followed by batch norm; the first block of "
     why += "a stage may halve the size."
@@ -106,7 +106,7 @@ def implementation(material: Material, parts: Parts) -> dict[str, Any]:
     for table in found.values():
         sums += [f"{sum(layer.parameters for layer in table.values()):,}"]
         sums += [f"{sum(layer.macs for layer in table.values()) / 1e6:,.1f}"]
-    head = ["layer", *(text for model in models for text in (display_name(model), "10⁶ MAC"))]
+    head = ["layer", *(text for model in models for text in (find(model).title, "10⁶ MAC"))]
     what = f"Parameters of each depth, and millions of multiply-accumulates for one image of {size} × {size} px."
     costs = parts.table(head, [*rows, ["all", *sums]], what, totals=1)
     return {
@@ -161,7 +161,7 @@ def settings_table(material: Material, parts: Parts) -> Part:
             rows.append(
                 [title, *(records[m].get(name, "not noted") if m in records else "not noted" for m in material.runs)]
             )
-    head = ["setting", *map(display_name, material.runs)]
+    head = ["setting", *(find(model).title for model in material.runs)]
     return parts.table(head, rows, "How each depth was trained, as its run has noted.", "l" + "c" * len(material.runs))
 
 
@@ -218,7 +218,7 @@ def preprocessing_numbers(abouts: Mapping[str, About]) -> dict[str, Any] | None:
         "locate": every[0].locate,
         "mean": every[0].mean,
         "std": every[0].std,
-        "model": display_name(first),
+        "model": find(first).title,
     }
 
 
@@ -235,7 +235,7 @@ def preprocessing(material: Material, parts: Parts) -> dict[str, Any]:
             metrics = known[model].metrics if model in known else {}
             plain, averaged = metrics.get("valid_accuracy"), metrics.get("valid_accuracy_d4")
             gain = None if plain is None or averaged is None else f"{100 * (averaged - plain):+.2f}"
-            rows.append([display_name(model), percent_or_gap(plain), percent_or_gap(averaged), gain])
+            rows.append([find(model).title, percent_or_gap(plain), percent_or_gap(averaged), gain])
         head = ["depth", "plain", "mean of eight views", "difference, points"]
         d4 = parts.table(head, rows, "Testing accuracy of the best epoch's network, plain and averaged over D4.")
     else:

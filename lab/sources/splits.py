@@ -20,9 +20,10 @@ from sklearn.model_selection import ShuffleSplit
 
 from lab.errors import UserError
 from lab.files import write_whole
+from models.catalog import depths, find
 
 LISTS = ("train", "valid", "test")
-TEST_LISTS = tuple(f"resnet_{depth}_test.csv" for depth in (18, 50, 152))
+TEST_LISTS = tuple(f"{find(model).test_list}.csv" for model in depths())
 FILES = ("train.csv", "valid.csv", *TEST_LISTS, "test_labels.csv", "classes.csv")
 CNMC_NAME = re.compile(r"UID_(?P<patient>H?\d+)_\d+_\d+_(?P<kind>all|hem)", re.IGNORECASE)
 DRAWS = 2000  # random divisions of the groups that are weighed against each other

@@ -18,6 +18,7 @@ from lab.evaluation.inference import for_prediction, probabilities
 from lab.hardware import Hardware
 from lab.text import counted, duration
 from lab.training.recipe import Settings, divide, make_optimizer, size_at
+from models.catalog import find
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def measure(
     called = wrap(copied)
     optimizer = make_optimizer(copied, settings, hardware.precision)
     evaluated = for_prediction(network, hardware)
-    sizes = sorted({max(32, settings.size // 2), settings.size})
+    least = find(settings.model).least_input(settings.size)
+    sizes = sorted({max(least, settings.size // 2), settings.size})
     seconds: list[tuple[float, float]] = []
     for size in sizes:
         # Both steps come out of one pass, whose beginning costs more than a step; a pass may hold a single batch.
@@ -126,7 +128,7 @@ def forecast(pace: Pace, settings: Settings, done: int = 0, share: float = 0.0) 
         whole -= share * pace.epoch(size_at(done, settings))
         return f"time: about {duration(whole)} left, from a measured step"
     less = []
-    smaller = max(32, round(0.75 * settings.size / 16) * 16)
+    smaller = max(find(settings.model).least_input(settings.size), round(0.75 * settings.size / 16) * 16)
     if smaller < settings.size:
         less.append(f"--size {smaller} about {duration(pace.run(replace(settings, size=smaller)))}")
     if settings.epochs > 1:

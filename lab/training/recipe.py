@@ -15,6 +15,7 @@ from lab.data.preprocessing import Preprocessing
 from lab.distributed import Ranks
 from lab.errors import UserError
 from lab.hardware import Hardware
+from models.catalog import find
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def size_at(epoch: int, settings: Settings) -> int:
     if not settings.progressive:
         return settings.size
     share = (0.5, 0.75, 1.0)[3 * epoch // settings.epochs] if epoch + 1 < settings.epochs else 1.0
-    return max(32, round(settings.size * share))
+    return max(find(settings.model).least_input(settings.size), round(settings.size * share))
 
 
 def class_weights(text: str, labels: np.ndarray, count: int, device: torch.device) -> Tensor | None:
@@ -131,10 +132,11 @@ def chosen_settings(model: str, args: argparse.Namespace, hardware: Hardware, fi
     defaults = {
         "size": final.size,
         "window": final.window,
-        "progressive": model not in ("resnet18", "resnet34"),
+        "progressive": False,
         "batch_size": 32 if hardware.device.type == "cpu" else 64,
         "lr": 0.05 if sgd else 0.001,
         "weight_decay": 5e-4 if sgd else 0.05,
+        **find(model).recipe,
     }
     asked: dict[str, Any] = {name: getattr(args, name) for name in Settings.__dataclass_fields__ if hasattr(args, name)}
     asked |= {name: value for name, value in defaults.items() if asked[name] is None}

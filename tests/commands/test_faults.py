@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -269,14 +268,14 @@ def short_of_memory(most: int, first: int, training: bool, error: RuntimeError =
     while validating."""
     passes = 0
 
-    def build(name: str, classes: int, **more: Any) -> torch.nn.Module:
+    def build(name: str, classes: int, size: int) -> torch.nn.Module:
         def check(module: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
             nonlocal passes
             passes += module.training == training
             if module.training == training and passes >= first and len(given[0]) > most:
                 raise error
 
-        network = thin(name, classes, **more)
+        network = thin(name, classes, size)
         network.register_forward_pre_hook(check)
         return network
 

@@ -40,7 +40,7 @@ def work(tmp_path: Path, trained: Path) -> Iterator[Path]:
 
 def listed(data: Path, model: str) -> list[str]:
     """The IDs of a depth's own list, read without this project."""
-    lines = (data / f"resnet_{model.removeprefix('resnet')}_test.csv").read_text().split("\n")
+    lines = (data / f"resnet_{model[6:]}_test.csv").read_text().split("\n")
     assert lines[0] == "Path"
     return lines[1:]
 
@@ -64,11 +64,11 @@ def test_submissions_of_all_depths(trained: Path, work: Path, data: str) -> None
 
 def test_one_network_gives_an_image_the_same_label_in_all_three_orders(trained: Path, work: Path) -> None:
     torch.manual_seed(0)
-    network, said = load_network(trained / "weights/tiny/resnet152/best.safetensors", "resnet152", thin)
+    network, said = load_network(trained / "weights/tiny/resnet152/best.safetensors", "resnet152")
     for model in DEPTHS:
         save_thin(work / "weights" / "tiny" / model / "best.safetensors", replace(said, model=model), network)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("resnet.build", lambda name, classes: thin("resnet152", classes))
+        patch.setattr("models.catalog.build", lambda name, classes, size: thin("resnet152", classes))
         command(predict, "--data", trained / "csv" / "tiny", "--out", work / "out", *CPU)
     tables = [pd.read_csv(work / "out" / f"submission_{model}.csv") for model in DEPTHS]
     labels = [dict(zip(table["ID"], table["label"], strict=True)) for table in tables]
@@ -93,7 +93,7 @@ def test_ids_are_spelled_as_in_the_list(work: Path, trained: Path) -> None:
 
 def test_preprocessing_is_the_checkpoints(work: Path, trained: Path) -> None:
     """Another window and size in the checkpoint give what the slow way gives with them."""
-    network, said = load_network(trained / "weights/tiny/resnet50/best.safetensors", "resnet50", thin)
+    network, said = load_network(trained / "weights/tiny/resnet50/best.safetensors", "resnet50")
     changed = replace(said.preprocessing, window=40, source=80, size=40, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1))
     path = work / "weights" / "tiny" / "resnet50" / "best.safetensors"
     save_thin(path, replace(said, preprocessing=changed), network)
@@ -154,7 +154,7 @@ def test_an_unknown_model_is_an_option_error(work: Path, trained: Path, capsys: 
 
 
 def test_d4_is_used_as_noted_on_valid(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    network, said = load_network(trained / "weights/tiny/resnet18/best.safetensors", "resnet18", thin)
+    network, said = load_network(trained / "weights/tiny/resnet18/best.safetensors", "resnet18")
     for d4, plain, expected in ((0.9, 0.8, "on"), (0.7, 0.8, "off")):
         said = replace(said, metrics=said.metrics | {"valid_accuracy": plain, "valid_accuracy_d4": d4})
         save_thin(work / "weights" / "tiny" / "resnet18" / "best.safetensors", said, network)

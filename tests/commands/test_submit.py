@@ -37,8 +37,8 @@ def project(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder / place)
     thin = inspect.getsource(made.Thin) + "\n\n" + inspect.getsource(made.thin).replace("def thin(", "def build(")
-    with (folder / "resnet" / "__init__.py").open("a") as file:
-        file.write("\nfrom torch import Tensor, nn\n\n" + thin.replace("resnet.resnet.BasicBlock", "BasicBlock"))
+    with (folder / "models" / "catalog.py").open("a") as file:
+        file.write("\nfrom torch import Tensor, nn\nfrom resnet import BasicBlock\n\n" + thin)
     for name in ("csv/tiny", "weights/tiny"):
         shutil.copytree(trained / name, folder / name)
     with inside(folder):

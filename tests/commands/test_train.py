@@ -6,19 +6,18 @@ import ast
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-import resnet
 import train
 from lab.checkpoints.checkpoint import part, read_about, read_state, read_tensors
 from lab.errors import UserError
 from lab.training import snapshots
 from lab.training.ema import EMA
+from models import catalog
 from tests.made import (
     DEPTHS,
     FAST,
@@ -226,10 +225,10 @@ def test_steps_and_batches(
     """An epoch's steps depend on the batch size alone, not on how many parts a batch is split into."""
     taken: list[int] = []
     shapes: list[int] = []
-    update, build = EMA.update, resnet.build
+    update, build = EMA.update, catalog.build
 
-    def watched(name: str, classes: int, **more: Any) -> torch.nn.Module:
-        network = build(name, classes, **more)
+    def watched(name: str, classes: int, size: int) -> torch.nn.Module:
+        network = build(name, classes, size)
         network.register_forward_pre_hook(
             lambda module, given: shapes.append(len(given[0])) if module.training else None
         )
@@ -239,7 +238,7 @@ def test_steps_and_batches(
         taken.append(step)
         update(self, step)
 
-    work.setattr(resnet, "build", watched)
+    work.setattr(catalog, "build", watched)
     work.setattr(EMA, "update", counted)
     run(*options, "--epochs", "2")
     assert taken == list(range(2 * steps))
@@ -251,10 +250,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, trai
     """With a network without norms, whose statistics do depend on the parts, two parts of 4 train as one batch of 8 does, and
     the classes weigh the same in whichever part they are."""
 
-    def plain(name: str, num_classes: int = 2, zero_init_residual: bool = False) -> torch.nn.Module:
-        return torch.nn.Sequential(
-            torch.nn.Conv2d(3, 4, 5, 4), torch.nn.Flatten(), torch.nn.Linear(4 * 49, num_classes)
-        )
+    def plain(name: str, classes: int, size: int) -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 5, 4), torch.nn.Flatten(), torch.nn.Linear(4 * 49, classes))
 
     found = []
     for accumulate in ("1", "2"):
@@ -271,12 +268,12 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, trai
 def greedy(most: int) -> Callable[..., torch.nn.Module]:
     """Thin networks for which a device has no memory to train on more than ``most`` images at once."""
 
-    def build(name: str, classes: int, **more: Any) -> torch.nn.Module:
+    def build(name: str, classes: int, size: int) -> torch.nn.Module:
         def check(module: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
             if module.training and len(given[0]) > most:
                 raise torch.OutOfMemoryError
 
-        network = thin(name, classes, **more)
+        network = thin(name, classes, size)
         network.register_forward_pre_hook(check)
         return network
 

@@ -19,7 +19,6 @@ import prepare
 import report
 import submit
 import train
-from lab.options import DEPTHS, MODELS
 from studies import average, import_weights
 from tests.made import PROJECT
 
@@ -62,10 +61,6 @@ except SystemExit as done:
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
     assert done.stdout.endswith("loaded 0 set()\n"), done.stdout[-300:] + done.stderr
     assert "usage:" in done.stdout
-
-
-def test_the_labs_depths_are_among_the_models() -> None:
-    assert DEPTHS == ["resnet18", "resnet50", "resnet152"] and set(DEPTHS) <= set(MODELS)
 
 
 def test_given_are_the_options_on_the_command_line() -> None:

@@ -33,6 +33,8 @@ from lab.errors import UserError
 from lab.training.recipe import make_optimizer
 from tests.made import about, save_thin, settings, thin
 
+pytestmark = pytest.mark.usefixtures("thin_networks")
+
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
@@ -46,7 +48,7 @@ def saved(tmp_path: Path) -> Path:
 def refusal(path: Path, model: str | None = "resnet18") -> str:
     """The sentence by which a checkpoint is refused, by its header alone or else when its tensors are loaded."""
     with pytest.raises(UserError) as error:
-        load_network(path, model, thin)
+        load_network(path, model)
     text = str(error.value)
     assert str(path) in text and "\n" not in text and text.endswith(".")
     return text
@@ -106,7 +108,7 @@ def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
 def test_a_network_comes_back_ready_to_predict(saved: Path) -> None:
     torch.manual_seed(0)
     original = thin("resnet18")
-    network, said = load_network(saved, "resnet18", thin)
+    network, said = load_network(saved, "resnet18")
     assert said.preprocessing == about().preprocessing
     assert not network.training and not any(parameter.requires_grad for parameter in network.parameters())
     for name, tensor in original.state_dict().items():

@@ -45,6 +45,8 @@ CPU = ["--device", "cpu", "--precision", "fp32"]
 SEEDS = [f"weights-{seed}/tiny/resnet18" for seed in range(3)]
 OUT = "weights-average/tiny/resnet18"
 
+pytestmark = pytest.mark.usefixtures("thin_networks")
+
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -119,13 +121,13 @@ def test_the_average_is_the_mean_of_the_members_each_on_its_own_input() -> None:
 
 def test_a_plain_folder_is_one_member(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     best = folder_of(tmp_path, member(0))
-    assert len(load_members(best, "resnet18", thin)) == 1
+    assert len(load_members(best, "resnet18")) == 1
     assert capsys.readouterr().out == ""
 
 
 def test_members_come_in_their_order_and_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = [member(seed) for seed in range(11)]  # member_10 comes after member_9
-    found = load_members(folder_of(tmp_path, *made), "resnet18", thin)
+    found = load_members(folder_of(tmp_path, *made), "resnet18")
     assert "resnet18: averaging 11 members" in capsys.readouterr().out
     for (network, _), (expected, _) in zip(found, made, strict=True):
         assert torch.equal(network.state_dict()["fc.weight"], expected.state_dict()["fc.weight"])
@@ -135,11 +137,11 @@ def test_a_member_missing_or_too_many_is_refused(tmp_path: Path) -> None:
     best = folder_of(tmp_path, member(0), member(1), member(2))
     other(tmp_path, 2).rename(tmp_path / "kept")
     with pytest.raises(UserError, match=r"expects member_2.*, member_3.* beside it, found member_3.safetensors;"):
-        load_members(best, None, thin)
+        load_members(best)
     (tmp_path / "kept").rename(other(tmp_path, 2))
     save_thin(best, about(), thin("resnet18"))  # a training's own best, with stale members beside it
     with pytest.raises(UserError, match=r"expects no other member beside it, found member_2.*, member_3"):
-        load_members(best, None, thin)
+        load_members(best)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +159,8 @@ def test_a_member_missing_or_too_many_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_mixtures_are_refused_by_the_folder_and_by_what_makes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
+    tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
-    monkeypatch.setattr("resnet.build", thin)
     network, said = member(0, lists="a" * 64)
     changed = replace(said, **changes)
     strange = (thin(changed.model), changed)
@@ -167,7 +168,7 @@ def test_mixtures_are_refused_by_the_folder_and_by_what_makes_it(
     with pytest.raises(
         UserError, match=rf"member_2.safetensors: cannot be averaged with .*best.safetensors: .*{words}"
     ):
-        load_members(best, None, thin)
+        load_members(best)
     folders = [folder_of(tmp_path / "one", (network, said)).parent, folder_of(tmp_path / "two", strange).parent]
     with pytest.raises(UserError, match=rf"two/best.safetensors: cannot be averaged with .*one.*: .*{words}"):
         command(average, *folders, "--out", tmp_path / "average" / "resnet18")
@@ -296,7 +297,7 @@ def test_the_place_of_an_average_is_its_own(work: Path) -> None:
     with pytest.raises(UserError, match="expected a single training's network, found an average of 3"):
         command(average, OUT, SEEDS[0], "--out", "again/tiny/resnet18", *CPU)
     command(average, *SEEDS[:2], "--out", OUT, "--fresh", *CPU)
-    assert len(load_members(work / OUT / "best.safetensors", "resnet18", thin)) == 2
+    assert len(load_members(work / OUT / "best.safetensors", "resnet18")) == 2
 
 
 def test_training_does_not_go_on_in_an_average_and_fresh_takes_it_away(work: Path) -> None:
@@ -313,7 +314,7 @@ def test_training_does_not_go_on_in_an_average_and_fresh_takes_it_away(work: Pat
     assert contents(work / OUT) == before
     command(train, *options, "--fresh")
     assert set(contents(work / OUT)) == {"best.safetensors", "last.safetensors"}
-    assert len(load_members(work / OUT / "best.safetensors", "resnet18", thin)) == 1
+    assert len(load_members(work / OUT / "best.safetensors", "resnet18")) == 1
 
 
 def test_an_interrupted_average_is_nothing_to_predict_with(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,5 +330,5 @@ def test_an_interrupted_average_is_nothing_to_predict_with(work: Path, monkeypat
     with pytest.raises(UserError, match="no trained model there"):
         command(predict, "--data", "tiny", "--weights", "weights-average", *CPU)
     command(average, *SEEDS[:2], "--out", OUT, "--fresh", *CPU)
-    network, _ = load_network(work / OUT / "best.safetensors", "resnet18", thin)
+    network, _ = load_network(work / OUT / "best.safetensors", "resnet18")
     assert isinstance(network, torch.nn.Module)

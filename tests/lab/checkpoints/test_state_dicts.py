@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import predict
-import resnet
 import train
 from lab.checkpoints.checkpoint import load_network, read_about
-from lab.checkpoints.state_dicts import MODELS, NORMALISATIONS, PREFIXES, WRAPPERS, read_state, recognise
+from lab.checkpoints.state_dicts import NORMALISATIONS, PREFIXES, WRAPPERS, read_state, recognise
 from lab.errors import UserError
+from models import catalog
 from studies import import_weights
 from tests.made import command, inside, make_data
 
@@ -41,7 +41,7 @@ def peer(depth: int = 18, classes: int = 2) -> torch.nn.Module:
 def refusal(path: Path, classes: int = 2) -> str:
     """The sentence by which a file is refused."""
     with pytest.raises(UserError) as error:
-        recognise(path, read_state(path), classes, resnet.build)
+        recognise(path, read_state(path), classes, 64)
     text = str(error.value)
     assert text.startswith(f"{path}: ") and "\n" not in text and text.endswith(".")
     return text
@@ -50,12 +50,12 @@ def refusal(path: Path, classes: int = 2) -> str:
 # ---- what peers save
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", catalog.resnets())
 def test_every_depth_is_recognised_by_its_tensors(tmp_path: Path, model: str) -> None:
     with torch.device("meta"):
-        shapes = resnet.build(model, 3).state_dict()
+        shapes = catalog.build(model, 3, 64).state_dict()
     state = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in shapes.items()}
-    assert recognise(tmp_path, state, 3, resnet.build) == model
+    assert recognise(tmp_path, state, 3, 64) == model
 
 
 @pytest.mark.parametrize("wrapper", [None, *WRAPPERS])
@@ -75,8 +75,8 @@ def test_old_files_and_safetensors(tmp_path: Path) -> None:
     safetensors.torch.save_file(state, tmp_path / "new.safetensors")
     for name in ("old.pth", "new.safetensors"):
         found = read_state(tmp_path / name)
-        assert recognise(tmp_path / name, found, 2, resnet.build) == "resnet18"
-        resnet.build("resnet18", 2).load_state_dict(found, strict=True)
+        assert recognise(tmp_path / name, found, 2, 64) == "resnet18"
+        catalog.build("resnet18", 2, 64).load_state_dict(found, strict=True)
 
 
 # ---- what is refused
@@ -136,7 +136,7 @@ def test_odd_tensors_are_refused(tmp_path: Path, content: dict[str, Any], reason
 def test_half_precision_becomes_float32(tmp_path: Path) -> None:
     torch.save(peer().half().state_dict(), tmp_path / "peer.pth")
     state = read_state(tmp_path / "peer.pth")
-    assert recognise(tmp_path / "peer.pth", state, 2, resnet.build) == "resnet18"
+    assert recognise(tmp_path / "peer.pth", state, 2, 64) == "resnet18"
     assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in state.values())
 
 
@@ -182,7 +182,7 @@ def test_a_zip_that_claims_much_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def work(tmp_path: Path) -> Iterator[Path]:
-    with inside(tmp_path, resnet.build, figures=False):
+    with inside(tmp_path, catalog.build, figures=False):
         make_data(tmp_path / "csv" / "tiny")
         yield tmp_path
 
@@ -232,7 +232,7 @@ def test_nothing_that_is_there_is_replaced_unasked(work: Path) -> None:
         command(train, "--data", "tiny", "--size", "32", "--device", "cpu")
     assert best.read_bytes() == before
     command(import_weights, *options, "--fresh", "--normalise", "none")
-    assert load_network(best, "resnet18", resnet.build)[1].preprocessing.mean == (0.0, 0.0, 0.0)
+    assert load_network(best, "resnet18")[1].preprocessing.mean == (0.0, 0.0, 0.0)
 
 
 def test_a_training_is_not_given_a_foreign_best(work: Path) -> None:

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-import resnet
 from lab.cpu.fused_inference import FusedBlock, available, fuse_blocks
 from lab.evaluation.inference import folded, for_prediction
 from lab.hardware import Hardware
+from models import catalog
+from resnet import BasicBlock, Bottleneck
 from tests.made import thin
 
 CPU = Hardware(torch.device("cpu"), "fp32")
@@ -38,7 +39,7 @@ def test_fused_blocks_are_the_same_function(model: str) -> None:
     network = with_random_norms(thin(model, 3))
     fused = fuse_blocks(folded(network))
     count = sum(isinstance(module, FusedBlock) for module in fused.modules())
-    assert count == sum(isinstance(module, resnet.BasicBlock | resnet.Bottleneck) for module in network.modules())
+    assert count == sum(isinstance(module, BasicBlock | Bottleneck) for module in network.modules())
     for images, size in ((4, 32), (4, 32), (1, 32), (3, 45), (2, 64)):
         batch = torch.randn(images, 3, size, size).contiguous(memory_format=torch.channels_last)
         kept = batch.clone()
@@ -50,7 +51,7 @@ def test_fused_blocks_are_the_same_function(model: str) -> None:
 @torch.inference_mode()
 def test_the_network_itself_is_left_alone() -> None:
     """A copy is fused."""
-    network = with_random_norms(resnet.build("resnet18", 2))
+    network = with_random_norms(catalog.build("resnet18", 2, 32))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     images = torch.randn(2, 3, 64, 64)
     expected = network(images)
@@ -65,5 +66,5 @@ def test_elsewhere_the_folded_network_is_used(monkeypatch: pytest.MonkeyPatch) -
     assert not available(Hardware(torch.device("cpu"), "bf16"))
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert not available(CPU)
-    network = for_prediction(resnet.build("resnet18", 2), CPU)
+    network = for_prediction(catalog.build("resnet18", 2, 32), CPU)
     assert not any(isinstance(module, FusedBlock) for module in network.modules())

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-import resnet
 from lab.cpu import winograd
 from lab.cpu.winograd import (
     FastGradientConv2d,
@@ -24,6 +23,7 @@ from lab.cpu.winograd import (
 from lab.evaluation.inference import folded
 from lab.hardware import Hardware
 from lab.training.ema import EMA
+from models import catalog
 
 CPU = Hardware(torch.device("cpu"), "fp32")
 Pair = tuple[Tensor, Tensor]
@@ -111,7 +111,7 @@ def test_tiles_are_large_unless_images_are_small_or_few() -> None:
 def test_a_network_computes_the_same_and_learns_the_same(model: str) -> None:
     """The output bit for bit; the gradient of every parameter up to rounding, in the layout of its parameter."""
     torch.manual_seed(0)
-    plain = CPU.place(resnet.build(model, 3)).train()
+    plain = CPU.place(catalog.build(model, 3, 32)).train()
     fast = copy.deepcopy(plain)
     assert use_fast_gradients(fast, CPU) > 0
     images, labels = torch.randn(8, 3, 64, 64).contiguous(memory_format=torch.channels_last), torch.arange(8) % 3
@@ -132,7 +132,7 @@ def test_a_network_computes_the_same_and_learns_the_same(model: str) -> None:
 def test_replacing_convolutions_keeps_the_parameters_their_names_and_the_random_numbers() -> None:
     """So checkpoints, DDP and a training's bits stay; copies keep the fast gradients, and norms are folded as before."""
     torch.manual_seed(0)
-    network = CPU.place(resnet.build("resnet18", 2)).train()
+    network = CPU.place(catalog.build("resnet18", 2, 32)).train()
     names, parameters, numbers = list(network.state_dict()), list(network.parameters()), torch.get_rng_state()
     assert use_fast_gradients(network, CPU) == 11  # nine of 3×3 and two shortcuts, of 128 channels and more
     assert use_fast_gradients(network, CPU) == 0  # all have been replaced
@@ -148,7 +148,7 @@ def test_replacing_convolutions_keeps_the_parameters_their_names_and_the_random_
 
 def test_only_float32_on_a_cpu_and_only_convolutions_that_gain() -> None:
     """Everything else keeps PyTorch's gradients."""
-    network = resnet.build("resnet18", 2)
+    network = catalog.build("resnet18", 2, 32)
     assert use_fast_gradients(network, Hardware(torch.device("cpu"), "bf16")) == 0
     assert use_fast_gradients(network, Hardware(torch.device("cuda"), "fp32")) == 0
     others = nn.Sequential(

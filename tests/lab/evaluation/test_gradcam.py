@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lab.evaluation.gradcam import STAGES, explain, heat, overlay, telling_stages, undo_dihedral
+from lab.evaluation.gradcam import explain, heat, overlay, telling_stages, undo_dihedral
 from lab.evaluation.inference import dihedral, probabilities
 from lab.hardware import Hardware
+from models.catalog import find
 from tests.made_page import CPU, staged
+
+STAGES = find("resnet18").stages
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +28,7 @@ def image(seed: int = 0) -> Tensor:
 def slow_map(network: nn.Module, view: Tensor, label: int, stage: str) -> Tensor:
     """Equations 1 and 2 of the paper without the ReLU: the class's gradient, averaged over the places, weighs the channels."""
     kept: list[Tensor] = []
-    block = list(network.get_submodule(stage).children())[-1]
-    handle = block.register_forward_hook(lambda _module, _given, made: kept.append(made))
+    handle = network.get_submodule(stage).register_forward_hook(lambda _module, _given, made: kept.append(made))
     with torch.enable_grad():
         logit = network(view.clone().requires_grad_())[0, label]
         (gradient,) = torch.autograd.grad(logit, kept[0])
@@ -101,4 +103,4 @@ def test_the_overlay_hides_nothing_where_it_is_cold_and_the_hottest_is_yellow() 
     ("size", "count"), [(224, 3), (128, 3), (97, 3), (96, 2), (64, 2), (49, 2), (48, 1), (32, 1), (24, 0)]
 )
 def test_the_stages_that_tell_where_have_four_places_along_a_side(size: int, count: int) -> None:
-    assert telling_stages(size) == ["layer4", "layer3", "layer2"][3 - count :]
+    assert telling_stages(STAGES, size) == ["layer4", "layer3", "layer2"][3 - count :]

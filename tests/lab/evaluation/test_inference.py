@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import resnet
 from lab.evaluation.inference import decide_d4, dihedral, folded, predict
 from lab.hardware import Hardware
+from models import catalog
 from tests.made import about, thin
 
 HARDWARE = Hardware(torch.device("cpu"), "fp32")
@@ -58,7 +58,7 @@ def test_the_views_close_under_composition() -> None:
 @pytest.mark.parametrize("model", ["resnet18", "resnet50"])
 def test_a_folded_network_is_the_same_function_without_norms(model: str) -> None:
     torch.manual_seed(0)
-    made = resnet.build(model, 3, zero_init_residual=False).double().eval()
+    made = catalog.build(model, 3, 32).double().eval()
     for name, buffer in made.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             buffer.uniform_(0.5, 2)

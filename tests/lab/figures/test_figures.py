@@ -19,7 +19,8 @@ from sklearn.metrics import auc
 
 from lab.errors import UserError
 from lab.evaluation.metrics import classification_metrics
-from lab.figures import accuracy, confusion, galleries, roc, style
+from lab.figures import accuracy, confusion, galleries, roc
+from models.catalog import find
 
 RANDOM = np.random.default_rng(5)
 DEPTHS = ["resnet18", "resnet50", "resnet152"]
@@ -90,7 +91,7 @@ def test_accuracy_lines_are_the_histories_in_percent() -> None:
         np.testing.assert_allclose(np.asarray(training.get_ydata()), given["train_accuracy"] * 100)
         np.testing.assert_allclose(np.asarray(valid.get_ydata()), given["valid_accuracy"] * 100)
         assert np.asarray(valid.get_xdata()).tolist() == given["epoch"].tolist()
-        assert training.get_color() == valid.get_color() == style.STYLES[model][0]
+        assert training.get_color() == valid.get_color() == find(model).colour
     assert "%" in axes.get_ylabel() and axes.get_xlabel() == "Epoch"
     stars = {(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "*"}  # type: ignore[index]
     assert stars == {(2, 90.0), (2, 85.0), (3, 95.0)}  # the first of equals
@@ -343,7 +344,3 @@ def test_torch_is_not_imported_and_no_figure_is_left_with_pyplot() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_display_names() -> None:
-    assert [style.display_name(model) for model in DEPTHS] == ["ResNet18", "ResNet50", "ResNet152"]

@@ -157,7 +157,7 @@ def test_where_a_stage_finds_nothing_the_one_before_it_is_asked(
         return row, places.abs() if given[3] == "layer2" else -places.abs()
 
     monkeypatch.setattr(page_depths, "explain", cold_until_layer2)
-    monkeypatch.setattr(page_depths, "telling_stages", lambda size: ["layer4", "layer3", "layer2"])
+    monkeypatch.setattr(page_depths, "telling_stages", lambda *_: ["layer4", "layer3", "layer2"])
     found = look(shown.depths[0], random_image(4), CPU)
     assert tried == ["layer4", "layer3", "layer2"] and (found.stage, found.found) == ("layer2", True)
     asked = look(shown.depths[0], random_image(4), CPU, stage="layer3")

@@ -25,7 +25,6 @@ import evaluate
 import lab.report.discussion
 import lab.report.results
 import report
-import resnet
 from lab.checkpoints.checkpoint import read_about
 from lab.errors import UserError
 from lab.evaluation.calibration import calibration, confusions, hardest
@@ -377,7 +376,7 @@ def test_the_module_is_the_command_and_not_the_folder_of_reports() -> None:
 )
 def test_the_table_of_layers_is_that_of_the_paper(model: str, parameters: int, gmac: float, blocks: list[int]) -> None:
     """Table 1 of He et al. 2015; parameters and multiplications as the field counts them, at 224 px and 1000 classes."""
-    table = layers(resnet.build, model, 1000, 224)
+    table = layers(model, 1000, 224)
     assert [layer.name for layer in table] == [
         *("conv1", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool", "fc"),
     ]

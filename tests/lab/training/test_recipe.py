@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-import resnet
 from lab.errors import UserError
 from lab.training.recipe import class_weights, learning_rate, make_optimizer, size_at
+from models import catalog
 from tests.made import settings
 
 FEW = hypothesis_settings(max_examples=40, deadline=None, derandomize=True)
@@ -64,7 +64,7 @@ def test_learning_rate_ends_near_zero_and_without_warm_up_begins_at_the_peak() -
     ("name", "kind", "decay"), [("sgd", torch.optim.SGD, 5e-4), ("adamw", torch.optim.AdamW, 0.05)]
 )
 def test_norms_and_biases_do_not_decay(name: str, kind: type[torch.optim.Optimizer], decay: float) -> None:
-    network = resnet.build("resnet18", 2)
+    network = catalog.build("resnet18", 2, 32)
     optimizer = make_optimizer(network, settings(optimizer=name, weight_decay=decay), "fp32")
     assert isinstance(optimizer, kind)
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}

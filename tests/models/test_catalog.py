@@ -1,0 +1,233 @@
+"""The catalogue: what its rows promise holds for every model, and a model is added by one module and one row."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+import demo
+import evaluate
+import lab.figures.runs
+import predict
+import train
+from lab.checkpoints.checkpoint import chosen_models, read_about, read_tensors
+from lab.checkpoints.ensembles import load_members
+from lab.errors import UserError
+from lab.page.figures import SYMBOLS, colour_rules
+from lab.page.networks import Depth, look
+from lab.report.runs import Gaps, read_runs
+from models import catalog
+from models.catalog import Model
+from tests.made import DEPTHS, FAST, PROJECT, cell, command, inside, save_thin, slow_probabilities, thin
+from tests.made import about as made_about
+from tests.made_page import CPU
+
+# ---- the rows
+
+
+def test_the_catalogue_imports_no_torch() -> None:
+    code = "import sys, models.catalog; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_the_models_stand_in_order() -> None:
+    assert catalog.names() == ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] == catalog.resnets()
+    assert catalog.depths() == DEPTHS
+    assert [catalog.find(model).title for model in DEPTHS] == ["ResNet18", "ResNet50", "ResNet152"]
+    assert [catalog.find(model).test_list for model in DEPTHS] == [
+        "resnet_18_test",
+        "resnet_50_test",
+        "resnet_152_test",
+    ]
+
+
+@pytest.mark.parametrize("name", ["resnet20", "ResNet18", "18", ""])
+def test_an_unknown_name_lists_the_known(name: str) -> None:
+    expected = re.escape(f"unknown model {name!r}: the models are {', '.join(catalog.names())}")
+    with pytest.raises(ValueError, match=expected):
+        catalog.find(name)
+    with pytest.raises(ValueError, match=expected):
+        catalog.build(name, 2, 64)
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_a_model_is_what_its_row_says(name: str) -> None:
+    """It builds, takes its smallest input, and each stage has a feature map of the resolution that Grad-CAM counts on."""
+    row = catalog.find(name)
+    shapes: dict[str, torch.Size] = {}
+
+    def keep(stage: str, output: Tensor) -> None:
+        shapes[stage] = output.shape
+
+    for size in {row.smallest, 72}:
+        with torch.device("meta"):
+            network, images = catalog.build(name, 3, size), torch.empty(2, 3, size, size)
+        for stage in row.stages:
+            layer = network.get_submodule(stage)
+            layer.register_forward_hook(lambda _module, _given, output, stage=stage: keep(stage, output))
+        assert network(images).shape == (2, 3)
+        for stage, step in row.stages.items():
+            assert shapes[stage][2:] == (math.ceil(size / step),) * 2
+
+
+def test_models_can_be_told_apart_in_figures_and_file_names() -> None:
+    rows = list(catalog.MODELS.values())
+    assert (
+        len({row.colour for row in rows})
+        == len({row.marker for row in rows})
+        == len({row.title for row in rows})
+        == len(rows)
+    )
+    assert {row.marker for row in rows} <= SYMBOLS.keys()
+    assert all(name == row.name and re.fullmatch(r"[a-z]\w*", name) for name, row in catalog.MODELS.items())
+
+
+def test_recipes_hold_defaults_of_options_that_have_none_of_their_own() -> None:
+    """Any other would be ignored."""
+    left_open = {name for name, value in vars(train.arguments().parse_args([])).items() if value is None}
+    for row in catalog.MODELS.values():
+        assert row.recipe.keys() <= left_open, row.name
+
+
+# ---- a model is added
+
+MODULE = """
+from torch import Tensor, nn
+
+
+class Sketch(nn.Module):
+    def __init__(self, classes: int, size: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.classifier = nn.Linear(4 * (size // 2) ** 2, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x).flatten(1))
+"""
+ROW = Model(
+    name="sketch",
+    title="Sketch",
+    builder="sketch_network:Sketch",
+    colour="#56B4E9",
+    marker="X",
+    stages={"features": 2},
+    sized=True,
+    smallest=24,
+    recipe={"weight_decay": 0.02},
+)
+OPTIONS = ("--data", "tiny", "--device", "cpu", "--precision", "fp32")
+
+
+@pytest.fixture(scope="module")
+def added(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Iterator[Path]:
+    """A working directory in which the lab's three depths are trained, and a model that was added is trained and used."""
+    folder = tmp_path_factory.mktemp("added")
+    for name in ("csv/tiny", "weights/tiny", "report/tiny"):
+        shutil.copytree(trained / name, folder / name)
+    (folder / "sketch_network.py").write_text(MODULE)
+    real = catalog.build
+
+    def build(name: str, classes: int, size: int) -> nn.Module:
+        return thin(name, classes) if name in DEPTHS else real(name, classes, size)
+
+    with inside(folder, build, figures=False) as patch:
+        patch.syspath_prepend(folder)
+        patch.setitem(catalog.MODELS, "sketch", ROW)
+        command(train, "--model", "sketch", "--data", "tiny", *FAST, "--epochs", "2")
+        command(evaluate, "--model", "sketch", *OPTIONS)
+        command(predict, "--model", "sketch", *OPTIONS)
+        yield folder
+
+
+def test_an_added_model_trains(added: Path) -> None:
+    best = added / "weights" / "tiny" / "sketch" / "best.safetensors"
+    about = read_about(best, "sketch")
+    assert len(about.history) == 2 and "valid_accuracy_d4" in about.metrics
+    assert about.settings["weight_decay"] == 0.02 and about.settings["progressive"] is False
+    assert read_tensors(best)["model.classifier.weight"].shape == (2, 4 * 16 * 16)  # built for 32 px
+    assert len(pd.read_csv(added / "report" / "tiny" / "history_sketch.csv")) == 2
+
+
+def test_an_added_model_is_evaluated_and_drawn(added: Path) -> None:
+    report, valid = added / "report" / "tiny", pd.read_csv(added / "csv" / "tiny" / "valid.csv")
+    table = pd.read_csv(report / "valid_sketch.csv")
+    slow = expected_probabilities(added, valid["Path"].tolist())
+    np.testing.assert_allclose(table[["probability_0", "probability_1"]], slow, atol=2e-5)
+    assert set(pd.read_csv(report / "metrics_sketch.csv")["model"]) == {"sketch"}
+    for name in ("accuracy", "confusion", "roc"):
+        assert (report / f"{name}_sketch.png").read_bytes().startswith(b"\x89PNG"), name
+    assert not (report / "accuracy_comparison.png").exists()
+
+
+def expected_probabilities(folder: Path, paths: list[str]) -> np.ndarray:
+    """The added model's class probabilities, predicted the slow way, with D4 if that helped on valid."""
+    best = folder / "weights" / "tiny" / "sketch" / "best.safetensors"
+    metrics = read_about(best).metrics
+    plain, d4 = ((metrics[f"valid_accuracy{end}"], -metrics[f"valid_loss{end}"]) for end in ("", "_d4"))
+    images = [folder / "csv" / "tiny" / path for path in paths]
+    return slow_probabilities(best, images, network=catalog.build, d4=d4 > plain)
+
+
+def test_an_added_model_answers_the_test_list_of_resnet18(added: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lists = added / "csv" / "tiny"
+    ids = pd.read_csv(lists / "resnet_18_test.csv")["Path"].tolist()
+    submission = pd.read_csv(lists / "submission_sketch.csv")
+    assert submission["ID"].tolist() == ids
+    assert submission["label"].tolist() == expected_probabilities(added, ids).argmax(axis=1).tolist()
+    command(predict, "--check", lists / "submission_sketch.csv", "--data", "tiny")
+    assert "in the order of resnet_18_test.csv" in capsys.readouterr().out
+
+
+def test_the_demo_and_its_page_show_an_added_model(added: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command(demo, *OPTIONS)
+    assert re.search(r"^ *sketch +2,166 ", capsys.readouterr().out, re.MULTILINE)  # parameters
+    members = load_members(added / "weights" / "tiny" / "sketch" / "best.safetensors", "sketch")
+    shown = Depth("sketch", members, d4=False, accuracy=(0.5, 0.4, 0.6), images=12)
+    image = cell(np.random.default_rng(3), 1)
+    for asked in ("", "layer4"):  # a stage of another model
+        answer = look(shown, image, CPU, stage=asked)
+        assert (answer.stage, answer.places) == ("features", 16) and answer.heat.shape == (64, 64, 3)
+    assert ".sketch { --depth: #56B4E9; }" in colour_rules()
+
+
+def test_no_command_takes_an_added_model_for_one_of_all(
+    added: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[list[str]] = []
+    monkeypatch.setattr(lab.figures.runs, "draw_accuracy", lambda histories, *_: drawn.append(list(histories)))
+    before = (added / "csv" / "tiny" / "submission_sketch.csv").stat().st_mtime_ns
+    command(train, "--model", "all", "--data", "tiny", *FAST)
+    command(evaluate, *OPTIONS)
+    command(predict, *OPTIONS)
+    assert "sketch" not in capsys.readouterr().out
+    assert drawn == [DEPTHS]
+    metrics = pd.read_csv(added / "report" / "tiny" / "metrics.csv")
+    assert list(dict.fromkeys(metrics["model"]))[:3] == DEPTHS and not metrics["model"].str.contains("sketch").any()
+    assert (added / "csv" / "tiny" / "submission_sketch.csv").stat().st_mtime_ns == before
+    assert list(read_runs(added / "report/tiny", added / "weights/tiny", lambda *_: "", Gaps())) == DEPTHS
+
+
+def test_where_no_resnet_is_trained_all_says_what_to_name(added: Path, tmp_path: Path) -> None:
+    network = catalog.build("sketch", 2, 32)
+    save_thin(tmp_path / "tiny" / "sketch" / "best.safetensors", made_about("sketch"), network)
+    assert chosen_models(tmp_path / "tiny", "sketch") == ["sketch"]
+    with pytest.raises(UserError, match="no trained ResNet there; give the model's name, such as --model sketch"):
+        chosen_models(tmp_path / "tiny", "all")
+
+
+def test_an_input_below_a_models_smallest_is_refused(added: Path) -> None:
+    for model, title, smallest in (("sketch", "Sketch", 24), ("all", "ResNet18", 32)):
+        with pytest.raises(UserError, match=f"--size 20 is too small: {title} needs {smallest} px or more"):
+            command(train, "--model", model, "--data", "tiny", "--size", "20")
