@@ -257,7 +257,7 @@ def train(files: RunFiles, task: Task, fresh: bool, lr_factor: float | None, at_
     saved = None if fresh else earlier_run(files, task.data, list_digest(task.data), task.given)
     if saved and saved.about.finished and "valid_accuracy_d4" in read_about(files.best).metrics:
         print(f"{saved.about.model}: finished already, {describe_best(saved.about)}; --fresh trains it anew.")
-        task.tracking.begin(saved.about, files.best)  # in case it was not followed, or not to the end
+        task.tracking.begin(saved, files.best)  # in case it was not followed, or not to the end
         task.tracking.end()
         return
     run = prepare(files, task, saved, at_once)
@@ -269,7 +269,7 @@ def train(files: RunFiles, task: Task, fresh: bool, lr_factor: float | None, at_
         snapshots.write()  # in place of an earlier run's, before anything of this one could be taken for it
     if run.ranks.first:
         write_run(files.description, run.about)
-    task.tracking.begin(run.about, files.best)
+    task.tracking.begin(run, files.best)
     try:
         with task.stop.patiently():
             train_epochs(run, pace, snapshots, task)
@@ -471,7 +471,7 @@ def train_epochs(run: Run, pace: Pace | None, snapshots: Snapshots, task: Task) 
         train_epoch(run, snapshots)
         row = validate(run, size, snapshots)
         keep(run, row, snapshots)
-        task.tracking.epoch(run.about)
+        task.tracking.epoch()
         left = pace.run(run.settings, run.state.epoch) * row["seconds"] / pace.epoch(size)
         print(f"{epoch_line(run.model, row, run.about, run.settings.epochs)}, {duration(left)} left", flush=True)
         snapshots.stop_if_asked()

@@ -1,248 +1,201 @@
-"""Following a training from elsewhere, by TensorBoard and MLflow, where ``train.py --track`` asks for them.
-
-Neither may stop, slow or change a training: what fails is said in a sentence and left out. Both are shown the training's own
-history, which holds all its epochs, so that a run that goes on leaves no gap and shows no epoch twice.
-"""
+"""Following a training in TensorBoard and MLflow (``train.py --track``), by threads that never stop, delay or change it."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import re
-import subprocess
-import sys
+import threading
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
-from lab.checkpoints.checkpoint import About
+from lab.checkpoints.checkpoint import About, read_about
 from lab.errors import UserError
 from lab.files import write_whole
 from lab.terminal import warn
 
-PROJECT = Path(__file__).resolve().parent.parent
-WAIT = 60.0  # seconds that a command waits for MLflow at its end, and one more for each megabyte of a checkpoint
-WAIT_STOPPED = 5.0  # where it was stopped
-IDENTITY = "mlflow_id"  # file beside the checkpoints
+WAIT, WAIT_STOPPED = 60.0, 5.0  # seconds that a command waits at its end, and one that was stopped or failed
+DEFAULTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # MLflow's own: 120 s, 7
+DEFAULTS |= {"MLFLOW_LOGGING_LEVEL": "CRITICAL", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+Point = tuple[str, float, int, float]  # column of the history, value, epoch, time at which the epoch ended
 
 
-class Tracking:
-    """What follows the trainings of one command, one after the other; nothing where ``tools`` names none.
-
-    As a context it ends what is followed when the command ends, with the status that MLflow knows: KILLED where a signal
-    stopped it, FAILED by anything else. Raises :class:`UserError` where a tool is not installed.
-    """
+class Tracking(AbstractContextManager[object]):
+    """Follows the trainings of one command, one after the other. Raises :class:`UserError` if a package is not installed."""
 
     def __init__(self, tools: Sequence[str], report: Path) -> None:
         for name in tools:
             if importlib.util.find_spec(name) is None:
-                raise UserError(
-                    f"--track {name}: {name} is not installed; `pip install -r requirements-extras.txt -c constraints.txt` "
-                    f"installs it."
-                )
-        self.tools, self.report = list(dict.fromkeys(tools)), report
-        self.following: dict[str, TensorBoard | MLflow] = {}
-        self.about: About | None = None
-        self.sending: list[MLflow] = []  # of trainings that have ended
+                raise UserError(f"--track {name} needs `pip install -r requirements-extras.txt -c constraints.txt`.")
+        os.environ.update(DEFAULTS | os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"} if tools else {})
+        self.tools, self.report, self.started, self.active = dict.fromkeys(tools), report, list[Tool](), list[Tool]()
 
-    def begin(self, about: About, best: Path) -> None:
-        """Follow a training, from the epochs on that it has. One that went back to its last checkpoint begins again, and is
-        followed on."""
-        if self.about is None:
-            for name in self.tools:
-                with self.harmless(name):
-                    tool = TensorBoard if name == "tensorboard" else MLflow
-                    self.following[name] = tool(self.report / about.data, about, best)
-        self.about = about
+    def begin(self, run: Any, best: Path) -> None:
+        """Follow a training by its ``run.about``. One that returned to its last checkpoint begins again."""
+        if not self.active:
+            kinds = [TensorBoard if name == "tensorboard" else MLflow for name in self.tools]
+            self.active = [kind(self.report, run.about, best) for kind in kinds]
+            self.started += self.active
+        self.training = run
         self.epoch()
 
-    def epoch(self, about: About | None = None) -> None:
-        """Show the epochs that have come since; to be called once they are in the history."""
-        self.about = about or self.about
-        for name, tool in list(self.following.items()):
-            with self.harmless(name):
-                assert self.about is not None
-                tool.show(self.about)
+    def epoch(self, status: str = "RUNNING") -> None:
+        """Hand the history to each tool, without waiting; called after each epoch."""
+        for tool in self.active:  # epochs of earlier starts count as trained without a pause
+            history = self.training.about.history
+            times = time.time() - np.cumsum([0.0, *(row["seconds"] for row in history[:0:-1])])[::-1]
+            rows = list(zip(history, times.tolist(), strict=False))
+            points = [(k, v, int(row["epoch"]), ended) for row, ended in rows for k, v in row.items() if k != "epoch"]
+            tool.message = points, status  # in place of one that was not read, which holds less
+            tool.event.set()
 
     def end(self, status: str = "FINISHED") -> None:
-        """Show how the training ended."""
-        for name, tool in list(self.following.items()):
-            with self.harmless(name):
-                assert self.about is not None
-                tool.end(self.about, status)
-                if isinstance(tool, MLflow):
-                    self.sending.append(tool)
-        self.following, self.about = {}, None
-
-    @contextmanager
-    def harmless(self, name: str) -> Iterator[None]:
-        """Whatever goes wrong with a tool, the training goes on without it."""
-        try:
-            yield
-        except Exception as error:
-            self.following.pop(name, None)
-            warn(f"{name} cannot follow the training any longer ({error}); it goes on without.")
-
-    def __enter__(self) -> None: ...
+        """Report how the training ended; what is left is sent while the next one runs."""
+        self.epoch(status)
+        self.active = []
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
-        self.end("KILLED" if stopped else "FAILED" if kind else "FINISHED")
-        limit = time.monotonic() + (WAIT_STOPPED if kind else WAIT + sum(tool.megabytes for tool in self.sending))
-        for tool in self.sending:
-            tool.wait(limit, leave=bool(kind))
+        """End a training that was left by an error, and wait until all is sent."""
+        self.end("KILLED" if kind and issubclass(kind, KeyboardInterrupt) else "FAILED")
+        size = sum(tool.best.stat().st_size for tool in self.started if tool.best.is_file())
+        limit = time.monotonic() + (WAIT_STOPPED if kind else WAIT + size / 1e6)
+        for tool in self.started:
+            tool.join(max(0.0, limit - time.monotonic()))
+            if tool.is_alive():
+                tool.warn("not done in time")
 
     @staticmethod
     def forget(best: Path) -> None:
-        """A training that begins anew is another than the one whose checkpoints it replaces; followed or not."""
-        best.with_name(IDENTITY).unlink(missing_ok=True)
+        """Remove MLflow's run id beside the checkpoints: a training that starts anew is another run."""
+        best.with_name("mlflow_run").unlink(missing_ok=True)
 
 
-class TensorBoard:
-    """Event files in ``report/<data>/tensorboard/<model>``, written anew from the history by each start."""
+class Tool(threading.Thread):
+    """A daemon thread that passes one training on to one tool, by ``send`` of its subclasses, which may raise any error."""
+
+    send: Callable[[list[Point], str], None]
+    message: tuple[list[Point], str]
+    lock = threading.Lock()
+    writer: Any = None
+    warned = False
 
     def __init__(self, report: Path, about: About, best: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-        from torch.utils.tensorboard.summary import hparams
+        super().__init__(name=f"{type(self).__name__}'s {about.model}", daemon=True)
+        self.report, self.about, self.best, self.event = report.resolve(), about, best.resolve(), threading.Event()
+        self.params = about.settings | {f"preprocessing.{k}": str(v) for k, v in asdict(about.preprocessing).items()}
+        self.tags = {name: value for record in about.records for name, value in record.items()}
+        self.tags |= {"data": about.data, "lists": about.lists, "classes": ", ".join(about.classes)[:5000]}
+        self.start()
 
-        folder = report / "tensorboard" / about.model
-        for file in folder.glob("events.out.tfevents.*"):
-            os.truncate(file, 0)  # not removed: a TensorBoard that is reading it would look for no other file any more
-        self.report, self.best, self.shown = report, best, 0
-        self.writer = SummaryWriter(folder, purge_step=0)  # and who has read them forgets them
-        print(f"tensorboard: {about.model} is shown by `tensorboard --logdir {folder.parent}`")
-        settings = {
-            name: value if isinstance(value, (bool, int, float)) else str(value)
-            for name, value in about.settings.items()
-        }
-        for summary in hparams(settings, {scalar_name("valid_accuracy"): 0.0}):
-            self.writer._get_file_writer().add_summary(summary)
-        self.writer.add_text("settings", table(about.settings))
-        self.writer.add_text("preprocessing", table(asdict(about.preprocessing)))
-        self.writer.add_text("made with", "\n\n".join(map(table, about.records)))
-        for name in ("preprocessing", "augmentation"):
-            self.picture(name, 0)
+    def run(self) -> None:
+        """Send the newest message whenever there is one, up to that which says how the training ended."""
+        status = "RUNNING"
+        while status == "RUNNING":
+            self.event.wait()
+            self.event.clear()
+            points, status = self.message
+            try:
+                self.send(points, status)
+            except BaseException as error:
+                while error.__context__:
+                    error = error.__context__
+                self.warn(f"{type(error).__name__}: {str(error)!r}")
 
-    def show(self, about: About) -> None:
-        """Write the epochs that are new."""
-        end = time.time()
-        for row, ended in zip(about.history, times(about.history, end), strict=True):
-            if row["epoch"] > self.shown:
-                for name, value in row.items():
-                    if name != "epoch":
-                        self.writer.add_scalar(scalar_name(name), value, int(row["epoch"]), ended)
-        self.shown = len(about.history)
-        self.writer.flush()
+    def warn(self, why: str) -> None:
+        """Print, once in a training, why something was not sent, without addresses and secrets of the environment."""
+        secrets = [repr(v)[1:-1] for k, v in os.environ.items() if v and re.search("PASSWORD|TOKEN|SECRET|_KEY", k)]
+        why = re.sub("|".join([*map(re.escape, secrets), "//.*@", r"\?\S*", " Response body.*"]), "***", why)
+        if not self.warned:
+            warn(f"{self.name} is incomplete ({why:.300}); the same command later sends the rest.")
+        self.warned = True
 
-    def end(self, about: About, status: str) -> None:
-        """Close the files."""
-        self.picture("accuracy_comparison", self.shown)
+
+class TensorBoard(Tool):
+    """Event files in ``<report>/<data>/tensorboard/<model>``, rewritten from the history by each start."""
+
+    def send(self, points: list[Point], status: str) -> None:
+        """Write what is new. After an error everything is written anew."""
+        from torch.utils.tensorboard import SummaryWriter, summary
+
+        folder, writer, self.writer = self.report / self.about.data, self.writer, None
+        if fresh := writer is None:
+            for file in (target := folder / "tensorboard" / self.about.model).glob("events.out.tfevents.*"):
+                os.truncate(file, 0)  # not removed: a TensorBoard that has it open would look for no other file
+            writer, self.last = SummaryWriter(target, purge_step=0), 0
+            for part in summary.hparams(self.params, {"accuracy/valid": 0.0}):
+                writer._get_file_writer().add_summary(part)
+        for name, value, epoch, ended in points:
+            if epoch > self.last:
+                name = re.sub(r"(train|valid)_(\w+)", r"\2/\1", name)
+                writer.add_scalar(name, value, epoch, ended)
+        self.last = points[-1][2] if points else 0
+        texts = {"settings": self.params, "made with": self.tags} if fresh else {}
         if status == "FINISHED":
-            self.writer.add_text("best checkpoint", f"{self.best}\n\n{table(about.metrics)}", self.shown)
-        self.writer.close()
+            texts["best checkpoint"] = {"file": self.best, **read_about(self.best).metrics}
+        for name, rows in texts.items():
+            writer.add_text(name, "| | |\n|-|-|\n" + "\n".join(f"| {k} | {v} |" for k, v in rows.items()), self.last)
+        for name in ["preprocessing", "augmentation"] * fresh + ["accuracy_comparison"] * (status != "RUNNING"):
+            if (path := folder / f"{name}.png").is_file():
+                writer.add_image(name, np.asarray(Image.open(path).convert("RGB")), self.last, dataformats="HWC")
+        writer.flush()
+        self.writer = writer
 
-    def picture(self, name: str, step: int) -> None:
-        """Show a figure of the report, where there is one."""
-        path = self.report / f"{name}.png"
-        if path.is_file():
-            self.writer.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
 
+class MLflow(Tool):
+    """A run on the server of MLFLOW_TRACKING_URI, by default in ``<report>/mlflow.db``."""
 
-class MLflow:
-    """A run of MLflow, sent by a process of its own (lab/mlflow_process.py): to the server that MLFLOW_TRACKING_URI names,
-    else into ``report/mlflow.db``.
+    def send(self, points: list[Point], status: str) -> None:
+        """Send what the server does not have, and the files unless ``status`` is RUNNING."""
+        from mlflow import MlflowClient, entities
 
-    The file ``mlflow_id`` beside the checkpoints tells the training from all others, so that it stays one run however often it
-    goes on. What the process has to know it reads from the files of the training, and from here only how far that is.
-    """
+        with self.lock:  # trainings of one command create the database and the experiment one after the other
+            client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.report}/mlflow.db")
+            run = self.find_run(client)
+        key, commit = run.info.run_id, self.tags.get("git", "none").split()[0]
+        tags = self.tags | {"mlflow.source.name": "train.py", "mlflow.source.git.commit": commit}
+        params = [entities.Param(k, str(v)) for k, v in self.params.items() if k not in run.data.params]
+        client.log_batch(key, params=params, tags=[entities.RunTag(name, value) for name, value in tags.items()])
+        known = {metric.step for metric in client.get_metric_history(key, "train_accuracy")}
+        metrics = [entities.Metric(k, v, int(1e3 * ended), n) for k, v, n, ended in points if n not in known]
+        if status == "FINISHED" and "best_epoch" not in run.data.metrics:
+            best, now = read_about(self.best).metrics, int(1e3 * time.time())
+            metrics += [entities.Metric(f"best_{k}", v, now, int(best["epoch"])) for k, v in best.items()]
+        size = 1000 - 1000 % max(1, len({point[0] for point in points}))  # of whole epochs
+        for start in range(0, len(metrics), size):
+            client.log_batch(key, metrics[start : start + size])
+        if run.info.status not in ("FINISHED", status):
+            (client.update_run if status == "RUNNING" else client.set_terminated)(key, status)
+        names = [f"run_{self.about.model}.json", "preprocessing.png", "augmentation.png", "accuracy_comparison.png"]
+        files = [self.report / self.about.data / name for name in names] + [self.best] * (status == "FINISHED")
+        for file in files if status != "RUNNING" else ():
+            sizes = {stored.path: stored.file_size for stored in client.list_artifacts(key)}
+            if file.is_file() and sizes.get(file.name) != file.stat().st_size:
+                client.log_artifact(key, str(file))
 
-    def __init__(self, report: Path, about: About, best: Path) -> None:
-        kept = best.with_name(IDENTITY)
-        known = kept.read_text(encoding="utf-8", errors="replace") if kept.is_file() else ""
-        if not re.fullmatch(r"[0-9a-f]{32}", known):
-            known = uuid.uuid4().hex
-            write_whole(kept, known)
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-        }
-        store = ""
-        if not os.environ.get("MLFLOW_TRACKING_URI"):
-            store = str(report.parent.resolve())
-            environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{store}/mlflow.db"
-            print(
-                f"mlflow: {about.model} is shown by `mlflow ui --backend-store-uri sqlite:///{report.parent / 'mlflow.db'}`"
-            )
-        else:
-            print(f"mlflow: {about.model} is sent to {without_secrets(os.environ['MLFLOW_TRACKING_URI'])}")
-        words = [about.model, str(report.resolve()), str(best.resolve()), known, store]
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "lab.mlflow_process", *words],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C is for the training, which tells how it ended
-        )
-        assert self.process.stdin is not None
-        self.told = self.process.stdin
-        os.set_blocking(self.told.fileno(), False)
-        self.best, self.megabytes = best, 0.0
-
-    def show(self, about: About, status: str = "RUNNING") -> None:
-        """Say how far the training is. Where the process has not read what it was told before, it will find all in the files."""
-        with suppress(BlockingIOError):
-            os.write(self.told.fileno(), f"{status} {len(about.history)}\n".encode())
-
-    def end(self, about: About, status: str) -> None:
-        """Say how the training ended; the rest is sent while the next one goes on."""
-        self.show(about, status)
-        self.told.close()
-        self.megabytes = self.best.stat().st_size / 1e6 if self.best.is_file() else 0.0
-
-    def wait(self, limit: float, leave: bool) -> None:
-        """Wait until all is sent or given up, but not beyond ``limit`` of the monotonic clock; then ``leave`` the process
-        alone, which soon ends by itself, or end it."""
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(min(2.0, max(0.0, limit - time.monotonic())))
-            return
-        left = max(0.0, limit - time.monotonic())
-        if leave:
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(left)
-            return
-        print(f"mlflow: waiting for the last to be sent, {left:.0f} s at most", flush=True)
+    def find_run(self, client: Any) -> Any:
+        """Return the run of this training, created if the server has none."""
+        file = self.best.with_name("mlflow_run")
+        known = file.read_text(errors="replace") if file.is_file() else ""
         try:
-            self.process.wait(left)
-        except subprocess.TimeoutExpired:
-            print("mlflow: not all was sent in time; start the same command again to send the rest.", flush=True)
-        finally:
-            self.process.kill()
-
-
-def times(history: list[dict[str, float]], end: float) -> list[float]:
-    """When each epoch ended, were all trained without a pause up to ``end``."""
-    left = np.cumsum([row["seconds"] for row in history][::-1])[::-1]
-    return [end - float(after) for after in np.append(left[1:], 0.0)] if history else []
-
-
-def scalar_name(column: str) -> str:
-    """A column of the history as TensorBoard groups it: ``train_accuracy`` → ``accuracy/train``."""
-    part, _, what = column.partition("_")
-    return f"{what}/{part}" if part in ("train", "valid") else column
-
-
-def table(values: Mapping[str, object]) -> str:
-    """Names and values as a table of Markdown."""
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in values.items())])
-
-
-def without_secrets(address: str) -> str:
-    """An address without the user, password and query that it may hold."""
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+            run = client.get_run(known)
+            if run.info.lifecycle_stage == "active":
+                return run
+        except Exception as error:
+            if getattr(error, "error_code", "") not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self.about.data
+        folder = None if os.environ.get("MLFLOW_TRACKING_URI") else (self.report / "mlflow").as_uri()
+        found = client.get_experiment_by_name(name)
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_ID") or (found and found.experiment_id)
+        run = client.create_run(experiment or client.create_experiment(name, folder), run_name=self.about.model)
+        write_whole(file, run.info.run_id)
+        tqdm.write(f"mlflow: {self.about.model} is the new run {run.info.run_id}{', not the earlier one' * bool(known)}.")
+        return run

@@ -19,11 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.register_assert_rewrite(
-    "tests.made", "tests.made_page", "tests.made_tracking"
-)  # so that its assertions say what they compared
+pytest.register_assert_rewrite("tests.made", "tests.made_page")  # so that its assertions say what they compared
 
-import lab.tracking
 import train
 from models import catalog
 from tests import hostile, hostile_images, made
@@ -174,18 +171,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             made.train_all(folder.with_suffix(".part"))
             folder.with_suffix(".part").rename(folder)
     return folder
-
-
-@pytest.fixture
-def tracked(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Train in ``tmp_path`` as ``trained`` was trained, but followed."""
-    monkeypatch.setattr(lab.tracking, "WAIT", made.PATIENCE)
-
-    def train_tracked(*options: str | Path, figures: bool = False) -> None:
-        with made.inside(tmp_path, figures=figures):
-            made.command(train, "--data", trained / "csv" / "tiny", *made.FAST, *options)
-
-    return train_tracked
 
 
 @pytest.fixture

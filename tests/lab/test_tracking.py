@@ -1,224 +1,329 @@
-"""Following a run: what is asked for and what is told, and TensorBoard by its real event files."""
+"""Following a training: TensorBoard by its event files, MLflow by a real local store and by servers that fail."""
 
 from __future__ import annotations
 
-import errno
 import os
+import re
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from PIL import Image
 
+import lab.tracking
 import train
 from lab.distributed import Ranks
 from lab.errors import UserError
-from lab.mlflow_process import masked
-from lab.signals import Stopped
-from lab.tracking import TensorBoard, Tracking, scalar_name, times, without_secrets
-from tests.made import about, assert_same_run
-from tests.made_tracking import COLUMNS, assert_shows_history, at_epoch, curves, extras, shown
+from lab.tracking import MLflow, Tool, Tracking
+from tests import made
+
+MISSING = not (find_spec("mlflow") and find_spec("tensorboard"))
+extras = pytest.mark.skipif(MISSING, reason="needs mlflow and tensorboard (requirements-extras.txt)")
+COLUMNS = ["train_accuracy", "valid_accuracy", "train_loss", "valid_loss", "learning_rate", "size", "seconds"]
+COLUMNS += ["images_per_second"]
+CURVES = ["accuracy/train", "accuracy/valid", "loss/train", "loss/valid", *COLUMNS[4:]]
+WEIGHTS = Path("weights", "tiny", "resnet18")
+Train = Callable[..., list[str]]
+Patch = pytest.MonkeyPatch
 
 
-def stop() -> None:
-    raise Stopped(signal.SIGINT)
+@pytest.fixture
+def tracked(tmp_path: Path, trained: Path, monkeypatch: Patch, capfd: pytest.CaptureFixture[str]) -> Train:
+    """Trains in ``tmp_path`` as ``trained`` was trained, but followed, and returns the lines about it. The weights must be the
+    same, unless there are more options."""
+    monkeypatch.setattr(lab.tracking, "WAIT", made.PATIENCE)
+    monkeypatch.setattr(lab.tracking, "WAIT_STOPPED", made.PATIENCE)
+
+    def train_tracked(*options: str) -> list[str]:
+        capfd.readouterr()
+        with made.inside(tmp_path, figures=False):
+            made.command(train, "--data", str(trained / "csv" / "tiny"), *made.FAST, *options)
+        if len(options) <= 2:
+            made.assert_same_run(trained, tmp_path)
+        lines = "\n".join(capfd.readouterr()).splitlines()
+        return [line for line in lines if any(word in line.lower() for word in ("mlflow", "tensorboard", "alembic"))]
+
+    return train_tracked
 
 
-# ---- nothing asked for, or nothing there
+def history(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "report" / "tiny" / "history_resnet18.csv").set_index("epoch")[COLUMNS]
 
 
-def test_without_the_option_nothing_is_imported_or_written(
-    tmp_path: Path, trained: Path, tracked: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+# ---- what a tool is given
+
+
+@pytest.mark.parametrize("error, status", [(EOFError, "FINISHED"), (KeyboardInterrupt, "KILLED"), (OSError, "FAILED")])
+def test_a_tool_that_hangs_delays_nothing_and_is_given_the_newest_history_and_status(
+    tmp_path: Path, monkeypatch: Patch, error: type[BaseException], status: str
 ) -> None:
-    for name in ("mlflow", "tensorboard", "torch.utils.tensorboard"):
-        monkeypatch.setitem(sys.modules, name, None)  # importing it is an error
-    tracked()
-    assert_same_run(trained, tmp_path)
-    assert not [path for path in tmp_path.rglob("*") if "mlflow" in path.name or "tensorboard" in path.name]
+    sent, allowed = list[Any](), threading.Semaphore(0)
+    monkeypatch.setattr(MLflow, "send", lambda _, *message: sent.extend([message] * allowed.acquire()))
+    tracking, about = Tracking([], tmp_path), made.about()
+    tracking.tools = {"mlflow": None}
+    with pytest.raises(error), tracking:
+        for epoch in range(1, 500):
+            if epoch in (1, 250):  # the second time, it has returned to its last checkpoint
+                about = replace(about, history=list(about.history))
+                tracking.begin(SimpleNamespace(about=about), tmp_path / "best")
+            about.history.append({"epoch": epoch, "seconds": 2.0})
+            tracking.epoch()
+        assert len(tracking.started) == 1 and not sent
+        allowed.release(500)
+        if status == "FINISHED":
+            tracking.end()
+        raise error
+    assert len(sent) <= 3 and sent[-1][1] == status
+    _, _, epochs, ended = zip(*sent[-1][0], strict=True)
+    assert list(epochs) == list(range(1, 500)) and ended[-1] == pytest.approx(time.time(), abs=made.PATIENCE)
+    assert ended[-1] - ended[0] == pytest.approx(2.0 * 498)  # as if trained without a pause
 
 
 @pytest.mark.parametrize("name", ["mlflow", "tensorboard"])
-def test_what_is_not_installed_is_one_sentence_before_anything_is_done(
-    tmp_path: Path, tracked: Callable[..., None], monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_package_that_is_not_installed_is_one_sentence(tracked: Train, monkeypatch: Patch, name: str) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=rf"^--track {name} needs `pip install .*`\.$"):
         tracked("--track", name)
-    words = f"--track {name}: {name} is not installed; `pip install -r requirements-extras.txt -c constraints.txt` installs it."
-    assert str(error.value) == words
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_only_the_first_of_several_processes_is_followed(
-    tracked: Callable[..., None], monkeypatch: pytest.MonkeyPatch, rank: int
-) -> None:
-    class Asked(Exception):
-        pass
-
-    def ask(tools: list[str], _: Path) -> None:
-        raise Asked(tools)
-
+def test_only_the_first_of_several_processes_is_followed(tracked: Train, monkeypatch: Patch, rank: int) -> None:
     monkeypatch.setattr(train, "join", lambda: Ranks(rank, 2))
-    monkeypatch.setattr(train, "Tracking", ask)
-    with pytest.raises(Asked) as asked:
-        tracked("--track", "tensorboard", "mlflow")
-    assert asked.value.args == (([] if rank else ["tensorboard", "mlflow"]),)
+    monkeypatch.setattr(train, "Tracking", lambda tools, _: sys.exit(str(tools)))
+    with pytest.raises(SystemExit) as asked:
+        tracked("--track", "mlflow")
+    assert asked.value.code == ("[]" if rank else "['mlflow']")
 
 
-def test_a_fresh_training_is_another_than_the_one_before(tmp_path: Path, tracked: Callable[..., None]) -> None:
-    """Whether or not it is followed; what goes on is the same."""
-    identity = tmp_path / "weights" / "tiny" / "resnet18" / "mlflow_id"
-    with at_epoch(2, stop), pytest.raises(Stopped):
-        tracked()
-    identity.write_text("of the training that goes on")
-    tracked()
-    assert identity.exists()
-    tracked("--fresh", "--epochs", "1")
-    assert not identity.exists()
+def test_without_the_option_nothing_is_imported(tmp_path: Path, tracked: Train, monkeypatch: Patch) -> None:
+    for name in ("mlflow", "tensorboard"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it is an error
+    assert tracked() == []
+    assert not [path for path in tmp_path.rglob("*") if "mlflow" in path.name or "tensorboard" in path.name]
 
 
-# ---- what is shown
-
-
-def test_epochs_of_earlier_starts_are_shown_as_trained_without_a_pause() -> None:
-    assert times([{"seconds": 5.0}, {"seconds": 2.0}, {"seconds": 3.0}], 100.0) == [95.0, 97.0, 100.0]
-    assert times([], 100.0) == []
-
-
-def test_columns_of_a_history_are_grouped() -> None:
-    names = ["train_accuracy", "valid_accuracy", "train_loss", "learning_rate", "size", "images_per_second"]
-    expected = ["accuracy/train", "accuracy/valid", "loss/train", "learning_rate", "size", "images_per_second"]
-    assert list(map(scalar_name, names)) == expected
-
-
-@pytest.mark.parametrize(
-    ("ended_by", "status"),
-    [(None, "FINISHED"), (Stopped(2), "KILLED"), (UserError("the loss"), "FAILED"), (OSError(), "FAILED")],
-)
-def test_how_a_command_ends_is_how_the_run_ends(tmp_path: Path, ended_by: BaseException | None, status: str) -> None:
-    told = []
-
-    class Tool:
-        def end(self, _: object, status: str) -> None:
-            told.append(status)
-
-    tracking = Tracking([], tmp_path)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises((type(ended_by),) if ended_by else AssertionError):
-        patch.setattr(tracking, "about", about())
-        patch.setattr(tracking, "following", {"tool": Tool()})
-        with tracking:
-            if ended_by:
-                raise ended_by
-        raise AssertionError
-    assert told == [status]
-
-
-NAMES = st.text(
-    st.characters(exclude_characters="/@?#[]:\\", exclude_categories=["Cs", "Zs", "Cc", "Zl", "Zp"]), min_size=6
-)
-
-
-@settings(max_examples=30)
-@given(NAMES, NAMES)
-def test_no_password_is_said(user: str, password: str) -> None:
-    address = f"https://{user}:{password}@tracking.example:5000/prefix"
-    assert without_secrets(address) == "https://tracking.example:5000/prefix"
-    assert (
-        masked(f"API request to {address} failed") == "API request to https://***@tracking.example:5000/prefix failed"
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "environ", {"MLFLOW_TRACKING_PASSWORD": password})
-        assert password not in masked(f"the server said {password!s}")
+def test_no_password_is_printed(monkeypatch: Patch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "a\nb")
+    error = OSError("request to https://user:pass/ word@host/api?key=query failed: 'Bearer a\nb' Response body: 'echo'")
+    Tool.warn(SimpleNamespace(name="", warned=False), repr(error))  # type: ignore[arg-type]
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and "failed: 'Bearer ***" in printed
+    assert not any(secret in printed for secret in ("user", "pass", "word", "query", "a\\nb", "echo"))
 
 
 # ---- TensorBoard
 
 
-@extras
-def test_tensorboard_shows_settings_and_epochs_and_changes_nothing(
-    tmp_path: Path, trained: Path, tracked: Callable[..., None]
-) -> None:
+def reader(folder: Path) -> Any:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    tracked("--track", "tensorboard")
-    assert_same_run(trained, tmp_path)
-    assert_shows_history(tmp_path)
-    events = EventAccumulator(str(tmp_path / "report/tiny/tensorboard/resnet18")).Reload()
-    said = {
-        name: events.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0].decode()
-        for name in ("settings", "made with")
-    }
-    assert "| optimizer | sgd |" in said["settings"] and "| lr | 0.1 |" in said["settings"]
-    assert "| precision | fp32 |" in said["made with"] and "| images | " in said["made with"]
-    assert events.summary_metadata["_hparams_/session_start_info"].plugin_data.plugin_name == "hparams"
+    return EventAccumulator(str(folder / "report" / "tiny" / "tensorboard" / "resnet18"))
+
+
+def assert_shows_history(folder: Path, events: Any) -> None:
+    """TensorBoard shows every column of the history, and no epoch twice."""
+    table = history(folder)
+    assert set(events.Reload().Tags()["scalars"]) == set(CURVES)
+    for curve, column in zip(CURVES, COLUMNS, strict=True):
+        points = [(point.step, point.value) for point in events.Scalars(curve)]
+        assert points == [(epoch, pytest.approx(value, rel=1e-5)) for epoch, value in table[column].items()], column
 
 
 @extras
-def test_tensorboard_shows_no_epoch_twice_of_a_run_that_went_on(
-    tmp_path: Path, trained: Path, tracked: Callable[..., None]
-) -> None:
-    """Neither to who looks anew nor to who has been looking all the time; and --fresh begins a new curve."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    folder = tmp_path / "report/tiny/tensorboard/resnet18"
-    with at_epoch(3, stop), pytest.raises(Stopped):
+def test_tensorboard_shows_a_resumed_run_and_no_epoch_twice(tmp_path: Path, tracked: Train) -> None:
+    """Neither to a new reader nor to one that was open all the time; and --fresh begins new curves."""
+    with Patch.context() as patch, pytest.raises(KeyboardInterrupt):
+        made.interrupt(patch, 2, written=True)
         tracked("--track", "tensorboard")
-    looking = EventAccumulator(str(folder))
-    assert list(shown(looking)["loss/valid"]) == [1, 2]
-    file = next(folder.iterdir())
+    looking = reader(tmp_path)
+    assert [point.step for point in looking.Reload().Scalars("loss/valid")] == [1, 2]
+    file = next((tmp_path / "report/tiny/tensorboard/resnet18").iterdir())
     file.write_bytes(file.read_bytes()[:-7])  # as after a kill while it was written
-    tracked("--track", "tensorboard")
-    assert_same_run(trained, tmp_path)
-    assert_shows_history(tmp_path)
-    assert shown(looking) == curves(folder)
-    tracked("--track", "tensorboard", "--fresh", "--epochs", "2")
-    assert_shows_history(tmp_path)
-    assert len(curves(folder)["loss/valid"]) == 2
+    Image.new("RGB", (8, 8)).save(tmp_path / "report" / "tiny" / "preprocessing.png")
+    assert tracked("--track", "tensorboard") == []
+    assert_shows_history(tmp_path, looking)
+    assert_shows_history(tmp_path, events := reader(tmp_path))
+    texts = [events.Tensors(f"{name}/text_summary")[0] for name in ("settings", "made with", "best checkpoint")]
+    text = "".join(text.tensor_proto.string_val[0].decode() for text in texts)
+    expected = ("| optimizer | sgd |", "| preprocessing.size | 32 |", "| precision | fp32 |", str(tmp_path / WEIGHTS))
+    assert all(part in text for part in expected) and events.Tags()["images"] == ["preprocessing"]
+    assert events.summary_metadata["_hparams_/session_start_info"].plugin_data.plugin_name == "hparams"
+    tracked("--track", "tensorboard", "--fresh", "--epochs", "1")
+    assert_shows_history(tmp_path, reader(tmp_path))
 
 
 @extras
-def test_a_run_that_went_back_to_its_last_checkpoint_is_followed_on(tmp_path: Path) -> None:
-    """It begins again, with the epochs that its checkpoint knows."""
-    rows = [dict.fromkeys(COLUMNS, float(epoch)) | {"epoch": epoch} for epoch in (1, 2, 3)]
-    tracking = Tracking(["tensorboard"], tmp_path)
-    with tracking:
-        for known, new in ((rows[:1], rows[1]), (rows[:2], rows[2])):
-            run = about(data="tiny", history=list(known))
-            tracking.begin(run, tmp_path / "best.safetensors")
-            run.history.append(new)
-            tracking.epoch()
-    assert curves(tmp_path / "tiny" / "tensorboard" / "resnet18")["size"] == {1: 1.0, 2: 2.0, 3: 3.0}
+def test_tensorboard_without_room_is_one_sentence(tmp_path: Path, tracked: Train) -> None:
+    folder = tmp_path / "report" / "tiny" / "tensorboard"
+    folder.parent.mkdir(parents=True)
+    folder.touch()
+    [sentence] = tracked("--track", "tensorboard")
+    assert sentence.startswith("warning: TensorBoard's resnet18 is incomplete") and str(folder) in sentence
+    folder.unlink()
+    assert tracked("--track", "tensorboard") == []
+    assert_shows_history(tmp_path, reader(tmp_path))
+
+
+# ---- MLflow
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store of MLflow, which takes seconds to make."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("template") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+class Store:
+    """The local store of a working directory."""
+
+    def __init__(self, folder: Path) -> None:
+        from mlflow import MlflowClient
+
+        self.folder, self.client = folder, MlflowClient(f"sqlite:///{folder}/report/mlflow.db")
+        self.run_file = folder / WEIGHTS / "mlflow_run"
+
+    def run(self) -> Any:
+        [run] = self.client.search_runs([one.experiment_id for one in self.client.search_experiments()])
+        return run
+
+    def epochs(self) -> list[int]:
+        return [point.step for point in self.client.get_metric_history(self.run().info.run_id, "size")]
+
+    def assert_whole(self) -> Any:
+        """Every column of the history is there, each epoch once, in one run, which is returned."""
+        run, table = self.run(), history(self.folder)
+        for column in COLUMNS:
+            points = [(p.step, p.value) for p in self.client.get_metric_history(run.info.run_id, column)]
+            expected = [(epoch, pytest.approx(value, rel=1e-5)) for epoch, value in table[column].items()]
+            assert sorted(points) == expected, column
+        assert run.info.status == "FINISHED" and run.info.run_id == self.run_file.read_text()
+        return run
+
+
+@pytest.fixture
+def store(tmp_path: Path, template: Path, monkeypatch: Patch) -> Store:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    (tmp_path / "report").mkdir()
+    shutil.copy(template, tmp_path / "report")
+    return Store(tmp_path)
 
 
 @extras
-def test_an_untracked_run_can_be_shown_later(tmp_path: Path, trained: Path, tracked: Callable[..., None]) -> None:
-    tracked()
-    tracked("--track", "tensorboard")  # finished already
-    assert_same_run(trained, tmp_path)
-    assert_shows_history(tmp_path)
+def test_mlflow_shows_one_run_that_was_stopped_and_resumed(store: Store, tracked: Train) -> None:
+    with Patch.context() as patch, pytest.raises(KeyboardInterrupt):
+        made.interrupt(patch, 2, written=True)
+        tracked("--track", "mlflow")
+    first = store.run().info
+    assert first.status == "KILLED" and store.epochs() == [1, 2]
+    Image.new("RGB", (8, 8)).save(store.folder / "report" / "tiny" / "preprocessing.png")
+    assert tracked("--track", "mlflow") == []
+    run = store.assert_whole()
+    assert run.info.run_id == first.run_id and store.client.get_experiment(first.experiment_id).name == "tiny"
+    assert run.data.params.items() >= {"optimizer": "sgd", "lr": "0.1", "preprocessing.size": "32"}.items()
+    assert run.data.tags.items() >= {"precision": "fp32", "data": "tiny", "mlflow.source.name": "train.py"}.items()
+    assert run.data.tags["mlflow.source.git.commit"] == run.data.tags["git"].split()[0]
+    assert run.data.metrics["best_valid_accuracy"] == pytest.approx(history(store.folder)["valid_accuracy"].max())
+    assert "best_valid_accuracy_d4" in run.data.metrics
+    files = {file.path: file.file_size for file in store.client.list_artifacts(run.info.run_id)}
+    assert files.keys() == {"run_resnet18.json", "preprocessing.png", "best.safetensors"}
+    assert files["best.safetensors"] == (store.folder / WEIGHTS / "best.safetensors").stat().st_size
+    assert (store.folder / "report" / "mlflow").is_dir() and os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert tracked("--track", "mlflow") == [] and store.assert_whole().to_dictionary() == run.to_dictionary()
 
 
 @extras
-@pytest.mark.parametrize("fault", ["no folder", "full disk"])
-def test_tensorboard_without_room_is_one_sentence_and_the_training_goes_on(
-    tmp_path: Path,
-    trained: Path,
-    tracked: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    fault: str,
-) -> None:
-    if fault == "no folder":
-        (tmp_path / "report" / "tiny").mkdir(parents=True)
-        (tmp_path / "report" / "tiny" / "tensorboard").touch()
-    else:
-        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        monkeypatch.setattr(TensorBoard, "show", lambda *_: (_ for _ in ()).throw(full))
-    tracked("--track", "tensorboard")
-    assert_same_run(trained, tmp_path)
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: tensorboard")]
-    assert len(said) == 1 and os.strerror(errno.ENOTDIR if fault == "no folder" else errno.ENOSPC) in said[0]
+def test_a_run_that_is_gone_is_replaced_in_one_sentence(store: Store, tracked: Train) -> None:
+    """Deleted, of another server, without its id; and a training that starts anew is another run."""
+    for found in ("", "deleted", "f" * 32, "no '\n id", "--fresh"):
+        if found:
+            store.client.delete_run(store.run().info.run_id)
+        if found not in ("", "deleted", "--fresh"):
+            store.run_file.write_text(found)
+        [sentence] = tracked("--track", "mlflow", *([found, "--epochs", "1"] if found == "--fresh" else []))
+        assert f"mlflow: resnet18 is the new run {store.assert_whole().info.run_id}" in sentence
+        assert ("earlier run is not on this server" in sentence) == (found not in ("", "--fresh"))
+
+
+@extras
+def test_killed_and_resumed_is_one_run(store: Store, tracked: Train, trainer: made.Trainer, trained: Path) -> None:
+    (store.folder / "hold").write_text("4")
+    process = trainer.start(store.folder, "--data", str(trained / "csv" / "tiny"), *made.FAST, "--track", "mlflow")
+    limit = time.monotonic() + made.PATIENCE
+    while not store.run_file.exists() or store.epochs() != [1]:
+        assert time.monotonic() < limit, (store.folder / "stderr").read_text()
+        time.sleep(0.05)
+    os.kill(process, signal.SIGKILL)
+    assert trainer.status() == -signal.SIGKILL and store.run().info.status == "RUNNING"
+    assert not re.search("mlflow|alembic", (store.folder / "stderr").read_text())
+    (store.folder / "hold").unlink()
+    assert tracked("--track", "mlflow") == []
+    store.assert_whole()
+
+
+@contextmanager
+def failing_server(status: int) -> Iterator[int]:
+    """The port of a server that answers with an error ``status``, or never if that is 0."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if not status:
+            time.sleep(made.PATIENCE)
+        handler.send_error(status, handler.headers["Authorization"])
+
+    methods = {"do_GET": answer, "do_POST": answer, "log_message": lambda *_: None}
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (BaseHTTPRequestHandler,), methods)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@extras
+@pytest.mark.parametrize("status, why", [(-1, "refused"), (0, "timed out"), (0, "in time"), (401, "401"), (500, "500")])
+def test_a_server_that_fails_is_one_sentence(store: Store, tracked: Train, status: int, why: str) -> None:
+    with failing_server(status) as port, Patch.context() as patch:
+        patch.setattr(lab.tracking, "WAIT", 0.1 if why == "in time" else made.PATIENCE)
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:geheim@127.0.0.1:{1 if status < 0 else port}")
+        [sentence] = tracked("--track", "mlflow")
+        for thread in threading.enumerate():
+            thread.join() if isinstance(thread, Tool) else None
+    assert sentence.startswith("warning: MLflow's resnet18 is incomplete") and why in sentence
+    assert "geheim" not in sentence and "somebody" not in sentence
+    tracked("--track", "mlflow")
+    store.assert_whole()
+
+
+@extras
+def test_a_server_that_dies_is_sent_no_epoch_twice_once_it_is_back(store: Store, tracked: Train) -> None:
+    """It has stored what it was sent, without an answer."""
+    from mlflow import MlflowClient
+
+    log_batch = MlflowClient.log_batch
+
+    def unanswered(self: Any, run: str, metrics: Any = (), **more: Any) -> None:
+        log_batch(self, run, metrics, **more)
+        if metrics:
+            raise ConnectionResetError("gone")
+
+    with Patch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", unanswered)
+        assert sum("ConnectionResetError: 'gone'" in line for line in tracked("--track", "mlflow")) == 1
+    assert store.epochs() and store.run().info.status == "RUNNING"
+    assert tracked("--track", "mlflow") == []
+    store.assert_whole()
