@@ -197,5 +197,7 @@ class MLflow(Tool):
         experiment = os.environ.get("MLFLOW_EXPERIMENT_ID") or (found and found.experiment_id)
         run = client.create_run(experiment or client.create_experiment(name, folder), run_name=self.about.model)
         write_whole(file, run.info.run_id)
-        tqdm.write(f"mlflow: {self.about.model} is the new run {run.info.run_id}{', not the earlier one' * bool(known)}.")
+        tqdm.write(
+            f"mlflow: {self.about.model} is the new run {run.info.run_id}{', not the earlier one' * bool(known)}."
+        )
         return run
