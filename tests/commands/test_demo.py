@@ -17,7 +17,7 @@ from lab.checkpoints.checkpoint import read_about
 from lab.errors import UserError
 from lab.evaluation.inference import decide_d4
 from lab.evaluation.metrics import wilson
-from tests.made import DEPTHS, VALID, about, cell, command, inside, save_thin, slow_probabilities, thin
+from tests.made import DEPTHS, VALID, cell, command, inside, slow_probabilities, thin
 
 CPU = ["--device", "cpu", "--precision", "fp32"]
 
@@ -88,17 +88,6 @@ def test_an_unreadable_image_is_said_before_anything_else(
     with pytest.raises(UserError, match=rf"broken.png.*{words}"):
         command(demo, "--data", "tiny", "--weights", trained / "weights", *CPU, image)
     assert capsys.readouterr().out == ""
-
-
-def test_other_classes_than_the_lists_are_refused(work: Path, trained: Path) -> None:
-    save_thin(work / "weights/tiny/resnet18/best.safetensors", about(classes=["cat", "dog"]), thin("resnet18"))
-    with pytest.raises(UserError, match="trained on 2 classes"):
-        command(demo, "--data", trained / "csv" / "tiny", *CPU)
-
-
-def test_nothing_trained_is_said(work: Path) -> None:
-    with pytest.raises(UserError, match=r"weights/tiny: no trained model there"):
-        command(demo, "--data", "tiny", *CPU)
 
 
 def test_the_lists_folder_may_be_the_working_directory(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import demo
 import evaluate
+import predict
 from lab.errors import UserError
 from tests.made import DEPTHS, VALID, about, command, inside, save_thin, slow_probabilities, thin
 
@@ -89,13 +92,15 @@ def test_d4_changes_the_probabilities_and_is_said(
     assert not np.allclose(found["on"], found["off"], atol=1e-4)
 
 
-def test_other_classes_are_refused(work: Path, trained: Path) -> None:
+@pytest.mark.parametrize("module", [evaluate, predict, demo])
+def test_other_classes_are_refused(work: Path, trained: Path, module: ModuleType) -> None:
     save_thin(work / "weights/tiny/resnet18/best.safetensors", about(classes=["cat", "dog"]), thin("resnet18"))
     with pytest.raises(UserError, match=r"trained on 2 classes \['cat', 'dog'\], but the data set has 2"):
-        command(evaluate, "--data", trained / "csv" / "tiny", *CPU)
-    assert not (work / "report" / "tiny" / "metrics.csv").exists()
+        command(module, "--data", trained / "csv" / "tiny", *CPU)
+    assert not (work / "report" / "tiny" / "metrics.csv").exists() and not list(work.rglob("submission*"))
 
 
-def test_nothing_trained_is_said(work: Path, trained: Path) -> None:
-    with pytest.raises(UserError, match="no trained model there"):
-        command(evaluate, "--data", trained / "csv" / "tiny", *CPU)
+@pytest.mark.parametrize("module", [evaluate, demo])
+def test_nothing_trained_is_said(work: Path, trained: Path, module: ModuleType) -> None:
+    with pytest.raises(UserError, match=r"weights/tiny: no trained model there"):
+        command(module, "--data", trained / "csv" / "tiny", *CPU)

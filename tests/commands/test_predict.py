@@ -16,7 +16,6 @@ from lab.checkpoints.checkpoint import load_network, read_about
 from lab.errors import UserError
 from tests.made import (
     DEPTHS,
-    TEST,
     Trainer,
     about,
     command,
@@ -62,21 +61,6 @@ def test_submissions_of_all_depths(trained: Path, work: Path, data: str) -> None
     assert not list(lists.glob("submission*"))
 
 
-def test_one_network_gives_an_image_the_same_label_in_all_three_orders(trained: Path, work: Path) -> None:
-    torch.manual_seed(0)
-    network, said = load_network(trained / "weights/tiny/resnet152/best.safetensors", "resnet152")
-    for model in DEPTHS:
-        save_thin(work / "weights" / "tiny" / model / "best.safetensors", replace(said, model=model), network)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.catalog.build", lambda name, classes, size: thin("resnet152", classes))
-        command(predict, "--data", trained / "csv" / "tiny", "--out", work / "out", *CPU)
-    tables = [pd.read_csv(work / "out" / f"submission_{model}.csv") for model in DEPTHS]
-    labels = [dict(zip(table["ID"], table["label"], strict=True)) for table in tables]
-    assert labels[0] == labels[1] == labels[2] and len(labels[0]) == TEST
-    assert set(labels[0].values()) == {0, 1}
-    assert len({tuple(table["ID"]) for table in tables}) == 3
-
-
 def test_ids_are_spelled_as_in_the_list(work: Path, trained: Path) -> None:
     """CRLF, a byte-order mark, spaces, an extra column, no final newline; in our own csv/ the submission lies with the list."""
     data = make_data(work / "csv" / "tiny")
@@ -113,12 +97,6 @@ def test_a_checkpoint_of_another_depth_is_refused(work: Path, trained: Path) -> 
     assert not list(work.rglob("submission*"))
 
 
-def test_a_checkpoint_of_other_classes_is_refused(work: Path, trained: Path) -> None:
-    save_thin(work / "weights/tiny/resnet18/best.safetensors", about(classes=["a", "b", "c"]), thin("resnet18", 3))
-    with pytest.raises(UserError, match=r"trained on 3 classes .* but the data set has 2"):
-        command(predict, "--model", "resnet18", "--data", trained / "csv" / "tiny", *CPU)
-
-
 def test_without_a_list_or_a_checkpoint_nothing_is_written(work: Path, trained: Path) -> None:
     with pytest.raises(UserError, match="there is no such checkpoint"):
         command(predict, "--model", "resnet18", "--data", trained / "csv" / "tiny", *CPU)
@@ -145,12 +123,6 @@ def test_all_lists_are_checked_before_the_first_submission(work: Path, trained: 
     with pytest.raises(UserError, match=r"resnet_152_test.csv.*\n.*line 3: ./test/0.png stands already on line 2"):
         command(predict, "--data", "tiny", "--weights", trained / "weights", *CPU)
     assert not list(work.rglob("submission*"))
-
-
-def test_an_unknown_model_is_an_option_error(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        command(predict, "--model", "vgg16", "--data", trained / "csv" / "tiny", *CPU)
-    assert exit_.value.code == 2 and "vgg16" in capsys.readouterr().err
 
 
 def test_d4_is_used_as_noted_on_valid(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

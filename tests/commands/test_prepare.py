@@ -46,16 +46,6 @@ def everything(folder: Path) -> pd.DataFrame:
     return table
 
 
-def test_help_answers_without_the_slow_imports() -> None:
-    lean = "import sys, runpy; sys.argv = ['prepare.py', '--help']\n"
-    lean += "try: runpy.run_path('prepare.py', run_name='__main__')\n"
-    lean += "except SystemExit: pass\n"
-    lean += "print('slow:', [name for name in ('numpy', 'pandas', 'PIL', 'sklearn', 'torch') if name in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", lean], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "python prepare.py sample" in answer.stdout
-    assert "slow: []" in answer.stdout
-
-
 # ---- sample ----------------------------------------------------------------------------------------------------------
 
 

@@ -56,7 +56,7 @@ sys.argv = ["{module.__name__}", "--help"]
 try:
     runpy.run_module(sys.argv[0], run_name="__main__")
 except SystemExit as done:
-    print("loaded", done.code, {{"torch", "pandas", "matplotlib"}} & sys.modules.keys())
+    print("loaded", done.code, {{"torch", "numpy", "pandas", "PIL", "sklearn", "matplotlib"}} & sys.modules.keys())
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
     assert done.stdout.endswith("loaded 0 set()\n"), done.stdout[-300:] + done.stderr

@@ -140,14 +140,6 @@ def test_any_classifier(case: tuple[np.ndarray, np.ndarray]) -> None:
     pd.testing.assert_frame_equal(table, shuffled, rtol=1e-9)
 
 
-@SETTINGS
-@given(classified(classes=2))
-def test_of_two_classes_the_recall_of_one_is_the_specificity_of_the_other(case: tuple[np.ndarray, np.ndarray]) -> None:
-    found = values(classification_metrics(*case, ["x", "y"]))
-    assert found["x", "recall"] == pytest.approx(found["y", "specificity"], nan_ok=True)
-    assert found["y", "recall"] == pytest.approx(found["x", "specificity"], nan_ok=True)
-
-
 def test_agrees_with_the_library_functions_of_the_same_name() -> None:
     random = np.random.default_rng(3)
     labels, probabilities = np.arange(90) % 3, random.dirichlet(np.ones(3), 90)

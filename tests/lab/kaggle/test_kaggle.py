@@ -27,9 +27,8 @@ import prepare
 import submit
 from lab.errors import UserError
 from lab.files import alone
-from lab.kaggle import client as service
-from lab.kaggle import competitions
-from lab.sources import kaggle_download as download
+from lab.kaggle import client, competitions
+from lab.sources import kaggle_download
 from tests.kaggle_stand_in import KEY, TOKEN, USER, Kaggle, serve
 from tests.made import DEPTHS, command, make_data
 
@@ -223,28 +222,16 @@ def test_without_the_client(kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> 
 # ---- faults of the service -------------------------------------------------------------------------------------------
 
 FAULTS = {
-    "not joined": (
-        "dlp-50",
-        (403, "You must accept the rules", {}),
-        "open https://www.kaggle.com/competitions/dlp-50 in a",
-    ),
-    "no such": (
-        "dlp-50",
-        (404, "", {}),
-        "Kaggle knows no such page: https://www.kaggle.com/competitions/dlp-50; correct",
-    ),
+    "not joined": ("dlp-50", (403, "You must accept the rules", {}), "www.kaggle.com/competitions/dlp-50 in a"),
+    "no such": ("dlp-50", (404, "", {}), "no such page: https://www.kaggle.com/competitions/dlp-50; correct"),
     "busy": ("dlp-50", (429, "", {"Retry-After": "17"}), "too many requests for Kaggle; run the command again in 17 s"),
     "used up": ("dlp-50", (429, "", {}), "later, or tomorrow if today's submissions are used up"),
     "closed": (
         "dlp-50",
-        (400, "The deadline\nhas passed", {}),
-        r"refuses it, status 400 (it says: The deadline\nhas passed)",
+        (400, "The deadline\nis over", {}),
+        r"refuses it, status 400 (it says: The deadline\nis over)",
     ),
-    "broken": (
-        "dlp-50",
-        (500, "oops", {}),
-        "Kaggle has a fault of its own, status 500 (it says: oops); run the command",
-    ),
+    "broken": ("dlp-50", (500, "oops", {}), "has a fault of its own, status 500 (it says: oops); run the command"),
     "storage": ("upload", (400, "", {}), "did not arrive (Could not submit to competition); run the command again"),
 }
 
@@ -291,7 +278,7 @@ def test_a_look_that_fails_does_not_end_the_waiting(
 
 
 def test_a_service_that_is_gone_or_silent(kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "PATIENCE", 0.2)
+    monkeypatch.setattr(client, "PATIENCE", 0.2)
     kaggle.silent.clear()
     said = refused(*SEND)
     assert said.startswith("signing in: Kaggle cannot be reached (ReadTimeout); look at the network")
@@ -340,7 +327,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 
 def parts_of(rows: list[tuple[str, str]]) -> dict[str, tuple[int, str]]:
-    """What download.PARTS says of files, given as (path, SHA-256): written anew here, as its oracle."""
+    """What kaggle_download.PARTS says of files, given as (path, SHA-256): written anew here, as its oracle."""
     lines: dict[str, list[str]] = {}
     for path, digest in rows:
         place = PurePosixPath(path)
@@ -355,8 +342,8 @@ def cnmc(kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """The service hands out a small C-NMC, which is taken for the real one."""
     files = tiny_cnmc()
     rows = [(path, hashlib.sha256(data).hexdigest()) for path, data in files.items() if "training_data" in path]
-    monkeypatch.setattr(download, "PARTS", parts_of(rows))
-    monkeypatch.setattr(download, "UNPACKED", 1000)
+    monkeypatch.setattr(kaggle_download, "PARTS", parts_of(rows))
+    monkeypatch.setattr(kaggle_download, "UNPACKED", 1000)
     kaggle.archive = zipped(files)
     return files
 
@@ -365,15 +352,15 @@ def test_what_is_verified_is_what_kaggle_hands_out(shared_data: Callable[[str], 
     """At full size, on the list of all files of the real download."""
     with (shared_data("cnmc_layout") / "manifest.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if "/training_data/" in row["path"]]
-    assert parts_of([(row["path"], row["sha256"]) for row in rows]) == download.PARTS
-    assert sum(int(row["size"]) for row in rows) == download.UNPACKED
-    assert sum(count for count, _ in download.PARTS.values()) == 10_661
+    assert parts_of([(row["path"], row["sha256"]) for row in rows]) == kaggle_download.PARTS
+    assert sum(int(row["size"]) for row in rows) == kaggle_download.UNPACKED
+    assert sum(count for count, _ in kaggle_download.PARTS.values()) == 10_661
     table = pd.DataFrame({"path": [row["path"] for row in rows], "sha256": [row["sha256"] for row in rows]})
-    download.verify(Path("x"), table.sample(frac=1, random_state=0))
+    kaggle_download.verify(Path("x"), table.sample(frac=1, random_state=0))
     table.loc[5000, "sha256"] = "0" * 64
     part = "/".join(rows[5000]["path"].split("/")[-3:-1])
     with pytest.raises(UserError, match=rf"{part} holds other bytes; remove"):
-        download.verify(Path("x"), table)
+        kaggle_download.verify(Path("x"), table)
 
 
 def test_download_verify_and_lists(
@@ -433,7 +420,7 @@ def test_a_download_that_was_stopped_goes_on(
 
 
 def test_no_room_on_the_disk(cnmc: dict[str, bytes], kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "UNPACKED", 10**18)
+    monkeypatch.setattr(kaggle_download, "UNPACKED", 10**18)
     assert re.search(
         r"the images need 1000000000\.0 GB and .* GB are free there; make room", refused("kaggle", module=prepare)
     )
@@ -449,23 +436,18 @@ def test_a_data_set_that_is_refused(cnmc: dict[str, bytes], kaggle: Kaggle, stat
     assert said.startswith("downloading someone/leukemia: Kaggle") and sentence in said
 
 
+NO_ZIP, EVIL = "is no whole zip archive", "../../evil.bmp"
 ARCHIVES: dict[str, tuple[Callable[[dict[str, bytes]], bytes], str]] = {
-    "no zip": (lambda _: b"<html>sign in</html>", "is no whole zip archive"),
-    "truncated": (lambda files: zipped(files)[:-300], "is no whole zip archive"),
-    "damaged": (
-        lambda files: zipped(files).replace(next(iter(files.values())), b"x" * 174, 1),
-        "is no whole zip archive",
-    ),
+    "no zip": (lambda _: b"<html>sign in</html>", NO_ZIP),
+    "truncated": (lambda files: zipped(files)[:-300], NO_ZIP),
+    "damaged": (lambda files: zipped(files).replace(next(iter(files.values())), b"x" * 174, 1), NO_ZIP),
     "another": (lambda _: zipped({"cats/1.jpg": b"cat"}), "is not the whole of C-NMC 2019 (fold_0/all holds 0 images"),
     "missing": (lambda files: zipped(dict(list(files.items())[1:])), "fold_0/hem holds 3 images instead of 4"),
     "surplus": (
         lambda files: zipped(files | {"training_data/fold_3/all/a.bmp": b""}),
-        "fold_3/all holds 1 image instead of 0",
+        "all holds 1 image instead of 0",
     ),
-    "slip": (
-        lambda files: zipped(files | {"../../evil.bmp": b""}),
-        "holds '../../evil.bmp', which leads outside of it",
-    ),
+    "slip": (lambda files: zipped(files | {EVIL: b""}), f"holds {EVIL!r}, which leads outside of it"),
     "rooted": (lambda files: zipped(files | {"/etc/evil": b""}), "holds '/etc/evil', which leads outside of it"),
     "drive": (lambda files: zipped(files | {"C:\\evil.bmp": b""}), "which leads outside of it"),
 }
@@ -494,10 +476,10 @@ def test_a_damaged_archive_is_refused_or_gives_the_same_images(
     archive.write_bytes(whole[:end])
     shutil.rmtree(folder.parent, ignore_errors=True)
     try:
-        download.unpack(archive, folder)
+        kaggle_download.unpack(archive, folder)
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         rows = [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
-        download.verify(folder, pd.DataFrame(rows, columns=["path", "sha256"]))
+        kaggle_download.verify(folder, pd.DataFrame(rows, columns=["path", "sha256"]))
     except UserError as error:
         assert "\n" not in str(error) and str(error).isprintable()
     else:

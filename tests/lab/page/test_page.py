@@ -25,8 +25,7 @@ from lab.data.store import Store
 from lab.errors import UserError
 from lab.evaluation.gradcam import explain
 from lab.evaluation.metrics import wilson
-from lab.page import answers as page_answers
-from lab.page import networks as page_depths
+from lab.page import answers, networks
 from lab.page.answers import Exhibit, read_upload
 from lab.page.figures import confusion_figure, curves_figure
 from lab.page.gallery import Valid, read_kept
@@ -156,8 +155,8 @@ def test_where_a_stage_finds_nothing_the_one_before_it_is_asked(
         tried.append(given[3])
         return row, places.abs() if given[3] == "layer2" else -places.abs()
 
-    monkeypatch.setattr(page_depths, "explain", cold_until_layer2)
-    monkeypatch.setattr(page_depths, "telling_stages", lambda *_: ["layer4", "layer3", "layer2"])
+    monkeypatch.setattr(networks, "explain", cold_until_layer2)
+    monkeypatch.setattr(networks, "telling_stages", lambda *_: ["layer4", "layer3", "layer2"])
     found = look(shown.depths[0], random_image(4), CPU)
     assert tried == ["layer4", "layer3", "layer2"] and (found.stage, found.found) == ("layer2", True)
     asked = look(shown.depths[0], random_image(4), CPU, stage="layer3")
@@ -197,8 +196,8 @@ def test_the_heat_map_is_of_the_class_and_stage_asked_for(shown: Exhibit) -> Non
 def test_a_bad_upload_gets_a_sentence(
     shown: Exhibit, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes, words: str
 ) -> None:
-    monkeypatch.setattr(page_answers, "PIXELS", 3000)
-    monkeypatch.setattr(page_answers, "BYTES", 10_000)
+    monkeypatch.setattr(answers, "PIXELS", 3000)
+    monkeypatch.setattr(answers, "BYTES", 10_000)
     said = shown.answer((name, data))
     assert words in said and 'role="alert"' in said and "<img" not in said and "Traceback" not in said
 
@@ -215,7 +214,7 @@ def test_an_image_of_the_list_that_has_gone_gets_a_sentence(made: Path, tmp_path
 def test_no_more_of_an_upload_is_read_than_shows_that_it_is_too_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page_answers, "BYTES", 100)
+    monkeypatch.setattr(answers, "BYTES", 100)
     (tmp_path / "large").write_bytes(b"\0" * 1000)
     assert len(read_upload(str(tmp_path / "large"))[1]) == 101
 
@@ -242,8 +241,8 @@ def test_the_verdict_is_a_sentence(shown: Exhibit, rows: list[list[float]], word
         def __init__(self, depth: Any, row: list[float]) -> None:
             self.depth, self.predicted = depth, int(np.argmax(row))
 
-    answers: Any = [Said(depth, row) for depth, row in zip(shown.depths, rows, strict=False)]
-    assert texts(verdict(answers, shown.classes)).replace(" ;", ";").strip() == words
+    given_answers: Any = [Said(depth, row) for depth, row in zip(shown.depths, rows, strict=False)]
+    assert texts(verdict(given_answers, shown.classes)).replace(" ;", ";").strip() == words
 
 
 @given(st.floats(0, 1))
@@ -314,7 +313,7 @@ def test_the_confused_pairs_are_all_errors_the_most_frequent_first(seed: int, co
 
 
 def test_the_gallery_has_pages(shown: Exhibit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_answers, "PAGE", 5)
+    monkeypatch.setattr(answers, "PAGE", 5)
     everything = np.arange(VALID)
     seen: list[int] = []
     for number in range(3):
@@ -340,7 +339,7 @@ def test_the_examples_begin_with_one_of_each_class(shown: Exhibit) -> None:
     assert shown.valid
     examples = shown.examples()
     assert sorted(shown.valid.images.labels[examples[:2]].tolist()) == [0, 1]
-    assert len(set(examples)) == len(examples) <= page_answers.EXAMPLES
+    assert len(set(examples)) == len(examples) <= answers.EXAMPLES
 
 
 # ------------------------------------------------------------------------------------------------------ kept tables
