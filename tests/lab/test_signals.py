@@ -28,12 +28,6 @@ KILLS = 20
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    with inside(tmp_path, figures=False) as patch:
-        yield patch
-
-
-@pytest.fixture
 def again(trained: Path) -> Callable[[], object]:
     """Start the run that ``trained`` holds in the working directory, or go on with it."""
     return lambda: command(train, "--data", trained / "csv" / "tiny", *FAST)

@@ -23,8 +23,8 @@ from lab.checkpoints.checkpoint import About, load_network, read_about, read_ten
 from lab.checkpoints.ensembles import load_members, other
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
+from lab.evaluation import inference
 from lab.evaluation.inference import decide_d4, predict_members, score
-from lab.evaluation.inference import predict as predict_one
 from lab.hardware import Hardware
 from studies import average
 from tests.made import (
@@ -113,16 +113,10 @@ def test_the_average_is_the_mean_of_the_members_each_on_its_own_input() -> None:
     assert np.abs(each[0] - each[1]).max() > 1e-3
     # One member is that network alone, bit for bit.
     alone = predict_members(members[:1], feed, hardware)
-    np.testing.assert_array_equal(alone, predict_one(members[0][0], feed(members[0][1].preprocessing), hardware))
+    np.testing.assert_array_equal(alone, inference.predict(members[0][0], feed(members[0][1].preprocessing), hardware))
 
 
 # ---- refusals of a folder
-
-
-def test_a_plain_folder_is_one_member(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    best = folder_of(tmp_path, member(0))
-    assert len(load_members(best, "resnet18")) == 1
-    assert capsys.readouterr().out == ""
 
 
 def test_members_come_in_their_order_and_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

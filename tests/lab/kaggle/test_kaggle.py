@@ -122,13 +122,6 @@ def flip(path: Path) -> str:
     return re.sub(r",([01])$", lambda match: f",{1 - int(match[1])}", path.read_text(), flags=re.MULTILINE)
 
 
-def test_one_depth_alone(kaggle: Kaggle) -> None:
-    Path("csv/tiny/submission_resnet18.csv").unlink()
-    Path("kaggle.ini").write_text("[competitions]\nresnet50 = dlp-50\n")
-    command(submit, *SEND, "--model", "resnet50")
-    assert list(kaggle.submissions) == ["dlp-50"]
-
-
 def test_a_dry_run_shows_all_and_asks_the_service_nothing(
     kaggle: Kaggle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
