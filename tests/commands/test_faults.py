@@ -138,16 +138,25 @@ class SmallDisk:
         subprocess.run([*enter, "sh", "-c", f"cd '{self.place}' && {line}"], check=True)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """A disk of one MiB."""
-    line = ["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)]
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk]:
+    """A disk of one MiB, for all tests."""
+    top = tmp_path_factory.mktemp("mounted")
+    line = ["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", str(top)]
     there = shutil.which("unshare") and shutil.which("nsenter")
     if not there or subprocess.run(line, capture_output=True).returncode:
         pytest.skip("needs a system that lets users mount a file system of their own (unshare --map-root-user --mount)")
-    made = SmallDisk(tmp_path / "disk", 1024)
+    made = SmallDisk(top / "disk", 1024)
     yield made
     made.trainer.close()
+
+
+@pytest.fixture
+def small_disk(disk: SmallDisk) -> SmallDisk:
+    """That disk, emptied."""
+    for path in disk.inside.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return disk
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])

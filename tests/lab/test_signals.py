@@ -246,7 +246,8 @@ def test_a_snapshot_never_holds_weights_that_are_no_numbers(
 
 def test_a_run_stopped_in_its_first_epoch_troubles_no_other(tmp_path: Path, trained: Path) -> None:
     """With the figure that all depths share drawn after every epoch."""
-    with inside(tmp_path):
+    with inside(tmp_path) as work:
+        work.setattr(train, "draw_data_figures", lambda *_: None)
         for _ in range(2):  # stopped, gone on with, and stopped again
             with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
                 strike(patch, EMA, "update", 1, signal.SIGINT)

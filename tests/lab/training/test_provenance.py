@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,16 +18,10 @@ from lab.errors import UserError
 from lab.hardware import Hardware, choose_hardware
 from lab.signals import Stopped
 from lab.training.provenance import differences, git_state, make_record, read_run, source_digest, source_files
-from tests.made import DEPTHS, FAST, LAST, TRAIN, VALID, assert_same_run, command, inside, make_data
+from tests.made import DEPTHS, FAST, LAST, TRAIN, VALID, assert_same_run, command, make_data
 from tests.test_no_library_model import PROJECT, imported_files
 
 CPU = Hardware(torch.device("cpu"), "fp32")
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    with inside(tmp_path, figures=False) as patch:
-        yield patch
 
 
 def stop_after_an_epoch(patch: pytest.MonkeyPatch) -> None:
