@@ -83,9 +83,8 @@ class Tool(threading.Thread):
 
     send: Callable[[list[Point], str], None]
     message: tuple[list[Point], str]
-    lock = threading.Lock()
+    lock, warned = threading.Lock(), False
     writer: Any = None
-    warned = False
 
     def __init__(self, report: Path, about: About, best: Path) -> None:
         super().__init__(name=f"{type(self).__name__}'s {about.model}", daemon=True)
@@ -134,8 +133,7 @@ class TensorBoard(Tool):
                 writer._get_file_writer().add_summary(part)
         for name, value, epoch, ended in points:
             if epoch > self.last:
-                name = re.sub(r"(train|valid)_(\w+)", r"\2/\1", name)
-                writer.add_scalar(name, value, epoch, ended)
+                writer.add_scalar(re.sub(r"(train|valid)_(\w+)", r"\2/\1", name), value, epoch, ended)
         self.last = points[-1][2] if points else 0
         texts = {"settings": self.params, "made with": self.tags} if fresh else {}
         if status == "FINISHED":
@@ -197,7 +195,5 @@ class MLflow(Tool):
         experiment = os.environ.get("MLFLOW_EXPERIMENT_ID") or (found and found.experiment_id)
         run = client.create_run(experiment or client.create_experiment(name, folder), run_name=self.about.model)
         write_whole(file, run.info.run_id)
-        tqdm.write(
-            f"mlflow: {self.about.model} is the new run {run.info.run_id}{', not the earlier one' * bool(known)}."
-        )
+        tqdm.write(f"mlflow: {self.about.model} is {'a' if known else 'the'} new run {run.info.run_id}.")
         return run

@@ -32,7 +32,7 @@ def fields(heading: str) -> list[str]:
 def written(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what evaluate.py and predict.py write for the trained models."""
     folder = tmp_path_factory.mktemp("written")
-    places = ["--data", trained / "csv" / "tiny", "--weights", trained / "weights", *CPU]
+    places: list[str | Path] = ["--data", trained / "csv" / "tiny", "--weights", trained / "weights", *CPU]
     with inside(folder):
         (folder / "report" / "tiny").mkdir(parents=True)
         command(evaluate, *places)
@@ -53,7 +53,7 @@ def test_lists_and_submissions(written: Path, trained: Path) -> None:
 
 
 def test_a_sample(tmp_path: Path) -> None:
-    prepare.main(["sample", "--out", str(tmp_path), "--train", "2", "--valid", "1", "--test", "1"])
+    command(prepare, "sample", "--out", tmp_path, "--train", "2", "--valid", "1", "--test", "1")
     assert list(json.loads((tmp_path / "sample.json").read_text())) == fields("`sample.json`")
     assert columns(tmp_path / "test_labels.csv") == fields("`train.csv`")
 

@@ -78,7 +78,7 @@ def test_the_source_digest_sees_every_line_that_trains(tmp_path: Path) -> None:
 def test_the_source_digest_leaves_out_no_file_that_training_imports() -> None:
     """Of what ``train.py`` imports, directly or not, all counts but the rooms that only show or keep what it computes."""
     shows = {"checkpoints", "evaluation", "figures", "tracking"}
-    shared = {"errors", "files", "options", "signals", "tables", "text", "tracking", "__init__"}
+    shared = {"errors", "files", "options", "signals", "tables", "terminal", "text", "tracking", "__init__"}
     reached, waiting = set(), {PROJECT / "train.py"}
     while waiting:
         path = waiting.pop()
