@@ -200,7 +200,7 @@ def main() -> None:
         "| cosine schedule, averaged weights, smoothing | no difference measured |",
         "| measured window | a narrower one costs on ALL after the last epoch; no difference on PBC |",
         "| `predict.py --d4 auto` | averaging helps in some set-ups and not in others: measured on valid for each run |",
-        "| 64 px on a processor, 128 on a GPU | 48 px is ahead of 32 in the means, for sure with D4 on PBC |",
+        "| 64 px on a CPU, 128 on a GPU | 48 px is ahead of 32 in the means, for sure with D4 on PBC |",
         "| `--progressive` from ResNet50 on | not supported: on PBC, at 4 epochs, it costs accuracy; it saves time |",
         "",
     ]

@@ -6,7 +6,7 @@
 
 The per-image pipeline is what a peer writes: Pillow decodes, crops, turns and scales each image in a DataLoader with as many
 workers as cores. Cold: the system was told before to forget the files (posix_fadvise); warm: they were read just before. The
-second table says which share of a training step goes by until its batch is there; on a processor, where nothing overlaps, that is
+second table says which share of a training step goes by until its batch is there; on a CPU, where nothing overlaps, that is
 all the work on the data.
 """
 

@@ -4,7 +4,7 @@
     python benchmarks/predict.py --sizes 64 224 --keep predict
 
 The plain loop is torchvision's network in float32 and default memory format, batches of 32. Ours is what predict.py does: batch
-norm folded into the convolutions, channels last, in the precision that the hardware likes, on a processor with blocks fused
+norm folded into the convolutions, channels last, in the precision that the hardware likes, on a CPU with blocks fused
 (lab/cpu/fused_inference.py) and memory kept; its preparation counts.
 Each side has a process of its own, the two take turns; medians.
 """

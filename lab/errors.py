@@ -58,7 +58,7 @@ def run(main: Callable[P, int | None], *args: P.args, **options: P.kwargs) -> No
         number = getattr(error, "number", signal.SIGINT)
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         print(
-            f"stopped by {name}; start the same command again to go on (a training without --fresh).", file=sys.stderr
+            f"stopped by {name}; start the same command again to resume (a training without --fresh).", file=sys.stderr
         )
         sys.exit(128 + number)
     sys.exit(status or 0)

@@ -9,8 +9,8 @@ from lab.data.lists import data_name
 
 WHAT = [
     ("csv/{data}/train.csv", "the lab's lists, with valid.csv and three test lists beside it"),
-    ("weights/{data}/*/best.safetensors", "the network to hand in, best by valid accuracy"),
-    ("weights/{data}/*/last.safetensors", "the state to go on from"),
+    ("weights/{data}/*/best.safetensors", "the network to hand in, with the best valid accuracy"),
+    ("weights/{data}/*/last.safetensors", "the state to resume from"),
     ("csv/{data}/submission_*.csv", "the Kaggle submission of a depth"),
     ("report/{data}/accuracy_comparison.png", "accuracy per epoch, training and testing"),
     ("report/{data}/confusion_*.png", "confusion matrix of a depth, counts and by row"),

@@ -86,7 +86,7 @@ def refuse_members(folder: Path) -> None:
     found = others(folder)
     if found:
         raise UserError(
-            f"{folder}: holds an average of {len(found) + 1} networks, made by studies.average, and no run to go on with; give "
+            f"{folder}: holds an average of {len(found) + 1} networks, made by studies.average, and no run to resume; give "
             f"other --weights, or --fresh to train over it."
         )
 

@@ -1,4 +1,4 @@
-"""The history of a run, one row per epoch, and the figures that are redrawn while it goes on."""
+"""The history of a run: one row per epoch, written, read and put into words."""
 
 from __future__ import annotations
 

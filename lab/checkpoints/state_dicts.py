@@ -47,7 +47,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path}: cannot be opened as tensors and plain data alone, and anything else could run code ({reason}); ask for the "
             f"file that torch.save(model.state_dict(), …) writes."
         ) from None
-    for _ in range(4):  # wrapped more often by nobody, but for ever by a dictionary that holds itself
+    for _ in range(4):  # a limit, because a dictionary may hold itself
         inner = [content[key] for key in WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)]
         content = inner[0] if inner else content
     if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):

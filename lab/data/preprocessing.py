@@ -119,7 +119,9 @@ def choose_window(images: list[np.ndarray]) -> tuple[int, Literal["cell", "centr
         side = round_up(np.percentile(boxes, 99) * 1.05)
         return side, "cell", f"cells on black: 99 % fit into {np.percentile(boxes, 99):.0f} px, plus 5 %"
     sides = [min(image.shape[:2]) for image in images]
-    shortest = min(side for side in sides if 2 * side >= np.median(sides))  # a stray thumbnail shrinks nobody's window
+    shortest = min(
+        side for side in sides if 2 * side >= np.median(sides)
+    )  # a stray thumbnail must not shrink the window
     if shortest < 8:
         return shortest, "centre", "images of a few pixels: the whole image"
     profile = stain_profile(images, shortest)

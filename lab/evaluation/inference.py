@@ -108,7 +108,7 @@ def decide_d4(about: About, asked: str, quiet: bool = False) -> bool:
         use = 2 * votes > about.members
         reason = f"on valid it helped {votes} of the {about.members} members, whose average was not measured"
     elif plain is None or averaged is None:
-        use, reason = False, "the run has not ended, so nobody knows yet whether it helps"
+        use, reason = False, "not measured yet, because the run has not ended"
     else:
         use = averaged > plain or (averaged == plain and about.metrics["valid_loss_d4"] < about.metrics["valid_loss"])
         reason = f"on valid {percent(averaged)} with it and {percent(plain)} without"

@@ -21,7 +21,7 @@ from lab.training.run import Run
 # Seconds that a run must last: making the kernels of ResNet152 at three sizes takes a good part of it.
 WORTH_TRYING = 1800.0
 UNKNOWN = "what it is worth on such a device is not measured; --compile does it"
-SLOW = "on a processor the step is faster without (benchmarks/results/compile.md); --compile does it"
+SLOW = "on a CPU the step is faster without it (benchmarks/results/compile.md); --compile turns it on"
 
 
 def compiled(network: nn.Module) -> Any:
@@ -55,7 +55,7 @@ def decide_compile(asked: bool | None, run: Run, pace: Pace) -> bool:
 
 
 def measured_choice(run: Run, pace: Pace) -> tuple[bool, str]:
-    """Whether compiling pays for a run that nobody decided about, with the reason."""
+    """Whether compiling pays, by measured steps, with the reason."""
     hardware, done = run.hardware, run.state.epoch
     left = pace.run(run.settings, done)
     if hardware.device.type != "cuda":

@@ -117,7 +117,7 @@ def test_a_signal_to_one_stops_both_after_the_same_step_and_both_go_on(
     trainer.until_held(tmp_path, trainer.start(tmp_path, *RUN, ranks=2, SNAPSHOT="600"))
     os.kill(trainer.children[1], signal.SIGINT)
     hold.unlink()
-    assert trainer.status() != 0 and "start the same command again to go on" in (tmp_path / "stderr0").read_text()
+    assert trainer.status() != 0 and "start the same command again to resume" in (tmp_path / "stderr0").read_text()
     state = read_state(tmp_path / LAST)
     assert (state.epoch, state.step) == (1, 2)
     done = ranks(trainer, tmp_path, *RUN)

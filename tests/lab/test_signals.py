@@ -122,7 +122,7 @@ def test_the_exit_status_names_the_signal(number: int, status: int, capsys: pyte
     with pytest.raises(SystemExit) as exit_:
         run(main)
     assert exit_.value.code == status
-    assert "start the same command again to go on" in capsys.readouterr().err
+    assert "start the same command again to resume" in capsys.readouterr().err
 
 
 def test_afterwards_signals_do_what_they_did(work: pytest.MonkeyPatch, again: Callable[[], None]) -> None:
@@ -186,7 +186,7 @@ def test_a_signal_from_outside(
     assert trainer.status() == status
     state = read_state(tmp_path / LAST)
     assert (state.epoch, state.step) == (3, 3)
-    assert "start the same command again to go on" in (tmp_path / "stderr").read_text()
+    assert "start the same command again to resume" in (tmp_path / "stderr").read_text()
     trainer.start(tmp_path, *LONG)
     assert trainer.status() == 0
     assert_same_run(uninterrupted[0], tmp_path)
