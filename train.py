@@ -65,6 +65,24 @@ def arguments() -> argparse.ArgumentParser:
         help="none, or some of d4, geometry (any angle, zoom, shift), colour, and mixup or cutmix (default: geometry,colour)",
     )
 
+    add_recipe(parser)
+    machine = parser.add_argument_group("machine")
+    add_machine(machine)
+    machine.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same bits on a GPU every time, more slowly; the CPU always does",
+    )
+    machine.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="torch.compile the training step (default: on a GPU where measured steps say that it pays)",
+    )
+    return parser
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """The options of the training recipe."""
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--epochs", type=int, default=30, help="passes over the training list (default: 30)")
     recipe.add_argument("--batch-size", type=int, help="images per optimizer step (default: 32 on the CPU, else 64)")
@@ -98,20 +116,6 @@ def arguments() -> argparse.ArgumentParser:
         help="blocks start as the identity (default: yes)",
     )
     recipe.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
-
-    machine = parser.add_argument_group("machine")
-    add_machine(machine)
-    machine.add_argument(
-        "--deterministic",
-        action="store_true",
-        help="the same bits on a GPU every time, more slowly; the CPU always does",
-    )
-    machine.add_argument(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        help="torch.compile the training step (default: on a GPU where measured steps say that it pays)",
-    )
-    return parser
 
 
 ARGS = parse(arguments, __name__)
