@@ -1,4 +1,4 @@
-"""The demo: load the saved networks on any machine, show their results, and let them look at single images.
+"""The demo: load the saved networks on any machine, show their results, and predict single images.
 
     python demo.py --data csv/sample                    # table and figure of the valid list
     python demo.py --data csv/sample cell.bmp           # and the probabilities of single images

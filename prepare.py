@@ -1,4 +1,4 @@
-"""Make the lists that training reads, from the sample generator or from real images.
+"""Write the lists that training reads, from the sample generator or from real images.
 
     python prepare.py sample                                  # 500 drawn cells → csv/sample
     python prepare.py kaggle                                  # C-NMC 2019 from Kaggle into data/, verified → csv/cnmc

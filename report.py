@@ -1,4 +1,4 @@
-"""Write the lab's report of a data set, from the files that training and evaluation have left.
+"""Write the lab's report of a data set, from the files that training and evaluation have written.
 
     python report.py --student-id 311605004 --name 劉子齊          # the runs on csv/lab3
     python report.py --data csv/sample                             # without a name: the place is marked

@@ -1,4 +1,4 @@
-"""Train ResNets from scratch.
+"""Train networks from scratch.
 
     python train.py --model resnet18                        # the lists in csv/lab3
     python train.py --model all --data csv/sample           # the three depths in turn

@@ -1,4 +1,4 @@
-"""Training by several processes together, as ``torchrun --nproc-per-node=N train.py …`` starts them; alone without it.
+"""Training with several processes, as ``torchrun --nproc-per-node=N train.py …`` starts them; one process without it.
 
 Each rank takes its part of every batch and of valid; gradients are averaged by torch's DistributedDataParallel. The first rank
 prints and writes, the others are silent. Batch norm sees the part of its own rank, as it does with ``--accumulate``.

@@ -1,4 +1,4 @@
-"""The one kind of error a user sees: a sentence that says what is wrong, where, and what to do."""
+"""Errors that a user sees: one sentence that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which device and precision a command uses, and why."""
+"""Device and precision of a command: chosen, and printed with the reason."""
 
 from __future__ import annotations
 

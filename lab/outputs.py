@@ -1,4 +1,4 @@
-"""What the commands have written for a data set, as a table: ``python -m lab.outputs csv/sample``."""
+"""Lists the files that the commands have written for a data set: ``python -m lab.outputs csv/sample``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ending a run in good order: Ctrl-C and SIGTERM wait for the step that is being taken."""
+"""Stopping a run cleanly: Ctrl-C and SIGTERM take effect after the step under way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV files as people write them, row by row, each row with the line that it begins on.
+"""CSV files as people write them, read row by row, each row with the line that it begins on.
 
 Python's reader is used and not pandas', which drops fields beyond those of the first row and, after a stray double quote,
 whole rows, without a word.

@@ -1,4 +1,4 @@
-"""Average several seeds of one depth: one folder of their best checkpoints, whose class probabilities are averaged.
+"""Average the predictions of several seeds of one model: writes a folder with their best checkpoints.
 
     python train.py --model resnet18 --data csv/sample --seed 0 --weights weights-0 --report report-0
     python train.py --model resnet18 --data csv/sample --seed 1 --weights weights-1 --report report-1

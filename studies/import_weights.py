@@ -1,4 +1,4 @@
-"""Take over weights from elsewhere: a plain state dict of a standard ResNet, so that the other commands can use them.
+"""Import weights from elsewhere: a plain state dict of a standard ResNet, so that the other commands can use it.
 
     python -m studies.import_weights peer.pth --data csv/lab3 --size 224 --normalise imagenet
 

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files that carry all that is needed to use them elsewhere, and never run code when read.
+"""Checkpoints: safetensors files that carry all that is needed to use them elsewhere. Reading one never runs code.
 
 The tensors are the network's, under ``model.``; a last checkpoint adds ``train.`` (the raw weights under the EMA) and
 ``optimizer.``. Everything else is plain JSON in the file's header.

@@ -1,4 +1,4 @@
-"""Folders of several networks of one depth, whose class probabilities are averaged: what studies.average makes of several seeds.
+"""Ensembles: folders of several networks of one model, whose predictions are averaged (``python -m studies.average``).
 
 ``best.safetensors`` is the member that is best on valid and says how many there are; the others are ``member_2.safetensors``,
 ``member_3.safetensors``, … A plain training leaves a folder of one member. Averaged are the probabilities (Lakshminarayanan

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: a plain ``state_dict`` of a standard ResNet, read without running any code that the file may hold."""
+"""Weights from elsewhere: a plain ``state_dict`` of a standard ResNet, read without running any code in the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of images: the lab's CSV files, read tolerantly and checked whole.
+"""Lists of images: the lab's CSV files, read tolerantly and checked completely.
 
 A data set is a folder of lists: ``train.csv`` and ``valid.csv`` (``Path,label``), one ``resnet_<depth>_test.csv`` per
 depth (``Path`` only) and, if there is one, ``classes.csv`` (``label,name``).

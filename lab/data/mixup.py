@@ -1,4 +1,4 @@
-"""Mixup and CutMix of whole batches: each image is mixed with the next one of the epoch's order, and so are their labels.
+"""Mixup and CutMix of whole batches: each image, and its label, is mixed with the next one in the epoch's order.
 
 Mixup is Zhang et al. 2018 (arXiv 1710.09412, §2), CutMix Yun et al. 2019 (arXiv 1905.04899, §3). Partner, share and place are
 functions of (seed, epoch, index), as all augmentation is, so that they hang neither on the batch size nor on where a run went on.

@@ -1,4 +1,4 @@
-"""Where the paths of a list lie, and which of them a list may name.
+"""Finds the file that a path of a list names, and refuses paths that leave the root.
 
 Plain strings and not pathlib, which takes several times as long: a list may have 100,000 rows.
 """

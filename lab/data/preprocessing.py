@@ -1,4 +1,4 @@
-"""Preprocessing of our own: find the cell, take a square window at a fixed scale, shrink it, normalise.
+"""Preprocessing of our own: find the cell, cut a square window at a fixed scale, scale it down, normalise.
 
 Deterministic, and the same for train, valid and test. The window has the same side in pixels of the raw image for every
 cell, because the size of a cell is a diagnostic fact: blasts are larger than normal lymphocytes. Scaling each cell to

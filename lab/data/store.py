@@ -1,4 +1,4 @@
-"""The decoded-image store: every image of a list decoded and cropped once, memory-mapped uint8 ever after.
+"""The store: every image of a list decoded and cropped once, and memory-mapped as uint8 from then on.
 
 A store is two files: ``….npy`` (uint8 [N, S, S, 3], one row per distinct path, paths sorted) and ``….json`` (the SHA-256
 of each image file's bytes, and a CRC-32 of these and the ``.npy``). The key covers the paths, the files' sizes and times, all

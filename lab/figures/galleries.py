@@ -1,4 +1,4 @@
-"""Figures that show images: the steps of preprocessing, augmented views, predictions. They look as lab.figures' do."""
+"""Figures that show images: the steps of preprocessing, augmented views, predictions."""
 
 from __future__ import annotations
 

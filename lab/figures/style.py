@@ -1,4 +1,4 @@
-"""What all figures share: sizes of letters, an empty figure, and writing one as PNG.
+"""The style of all figures: font sizes, an empty figure, and writing one as PNG.
 
 Figures are made by matplotlib's object interface, not through pyplot: no window, nothing kept in memory.
 """

@@ -1,4 +1,4 @@
-"""Proving a hand-in: that its weights load and compute, and that its sources need nothing that is not in the zip."""
+"""Checks of a hand-in: its weights load and compute, and its sources need nothing that is not in the zip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two zips of the hand-in: how they are named, what goes into them, and how they are written."""
+"""The two zips of the hand-in: their names, their contents, and how they are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kaggle through its official client: signing in without a question, and each of its faults in one sentence.
+"""Kaggle through its official client: it signs in without a question, and each of its faults becomes one sentence.
 
 The client is imported only where it is needed: it is an extra, it signs in as it is imported, and where it finds no
 credentials it prints a page of advice.

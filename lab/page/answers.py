@@ -1,4 +1,4 @@
-"""What the page answers with: an image's predictions as HTML, and pages of the gallery. Knows nothing of the page's layout."""
+"""The page's answers: an image's predictions as HTML, and pages of the gallery."""
 
 from __future__ import annotations
 

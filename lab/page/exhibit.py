@@ -1,4 +1,4 @@
-"""What is known before the page opens: the depths' accuracy, history and speed, and their answers on the valid list."""
+"""Gathers what the page shows before it opens: each model's accuracy, history, speed and predictions on valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The valid list as the page shows it: every depth's probabilities, and which images a filter leaves."""
+"""The valid list on the page: every model's probabilities, and the images that a filter leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page shows as HTML: a card for each depth, and the answer to an image. Its looks are in page.css.
+"""The page's HTML: a card for each model, and the answer to an image. Styles are in page.css.
 
 Images go into the text itself, as data addresses: nothing of them lies in a file that somebody might ask for. All that comes
 from outside, names of classes and of files, is escaped.

@@ -1,4 +1,4 @@
-"""The examiner's page, made with Gradio: the depths side by side, an image's answers, a gallery, curves, confusion matrices.
+"""The page's layout, made with Gradio: models side by side, answers to an image, gallery, curves, confusion matrices.
 
 Only layout, and what each control does; lab/page/answers.py answers, lab/page/server.py serves it.
 """

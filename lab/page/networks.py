@@ -1,4 +1,4 @@
-"""The depths as the page shows them: what is known of each, and its answer to one image."""
+"""A model on the page: what is known of it, and its answer to one image."""
 
 from __future__ import annotations
 

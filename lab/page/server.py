@@ -1,4 +1,4 @@
-"""Serving the examiner's page: on loopback unless told, with limits, and without a word to any other machine.
+"""Serves the page: on loopback by default, with limits, and without a request to any other machine.
 
 Fonts are the system's, scripts and styles come from this process, Gradio's reports home are switched off. Of its many routes
 only those that the page needs are open; the ones that fetch addresses for a visitor, or tell of the process, are not.

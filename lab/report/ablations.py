@@ -1,4 +1,4 @@
-"""What single choices were worth, from benchmarks/results/ablations.csv: runs that differ in one choice, paired by seed."""
+"""The effect of single choices, from benchmarks/results/ablations.csv: runs that differ in one choice, paired by seed."""
 
 from __future__ import annotations
 

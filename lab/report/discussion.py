@@ -1,4 +1,4 @@
-"""The report's discussion: facts computed from the runs, in the order of the page; what they mean is for the student to say."""
+"""The report's discussion: facts computed from the runs, in the order of the page. The student interprets them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures that only the report has: the reliability diagram, and results as a terminal shows them."""
+"""Figures of the report alone: the reliability diagram, and results as a terminal shows them."""
 
 from __future__ import annotations
 

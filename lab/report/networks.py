@@ -1,4 +1,4 @@
-"""The table of layers, taken from the networks themselves: what each part does, its output, parameters and multiplications."""
+"""The table of layers, computed from the networks: outputs, parameters and multiply-accumulates of each part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a page is made of: pictures, tables and galleries with a number and a caption, and marked gaps."""
+"""Parts of a page: numbered pictures, tables and galleries with captions, and marked gaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report's results, from the runs' files to what a template shows; in the order of the page."""
+"""The report's results, computed from the runs' files, in the order of the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report is made of: the files that trainings and evaluations of a data set have left behind, read and checked.
+"""Reads and checks the files that trainings and evaluations of a data set have written.
 
 A file that is missing is no error: it leaves a gap, noted once, with the command that writes it.
 """

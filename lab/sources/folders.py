@@ -1,4 +1,4 @@
-"""The images below a folder, as they lie there: their names, and hashes of their bytes."""
+"""The images below a folder: their paths, and hashes of their bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C-NMC 2019 from Kaggle: the archive downloaded, its labelled images unpacked, and every byte of them verified."""
+"""C-NMC 2019 from Kaggle: downloads the archive, unpacks its labelled images, and verifies every byte of them."""
 
 from __future__ import annotations
 

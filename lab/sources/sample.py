@@ -1,4 +1,4 @@
-"""Sample images in the lab's own form, so that every command works before the real data is there.
+"""Generates sample images in the lab's format, so that every command works before the real data are there.
 
 An image is 450×450 px, 24-bit BMP: one stained cell on pure black. Class 1 is a leukemia blast, class 0 a normal lymphocyte. They
 differ as haematology teaches it (Bennett et al., Br J Haematol 33:451, 1976): a blast is larger, its outline more

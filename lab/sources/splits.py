@@ -1,4 +1,4 @@
-"""From a table of images to the lab's lists: who goes into train, valid and test, and the files that say so.
+"""Splits a table of images into train, valid and test, and writes the lab's lists.
 
 A table is a pandas DataFrame with a row per image and the columns ``path``, ``label`` (0…K−1), ``sha256`` of the file (equal
 for byte-identical copies), ``patient`` where it is known, and ``list`` ("train", "valid" or "test") once it is split. A split

@@ -1,4 +1,4 @@
-"""How long a run will take, from steps measured before it begins, and what a smaller size or fewer epochs would cost."""
+"""Forecasts how long a run will take, from measured steps, and what a smaller one would take."""
 
 from __future__ import annotations
 

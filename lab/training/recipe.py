@@ -1,4 +1,4 @@
-"""The training recipe: the settings of a run, and what they say about optimizer, learning rate, sizes and class weights."""
+"""The training recipe: the settings of a run, its optimizer, learning rate, sizes, class weights and division of a batch."""
 
 from __future__ import annotations
 
