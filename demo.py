@@ -157,7 +157,7 @@ def show_images(
             about = members[0][1]
             row = predict_members(members, feed, hardware, decide_d4(about, "auto", quiet=True))[0]
             probabilities[model] = row
-            shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in zip(about.classes, row, strict=True))
+            shares = ", ".join(f"{name} {percent(share, 1)}" for name, share in zip(about.classes, row, strict=True))
             print(f"  {model}: {about.classes[int(row.argmax())]} ({shares})")
         figure_rows.append({"title": source.name, "image": image, "probabilities": probabilities})
     draw_predictions(figure_rows, classes, path)

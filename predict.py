@@ -41,6 +41,7 @@ from lab.evaluation.prediction import predict_list
 from lab.hardware import choose_hardware
 from lab.kaggle.submissions import check_submission, submission_folder, write_submission
 from lab.terminal import warn
+from lab.text import percent
 from models.catalog import find, names
 
 
@@ -85,7 +86,7 @@ def check(path: Path, model: str, data: DataSet) -> None:
     labels = check_submission(path, images, data)
     values, counts = np.unique(labels, return_counts=True)
     classes = [data.classes[value] if data.classes else f"class {value}" for value in values]
-    shares = ", ".join(f"{100 * n / len(labels):.1f} % {name}" for name, n in zip(classes, counts, strict=True))
+    shares = ", ".join(f"{percent(n / len(labels), 1)} {name}" for name, n in zip(classes, counts, strict=True))
     print(f"{path}: right, {len(labels):,} rows in the order of {images.csv.name}; {shares}")
     if (data.folder / "train.csv").is_file():
         train = read_list(data, "train", labelled=True, check_files=False).labels
@@ -102,8 +103,8 @@ def warn_of_shares(model: str, predictions: np.ndarray, classes: list[str], shar
         limit = max(0.05, 3 * (expected * (1 - expected) / count) ** 0.5)
         if abs(found - expected) > limit:
             warn(
-                f"{model} predicts {classes[label]} for {100 * found:.1f} % of the images, but it was "
-                f"{100 * expected:.1f} % in training; is it the right list?"
+                f"{model} predicts {classes[label]} for {percent(found, 1)} of the images, but it was "
+                f"{percent(expected, 1)} in training; is it the right list?"
             )
 
 

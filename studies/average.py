@@ -48,6 +48,7 @@ from lab.errors import UserError, run
 from lab.evaluation.inference import Feed, decide_d4, predict_members, score
 from lab.files import alone, replacing
 from lab.hardware import Hardware, choose_hardware
+from lab.text import percent
 
 
 def main(args: argparse.Namespace) -> None:
@@ -91,7 +92,7 @@ def said(about: About) -> str:
     if "valid_accuracy_d4" not in about.metrics:
         return "its run has not ended; averaged as it is now"
     plain, d4 = about.metrics["valid_accuracy"], about.metrics["valid_accuracy_d4"]
-    return f"{100 * plain:.2f} % on valid, {100 * d4:.2f} % with D4"
+    return f"{percent(plain)} on valid, {percent(d4)} with D4"
 
 
 def check_free(out: Path, fresh: bool) -> None:
@@ -126,7 +127,7 @@ def measured(members: list[Member], args: argparse.Namespace, hardware: Hardware
     for d4, ending in ((False, ""), (True, "_d4")):
         accuracy, loss = score(predict_members(members, feed, hardware, d4, "validating"), valid.labels)
         metrics |= {f"valid_accuracy{ending}": accuracy, f"valid_loss{ending}": loss}
-        print(f"average{' with D4' if d4 else ''}: {100 * accuracy:.2f} % on valid, loss {loss:.4f}")
+        print(f"average{' with D4' if d4 else ''}: {percent(accuracy)} on valid, loss {loss:.4f}")
     return metrics
 
 

@@ -53,6 +53,7 @@ from lab.evaluation.inference import predict, score
 from lab.files import alone
 from lab.hardware import choose_hardware
 from lab.terminal import warn
+from lab.text import percent
 from models import catalog
 
 
@@ -94,11 +95,11 @@ def main(args: argparse.Namespace) -> None:
         shares = {"metrics": metrics, "train_share": share.tolist(), "finished": True}
         save_checkpoint(best, About(model, data.classes, preprocessing, data.name, **shares), tensors)
     load_network(best, model)
-    plain, averaged = (100 * metrics[name] for name in ("valid_accuracy", "valid_accuracy_d4"))
-    print(f"{model}: {plain:.2f} % on valid, {averaged:.2f} % averaged over D4; saved in {best}.")
-    if plain < 100 * share.max() + 5:
+    plain, averaged = (metrics[name] for name in ("valid_accuracy", "valid_accuracy_d4"))
+    print(f"{model}: {percent(plain)} on valid, {percent(averaged)} averaged over D4; saved in {best}.")
+    if plain < share.max() + 0.05:
         warn(
-            f"always saying {data.classes[int(share.argmax())]} reaches {100 * share.max():.1f} %; are --size, --window "
+            f"always saying {data.classes[int(share.argmax())]} reaches {percent(share.max(), 1)}; are --size, --window "
             f"and --normalise those of the training, and the classes in this order?"
         )
 

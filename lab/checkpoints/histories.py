@@ -11,7 +11,7 @@ import pandas as pd
 from lab.checkpoints.checkpoint import RENAMED, About
 from lab.errors import UserError
 from lab.files import write_whole
-from lab.text import duration
+from lab.text import duration, percent
 from models.catalog import names
 
 
@@ -58,13 +58,13 @@ def best_of(metrics: dict[str, float]) -> tuple[float, float]:
 
 def describe_best(about: About) -> str:
     """The best epoch so far in words."""
-    return f"best valid accuracy {100 * about.metrics['valid_accuracy']:.2f} % in epoch {about.metrics['epoch']:.0f}"
+    return f"best valid accuracy {percent(about.metrics['valid_accuracy'])} in epoch {about.metrics['epoch']:.0f}"
 
 
 def epoch_line(model: str, row: dict[str, float], about: About, epochs: int) -> str:
     """One line of results for an epoch."""
     return (
-        f"{model} epoch {row['epoch']}/{epochs}: train {100 * row['train_accuracy']:.2f} %, valid "
-        f"{100 * row['valid_accuracy']:.2f} %, {describe_best(about)}; loss {row['train_loss']:.3f} / {row['valid_loss']:.3f}, "
+        f"{model} epoch {row['epoch']}/{epochs}: train {percent(row['train_accuracy'])}, valid "
+        f"{percent(row['valid_accuracy'])}, {describe_best(about)}; loss {row['train_loss']:.3f} / {row['valid_loss']:.3f}, "
         f"{row['size']} px, {row['images_per_second']:.0f} images/s, {duration(row['seconds'])}"
     )

@@ -173,3 +173,8 @@ def transform(
     colour = colour.to(images.device)[:, :, None, None]
     # By Beer and Lambert, x**a scales the optical density -log x by a. Black stays black, and a white smear white.
     return views.clamp_min(1e-4).log_().mul_(colour[:, :3]).exp_().mul_(colour[:, 3:]).clamp_(0, 1)
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Images [N, 3, S, S] in 0…1 → uint8 [N, S, S, 3]."""
+    return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()

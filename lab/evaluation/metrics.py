@@ -36,6 +36,9 @@ from statsmodels.stats import contingency_tables
 from lab.errors import UserError
 from lab.files import write_whole
 
+Results = Mapping[
+    str, tuple[np.ndarray, np.ndarray]
+]  # of each model: labels [N] and probabilities [N, K] of the same list
 COLUMNS = ["model", "class", "metric", "value", "low", "high", "note"]
 OVERALL = "overall"  # not "all": that is the name of a class in the leukemia data
 
@@ -173,7 +176,7 @@ def mcnemar(labels: np.ndarray, predictions_a: np.ndarray, predictions_b: np.nda
     return only_a, only_b, float(contingency_tables.mcnemar(table, exact=True).pvalue)
 
 
-def metrics_table(results: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Sequence[str]) -> pd.DataFrame:
+def metrics_table(results: Results, class_names: Sequence[str]) -> pd.DataFrame:
     """Return the whole table: the rows of each model, then those of McNemar's test between each pair of models.
 
     ``results`` maps a model's name to its labels (N,) and probabilities (N, K) on the same list in the same order;

@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
 from lab.errors import UserError
-from lab.evaluation.metrics import auc_per_class, checked, overall_auc
-from lab.figures.style import GREY, LABEL, SMALL, TICK, Results, new_figure, plain, save
+from lab.evaluation.metrics import Results, auc_per_class, checked, overall_auc
+from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure, plain, save
 from models.catalog import find
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lab.checkpoints.histories import read_histories
-from lab.data.augmentation import augment, resample
+from lab.data.augmentation import augment, resample, to_uint8
 from lab.data.images import read_image
 from lab.data.lists import ImageList
 from lab.data.preprocessing import Preprocessing, window_corner
@@ -70,8 +70,3 @@ def draw_data_figures(
         views.append([to_uint8(view)[0] for view in drawn])
     draw_preprocessing(rows, folder / "preprocessing.png")
     draw_augmented(originals, views, folder / "augmentation.png", f"Augmented views of {folder.name}, as trained on")
-
-
-def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """Images [N, 3, S, S] in 0…1 → uint8 [N, S, S, 3]."""
-    return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()

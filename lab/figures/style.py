@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from lab.files import write_whole
-
-Results = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 GREY = "#595959"
 TITLE, LABEL, TICK, SMALL = 13, 12, 11, 9.5  # points

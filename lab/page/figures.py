@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 
 from lab.figures.accuracy import accuracy_columns, lowest_shown
 from lab.figures.confusion import row_shares
+from lab.text import percent
 from models import catalog
 
 GREY = "#888888"
@@ -167,7 +168,7 @@ def confusion_figure(
     figure.update_xaxes(automargin=True)
     figure.update_yaxes(automargin=True)
     hits = int(np.trace(matrix))
-    share = f"{100 * hits / matrix.sum():.2f} % right" if matrix.sum() else "no image"
+    share = f"{percent(hits / matrix.sum())} right" if matrix.sum() else "no image"
     figure.update_layout(
         title={"text": f"{catalog.find(model).title}: {share}", "x": 0.5, "font": {"size": 15}},
         margin={"l": 20, "r": 10, "t": 44, "b": 20},

@@ -19,6 +19,7 @@ from lab.data.lists import ImageList
 from lab.data.preprocessing import Preprocessing
 from lab.data.store import Store
 from lab.evaluation.inference import Feed, predict_members
+from lab.evaluation.mistakes import confusions
 from lab.hardware import Hardware
 
 PROBED = 12  # images that are predicted anew before a kept table is believed
@@ -41,11 +42,8 @@ class Valid:
 
     def confused(self, model: str, most: int = 12) -> list[tuple[int, int, int]]:
         """The most frequent errors: true class, predicted class, images; the most frequent first."""
-        matrix = self.matrix(model)
-        np.fill_diagonal(matrix, 0)
-        order = np.argsort(-matrix, axis=None, kind="stable")[:most]
-        pairs = [(int(cell // len(matrix)), int(cell % len(matrix))) for cell in order]
-        return [(true, predicted, int(matrix[true, predicted])) for true, predicted in pairs if matrix[true, predicted]]
+        found = confusions({model: (self.images.labels, self.probabilities[model])}, len(self.classes), most)
+        return [(true, predicted, images) for true, predicted, (images,), _ in found]
 
     def choose(
         self,

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from lab.checkpoints.ensembles import Member
-from lab.data.augmentation import network_input, resample
+from lab.data.augmentation import network_input, resample, to_uint8
 from lab.data.preprocessing import Preprocessing
 from lab.evaluation.gradcam import explain, heat, overlay, telling_stages
 from lab.evaluation.inference import probabilities
-from lab.figures.runs import to_uint8
 from lab.hardware import Hardware
 from models.catalog import find
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import numpy as np
 
 from lab.data.images import read_image
 from lab.errors import UserError
-from lab.evaluation.calibration import calibration, confusions, hardest, wrong_by_depth
-from lab.evaluation.metrics import mcnemar, metrics_table
+from lab.evaluation.calibration import calibration
+from lab.evaluation.metrics import Results, mcnemar, metrics_table
+from lab.evaluation.mistakes import confusions, hardest, wrong_by_model
 from lab.figures.style import png
 from lab.report.figures import reliability_figure, thumbnail
 from lab.report.parts import Card, Part, Parts
@@ -45,7 +45,7 @@ def discussion(material: Material, parts: Parts) -> dict[str, Any]:
         text = "The most frequent mistakes: how many images of a class each depth takes for another."
         head = ["true class", "taken for", *names, "images of the class"]
         confused = parts.table(head, rows, text, "ll" + "r" * (len(names) + 1))
-    wrong = wrong_by_depth(found)
+    wrong = wrong_by_model(found)
     gallery = hardest_gallery(material, found, parts)
     measured = {model: calibration(*result) for model, result in found.items()}
     picture = parts.picture(
@@ -98,7 +98,7 @@ def data_table(material: Material, parts: Parts) -> Part:
     return parts.table(head, rows, f"Depth against data: parameters, also for {of}; accuracy in the last epoch.")
 
 
-def pairs_table(found: Mapping[str, tuple[np.ndarray, np.ndarray]], parts: Parts) -> Part:
+def pairs_table(found: Results, parts: Parts) -> Part:
     """McNemar's test between each pair of depths."""
     rows = []
     for one, two in combinations(found, 2):
@@ -114,7 +114,7 @@ def pairs_table(found: Mapping[str, tuple[np.ndarray, np.ndarray]], parts: Parts
     return parts.table(head, rows, caption)
 
 
-def class_table(material: Material, found: Mapping[str, tuple[np.ndarray, np.ndarray]], parts: Parts) -> Part:
+def class_table(material: Material, found: Results, parts: Parts) -> Part:
     """Recall, precision and F1 of each class, the hardest class first."""
     table = metrics_table(found, material.classes)
     wide = table[table["class"] != "overall"].pivot_table(
@@ -138,7 +138,7 @@ def class_table(material: Material, found: Mapping[str, tuple[np.ndarray, np.nda
     return parts.table(head, rows, f"Recall, precision and F1 in %, the class with the lowest mean F1 first{some}.")
 
 
-def hardest_gallery(material: Material, found: Mapping[str, tuple[np.ndarray, np.ndarray]], parts: Parts) -> Part:
+def hardest_gallery(material: Material, found: Results, parts: Parts) -> Part:
     """The hardest images, as small pictures where they are at hand."""
     picked = hardest(found, HARDEST)
     if not picked:
@@ -152,7 +152,7 @@ def hardest_gallery(material: Material, found: Mapping[str, tuple[np.ndarray, np
         lines = [f"true: {material.classes[int(labels[index])]}"]
         for model, (_, probabilities) in found.items():
             row = probabilities[index]
-            lines.append(f"{find(model).short}: {material.classes[int(row.argmax())]} {100 * row.max():.0f} %")
+            lines.append(f"{find(model).short}: {material.classes[int(row.argmax())]} {percent(row.max(), 0)}")
         lines.append(Path(ids[index]).name)
         try:
             data = thumbnail(read_image(paths[ids[index]]))

@@ -12,7 +12,7 @@ from PIL import Image
 from lab.evaluation.calibration import BINS, Calibration
 from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure
 from lab.report.runs import Run
-from lab.text import duration
+from lab.text import duration, percent
 from models.catalog import find
 
 
@@ -68,8 +68,12 @@ def terminal_lines(run: Run, evaluated: str, around: int = 2) -> list[tuple[str,
         text = f"{row['epoch']:>7.0f}  {cell(row, 'train_accuracy', '.2f', 100):>8}  "
         text += f"{cell(row, 'valid_accuracy', '.2f', 100):>8}  {loss:>13}  {cell(row, 'size', '.0f'):>4}  {time:>7}"
         lines.append((text, "best" if number == place else "plain"))
-    share = f"{100 * best['valid_accuracy']:.2f} %"
-    lines.append((f"highest testing accuracy  {share:>8}  epoch {best['epoch']:.0f} of {len(history)}", "sum"))
+    lines.append(
+        (
+            f"highest testing accuracy  {percent(best['valid_accuracy']):>8}  epoch {best['epoch']:.0f} of {len(history)}",
+            "sum",
+        )
+    )
     return [*lines, (evaluated, "sum")] if evaluated else lines
 
 

@@ -12,13 +12,10 @@ from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-import hypothesis.extra.numpy as arrays
 import numpy as np
 import pandas as pd
 import pypdf
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 import evaluate
@@ -27,7 +24,6 @@ import lab.report.results
 import report
 from lab.checkpoints.checkpoint import read_about
 from lab.errors import UserError
-from lab.evaluation.calibration import calibration, confusions, hardest
 from lab.evaluation.metrics import mcnemar
 from lab.report.ablations import ablations
 from lab.report.networks import layers
@@ -393,48 +389,6 @@ def test_the_table_of_layers_is_that_of_the_paper(model: str, parameters: int, g
 
 
 # ------------------------------------------------------------------------------------------------------------- the facts
-
-
-def test_calibration_by_hand() -> None:
-    # Confidences 0.9, 0.9 (one of two right), 0.6 (right): |0.5 − 0.9|·2/3 + |1 − 0.6|·1/3 = 0.4.
-    labels, given_ = np.array([0, 0, 1]), np.array([[0.9, 0.1], [0.1, 0.9], [0.4, 0.6]])
-    found = calibration(labels, given_, bins=10)
-    assert found.error == pytest.approx(0.4)
-    assert (found.confidence, found.accuracy) == pytest.approx((0.8, 2 / 3))
-    assert found.bins.index.tolist() == [6, 9] and found.bins["images"].tolist() == [1, 2]
-
-
-@settings(max_examples=60)
-@given(
-    arrays.arrays(np.int64, st.shared(st.integers(1, 40), key="n"), elements=st.integers(0, 2)),
-    arrays.arrays(
-        np.float64, st.shared(st.integers(1, 40), key="n").map(lambda n: (n, 3)), elements=st.floats(0.01, 1)
-    ),
-)
-def test_calibration_against_the_obvious_way(labels: np.ndarray, weights: np.ndarray) -> None:
-    given_ = weights / weights.sum(axis=1, keepdims=True)
-    found = calibration(labels, given_)
-    error = 0.0
-    for m in range(1, 16):
-        inside_ = [i for i, row in enumerate(given_) if (m - 1) / 15 < row.max() <= m / 15]
-        if inside_:
-            right = np.mean([given_[i].argmax() == labels[i] for i in inside_])
-            error += len(inside_) / len(labels) * abs(right - np.mean([given_[i].max() for i in inside_]))
-    assert found.error == pytest.approx(error, abs=1e-9)
-    assert abs(found.confidence - found.accuracy) <= found.error + 1e-12  # the triangle inequality
-
-
-def test_hardest_images_and_confusions_by_hand() -> None:
-    labels = np.array([0, 0, 1, 2])
-    one = np.array([[0.9, 0.1, 0], [0.2, 0.8, 0], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2]])
-    two = np.array([[0.8, 0.2, 0], [0.3, 0.7, 0], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8]])
-    results = {"resnet18": (labels, one), "resnet50": (labels, two)}
-    # True-class means: 0.85 (all right), 0.25, 0.55, 0.5.
-    assert hardest(results, 8) == [1, 3, 2] and hardest(results, 1) == [1]
-    assert confusions(results, 3, 8) == [(0, 1, [1, 1], 2), (1, 0, [0, 1], 1), (2, 0, [1, 0], 1)]
-    assert confusions(results, 3, 1) == [(0, 1, [1, 1], 2)]
-    right = {"resnet18": (labels[:1], one[:1])}
-    assert hardest(right, 8) == [] and confusions(right, 3, 8) == []
 
 
 def test_perfect_depths_leave_no_empty_table(write: Write, work: Path) -> None:
