@@ -19,7 +19,7 @@ def hardest(results: Results, count: int) -> list[int]:
     labels = next(iter(results.values()))[0]
     rows = np.arange(len(labels))
     of_truth = np.mean([probabilities[rows, labels] for _, probabilities in results.values()], axis=0)
-    wrong: np.ndarray = wrong_by_model(results).any(axis=0)
+    wrong = np.atleast_1d(wrong_by_model(results).any(axis=0))
     return [int(index) for index in np.argsort(of_truth, kind="stable") if wrong[index]][:count]
 
 
