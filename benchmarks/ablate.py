@@ -67,7 +67,7 @@ GROUPS: dict[str, dict[str, str]] = {
 AT_PEAK = """
 import runpy
 import sys
-from lab import recipe
+from lab.training import recipe
 cosine = recipe.learning_rate
 recipe.learning_rate = lambda step, steps, settings: (
     cosine(step, steps, settings) if step < settings.warmup * steps else settings.lr
