@@ -83,7 +83,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """The options of the training recipe."""
-    recipe = parser.add_argument_group("recipe")
+    recipe = parser.add_argument_group("recipe", "a model may have other defaults: see models/catalog.py")
     recipe.add_argument("--epochs", type=int, default=30, help="passes over the training list (default: 30)")
     recipe.add_argument("--batch-size", type=int, help="images per optimizer step (default: 32 on the CPU, else 64)")
     recipe.add_argument("--accumulate", type=int, default=1, help="split each batch into this many parts (default: 1)")
@@ -301,7 +301,7 @@ def prepare(files: RunFiles, task: Task, saved: SavedRun | None, at_once: int | 
     data, lists, hardware, ranks, classes = task.data, task.lists, task.hardware, task.ranks, len(task.data.classes)
     if saved is None:
         preprocessing = new_preprocessing(files.weights.name, task)
-        settings = chosen_settings(files.weights.name, task.args, hardware, preprocessing)
+        settings = chosen_settings(files.weights.name, task.args, task.given, hardware, preprocessing)
     else:
         preprocessing, settings = saved.about.preprocessing, saved.settings
     if at_once is None:
@@ -416,7 +416,7 @@ def start(run: Run, task: Task) -> Pace:
     if run.ranks.first:
         labels = (task.lists["train"], task.data.classes)
         draw_data_figures(files.report, *labels, run.about.preprocessing, settings.seed, settings.augmentation)
-    why = "as asked" if task.args.batch_size else f"the default on {run.hardware.device.type}"
+    why = "as asked" if task.args.batch_size else f"the default of {run.model} on {run.hardware.device.type}"
     whole = run.train.batch_size * run.accumulate * run.ranks.count
     print(f"batch: {whole} images per step, {why}; peak learning rate {settings.lr:g}")
     pace = plan(run, task)

@@ -210,7 +210,8 @@ def run(args: argparse.Namespace, runs: pd.DataFrame, kept: Path) -> pd.DataFram
     """The runs so far and those that were missing, each kept as soon as it has ended."""
     hardware = choose_hardware(precision="fp32")  # the peer's; train.py chooses its own
     given = arguments().parse_args(options(args))
-    batch = chosen_settings(args.model, given, hardware, Preprocessing(64, 128, args.size, "cell")).batch_size
+    preprocessing = Preprocessing(64, 128, args.size, "cell")
+    batch = chosen_settings(args.model, given, given.given, hardware, preprocessing).batch_size
     for seed in range(args.seeds):
         for who, epochs, said in (
             ("ours", args.epochs, args.also),

@@ -46,7 +46,8 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     for model in args.models:
         for kind in ("sgd", "adamw"):
-            settings = chosen_settings(model, arguments().parse_args(["--optimizer", kind]), hardware, preprocessing)
+            given = arguments().parse_args(["--optimizer", kind])
+            settings = chosen_settings(model, given, given.given, hardware, preprocessing)
             network = hardware.place(catalog.build(model, len(classes), preprocessing.size))
             optimizer = make_optimizer(network, settings, hardware.precision)
             for parameter in network.parameters():

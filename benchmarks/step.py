@@ -93,7 +93,7 @@ def ours(
 ) -> Iterator[Step]:
     """Steps as train.py takes them with its default settings, over and over the training list; ``wrap`` may compile."""
     preprocessing = Preprocessing(64, 128, batches.preprocessing.size, "cell")
-    settings = chosen_settings(model, arguments().parse_args([]), hardware, preprocessing)
+    settings = chosen_settings(model, arguments().parse_args([]), {}, hardware, preprocessing)
     network = catalog.build(model, classes, batches.preprocessing.size)
     resnet.zero_init_residual(network)
     hardware.place(network).train()

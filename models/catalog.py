@@ -30,7 +30,8 @@ class Model:
         sized: whether the network is built for one size of the input and takes no other.
         smallest: the smallest side of the input, px.
         test_list: the list whose images it predicts for a submission. The lab has one for each depth, in an order of its own.
-        recipe: defaults of the options of train.py that have none of their own, where this model needs others.
+        recipe: the model's own defaults of train.py's options, by the names of ``lab.training.recipe.Settings``; size and window
+            excepted, which are chosen with the preprocessing.
         depth: of a ResNet, its number of layers; 0 for any other network.
         lab: whether it is one of the lab's three depths.
     """

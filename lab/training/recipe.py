@@ -125,9 +125,15 @@ def scaled(weights: np.ndarray, counts: np.ndarray, device: torch.device) -> Ten
     return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32, device=device)
 
 
-def chosen_settings(model: str, args: argparse.Namespace, hardware: Hardware, final: Preprocessing) -> Settings:
-    """The settings of a new run, every option not given filled in by default."""
-    sgd = args.optimizer == "sgd"
+def chosen_settings(
+    model: str, args: argparse.Namespace, given: dict[str, Any], hardware: Hardware, final: Preprocessing
+) -> Settings:
+    """The settings of a new run: options that were ``given``, else the model's own defaults, else those of train.py."""
+    recipe = find(model).recipe
+    options = {**vars(args), **recipe, **given}
+    if options["optimizer"] != recipe.get("optimizer", "sgd"):  # the model's rates are for its own optimizer
+        options |= {name: given.get(name) for name in ("lr", "weight_decay")}
+    sgd = options["optimizer"] == "sgd"
     # A CPU is as fast with few images as with many, and more steps learn more; a GPU wants more to do at once.
     defaults = {
         "size": final.size,
@@ -136,8 +142,6 @@ def chosen_settings(model: str, args: argparse.Namespace, hardware: Hardware, fi
         "batch_size": 32 if hardware.device.type == "cpu" else 64,
         "lr": 0.05 if sgd else 0.001,
         "weight_decay": 5e-4 if sgd else 0.05,
-        **find(model).recipe,
     }
-    asked: dict[str, Any] = {name: getattr(args, name) for name in Settings.__dataclass_fields__ if hasattr(args, name)}
-    asked |= {name: value for name, value in defaults.items() if asked[name] is None}
-    return Settings(**(asked | {"model": model}))
+    options |= {name: value for name, value in defaults.items() if options[name] is None}
+    return Settings(**{name: options[name] for name in Settings.__dataclass_fields__} | {"model": model})

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +29,7 @@ from lab.errors import UserError
 from lab.page.figures import SYMBOLS, colour_rules
 from lab.page.networks import Depth, look
 from lab.report.runs import Gaps, read_runs
+from lab.training.recipe import Settings, chosen_settings
 from models import catalog
 from models.catalog import Model
 from tests.made import DEPTHS, FAST, PROJECT, cell, command, inside, save_thin, slow_probabilities, thin
@@ -94,11 +97,26 @@ def test_models_can_be_told_apart_in_figures_and_file_names() -> None:
     assert all(name == row.name and re.fullmatch(r"[a-z]\w*", name) for name, row in catalog.MODELS.items())
 
 
-def test_recipes_hold_defaults_of_options_that_have_none_of_their_own() -> None:
-    """Any other would be ignored."""
-    left_open = {name for name, value in vars(train.arguments().parse_args([])).items() if value is None}
-    for row in catalog.MODELS.values():
-        assert row.recipe.keys() <= left_open, row.name
+@pytest.mark.parametrize("name", catalog.names())
+def test_a_recipe_sets_options_of_train(name: str) -> None:
+    """Size and window are chosen earlier, with the preprocessing."""
+    assert catalog.find(name).recipe.keys() <= Settings.__dataclass_fields__.keys() - {"model", "size", "window"}
+
+
+def test_a_recipe_replaces_defaults_and_options_replace_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = {"optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.1, "warmup": 5.0, "clip": 1.0, "smoothing": 0.0}
+    recipe |= {"batch_size": 128, "progressive": True}
+    monkeypatch.setitem(catalog.MODELS, "sketch", replace(ROW, recipe=recipe))
+
+    def chosen(*options: str) -> dict[str, Any]:
+        args = train.arguments().parse_args(["--model", "sketch", *options])
+        return asdict(chosen_settings("sketch", args, args.given, CPU, made_about().preprocessing))
+
+    assert chosen().items() >= recipe.items()
+    given = {"clip": 5.0, "progressive": False, "lr": 0.01}  # a value given counts, be it train.py's default
+    found = chosen("--clip", "5", "--no-progressive", "--lr", "0.01")
+    assert found.items() >= (recipe | given).items()
+    assert chosen("--optimizer", "sgd").items() >= {"lr": 0.05, "weight_decay": 5e-4, "warmup": 5.0}.items()
 
 
 # ---- a model is added
