@@ -1,10 +1,10 @@
-"""The demo: load the saved networks on any machine, show their results, and predict single images.
+"""The demo: load the trained models on any machine, show their results, and predict single images.
 
     python demo.py --data csv/sample                    # table and figure of the valid list
-    python demo.py --data csv/sample cell.bmp           # and the probabilities of single images
-    python demo.py --data csv/sample --serve            # a page for the browser: drop an image, see where each depth looks
+    python demo.py --data csv/sample cell.bmp           # and the class probabilities of single images
+    python demo.py --data csv/sample --serve            # a page in the browser: predictions and heat maps of any image
 
-Needs the code and weights/<data>/ only: without the lists the table shows what each checkpoint was saved with.
+Needs only the code and weights/<data>/. Without the lists, the table shows the results saved in the checkpoints.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from lab.options import add_machine, add_places, add_report, parse
 
 def arguments() -> argparse.ArgumentParser:
     """The options, each with its one default."""
-    parser = argparse.ArgumentParser(description="Show the saved networks' results, and predict single images.")
-    parser.add_argument("images", nargs="*", type=Path, help="images to predict, any format that Pillow reads")
+    parser = argparse.ArgumentParser(description="Show the trained models' results, and predict single images.")
+    parser.add_argument("images", nargs="*", type=Path, help="images to predict, in any format that Pillow reads")
     add_places(parser)
     add_report(parser)
     add_machine(parser)
@@ -59,19 +59,19 @@ Networks = dict[str, list[Member]]
 
 
 def main(args: argparse.Namespace) -> None:
-    """Load every trained depth; results on the valid list, then the images named."""
+    """Load every trained model, show its results on the valid list, and predict the given images."""
     if args.serve and args.images:
-        raise UserError("give images, or --serve and drop them on the page; not both.")
+        raise UserError("--serve takes no images on the command line; upload them on the page.")
     images = [read_image(path) for path in args.images]
-    name = data_name(args.data)  # the lists themselves may be missing here
+    name = data_name(args.data)  # the lists may be missing
     hardware = choose_hardware(args.device, args.precision)
-    networks: Networks = {}
-    for model in trained_models(args.weights / name):
-        networks[model] = load_members(args.weights / name / model / "best.safetensors", model)
-        for network, _ in networks[model]:
+    paths = {model: args.weights / name / model / "best.safetensors" for model in trained_models(args.weights / name)}
+    networks = {model: load_members(path, model) for model, path in paths.items()}
+    for members in networks.values():
+        for network, _ in members:
             hardware.place(network)
     if len({tuple(members[0][1].classes) for members in networks.values()}) > 1:
-        raise UserError(f"{args.weights / name}: the saved models were trained on different classes; train them anew.")
+        raise UserError(f"{args.weights / name}: the models were trained on different classes; train them again.")
     report = args.report / name
     valid, why = None, ""
     try:
@@ -81,11 +81,17 @@ def main(args: argparse.Namespace) -> None:
         why = str(error).splitlines()[0]
     else:
         for model, members in networks.items():
-            check_classes(args.weights / name / model / "best.safetensors", members[0][1], data.classes)
+            check_classes(paths[model], members[0][1], data.classes)
     if args.serve:
-        show_page(networks, name, valid, why, hardware, report, args.host, args.port)
+        try:
+            from lab.page.content import prepare  # slow to import, and not needed for the table
+            from lab.page.server import serve
+        except ModuleNotFoundError as error:
+            install = "python -m pip install gradio plotly captum -c constraints.txt"
+            raise UserError(f"--serve needs the package {error.name}; `{install}`.") from None
+        serve(prepare(name, networks, hardware, valid, why, report), args.host, args.port)
     elif valid is None:
-        print(f"no results on the valid list, since {why}\nWhat the checkpoints were saved with:")
+        print(f"no results on valid.csv: {why}\nResults saved in the checkpoints:")
         show_saved(networks, report / "demo.png", name)
     else:
         show_valid(networks, data, valid, hardware, report / "demo.png")
@@ -94,45 +100,42 @@ def main(args: argparse.Namespace) -> None:
 
 
 def show_saved(networks: Networks, path: Path, name: str) -> None:
-    """What each checkpoint says of itself as a table, and the accuracy of its run per epoch as a figure."""
-    rows = []
+    """Print a table of the results saved in the checkpoints, and draw the accuracy per epoch."""
+    rows, histories = [], {}
     for model, members in networks.items():
         about = members[0][1]
-        accuracy, low, high = saved_accuracy(about.metrics, decide_d4(about, "auto", quiet=True))
-        interval = f"{100 * low:.2f}–{percent(high)}" if low == low else ""
-        reached = percent(accuracy) if accuracy == accuracy else "not measured"  # an average need not have been
+        share, low, high = saved_accuracy(about.metrics, decide_d4(about, "auto", quiet=True))
+        interval = f"{100 * low:.2f}–{percent(high)}" if np.isfinite(low) else ""
+        accuracy = percent(share) if np.isfinite(share) else "not measured"  # possible for an average of models
         epoch = f"{about.metrics['epoch']:.0f}" if "epoch" in about.metrics else ""
-        rows.append([model, f"{count_parameters(members):,}", reached, interval, epoch, str(about.preprocessing.size)])
-    columns = ["model", "parameters", "test accuracy", "95 % interval", "epoch", "size, px"]
+        rows.append([model, f"{count_parameters(members):,}", accuracy, interval, epoch, str(about.preprocessing.size)])
+        if about.history:
+            histories[model] = pd.DataFrame(about.history)
+    columns = ["model", "parameters", "valid accuracy", "95 % interval", "epoch", "size, px"]
     print(pd.DataFrame(rows, columns=columns).to_string(index=False))
-    saved = {model: members[0][1].history for model, members in networks.items()}
-    histories = {model: pd.DataFrame(history) for model, history in saved.items() if history}
     if histories:
         draw_accuracy(histories, path, f"Accuracy per epoch on {name}, as saved with the weights")
         print(f"\nfigure: {path}")
 
 
 def show_valid(networks: Networks, data: DataSet, valid: ImageList, hardware: Hardware, path: Path) -> None:
-    """Results on the valid list as a table, and the confusion matrices of all depths as one figure."""
+    """Print a table of the results on the valid list, and draw the confusion matrices of all models in one figure."""
     rows, matrices = [], {}
     for model, members in networks.items():
-        about = members[0][1]
-        # Opened before the clock starts, which is to measure the networks.
-        batches = {
-            said.preprocessing: stored_batches(data.name, "valid", valid, said.preprocessing, hardware.device)
-            for _, said in members
-        }
-        d4 = decide_d4(about, "auto")
-        began = time.perf_counter()
+        cuts = {about.preprocessing for _, about in members}
+        # The stores are opened before the clock starts, so that the speed is that of the networks.
+        batches = {cut: stored_batches(data.name, "valid", valid, cut, hardware.device) for cut in cuts}
+        d4 = decide_d4(members[0][1], "auto")
+        start = time.perf_counter()
         probabilities = predict_members(members, batches.__getitem__, hardware, d4, f"validating {model}")
-        # D4 shows each image eight times, and every member sees it.
-        speed = (8 if d4 else 1) * len(members) * len(valid) / (time.perf_counter() - began)
+        # Every member sees each image once, or with D4 in eight views.
+        speed = (8 if d4 else 1) * len(members) * len(valid) / (time.perf_counter() - start)
         matrices[model] = confusion_matrix(valid.labels, probabilities.argmax(axis=1), labels=range(len(data.classes)))
         hits = int(np.trace(matrices[model]))
         low, high = wilson(hits, len(valid))
         accuracy, interval = percent(hits / len(valid)), f"{100 * low:.2f}–{percent(high)}"
         rows.append([model, f"{count_parameters(members):,}", accuracy, interval, f"{speed:.0f}"])
-    columns = ["model", "parameters", "test accuracy", "95 % interval", "views/s"]
+    columns = ["model", "parameters", "valid accuracy", "95 % interval", "views/s"]
     print(f"\n{data.name}, {len(valid):,} images of valid.csv")
     print(pd.DataFrame(rows, columns=columns).to_string(index=False))
     draw_confusions(matrices, data.classes, path, f"{data.name}: predictions on valid.csv")
@@ -142,7 +145,7 @@ def show_valid(networks: Networks, data: DataSet, valid: ImageList, hardware: Ha
 def show_images(
     networks: Networks, paths: list[Path], images: list[np.ndarray], hardware: Hardware, path: Path
 ) -> None:
-    """Each image's class probabilities by every depth, printed and as one figure."""
+    """Print each image's class probabilities by every model, and draw them in one figure."""
     classes = next(iter(networks.values()))[0][1].classes
     figure_rows = []
     for source, image in zip(paths, images, strict=True):
@@ -154,39 +157,13 @@ def show_images(
             return [(network_input(crop, preprocessing), torch.empty(0), np.arange(1))]
 
         for model, members in networks.items():
-            about = members[0][1]
-            row = predict_members(members, feed, hardware, decide_d4(about, "auto", quiet=True))[0]
+            row = predict_members(members, feed, hardware, decide_d4(members[0][1], "auto", quiet=True))[0]
             probabilities[model] = row
-            shares = ", ".join(f"{name} {percent(share, 1)}" for name, share in zip(about.classes, row, strict=True))
-            print(f"  {model}: {about.classes[int(row.argmax())]} ({shares})")
+            shares = ", ".join(f"{name} {percent(share, 1)}" for name, share in zip(classes, row, strict=True))
+            print(f"  {model}: {classes[int(row.argmax())]} ({shares})")
         figure_rows.append({"title": source.name, "image": image, "probabilities": probabilities})
     draw_predictions(figure_rows, classes, path)
     print(f"\nfigure: {path}")
-
-
-def show_page(
-    networks: Networks,
-    name: str,
-    valid: ImageList | None,
-    why: str,
-    hardware: Hardware,
-    report: Path,
-    host: str,
-    port: int | None,
-) -> None:
-    """Serve the page of lab/page/layout.py; ``why`` says why there is no valid list."""
-    try:
-        from lab.page.exhibit import prepare  # slow to import, and not needed for the table
-        from lab.page.server import serve
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"--serve needs the package {error.name}; `python -m pip install gradio plotly captum -c constraints.txt`."
-        ) from None
-    batches = {}
-    if valid is not None:
-        cuts = {said.preprocessing for members in networks.values() for _, said in members}
-        batches = {cut: stored_batches(name, "valid", valid, cut, hardware.device) for cut in cuts}
-    serve(prepare(name, networks, hardware, valid, why, batches, report), host, port)
 
 
 if __name__ == "__main__":

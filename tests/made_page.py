@@ -1,4 +1,4 @@
-"""What the tests of the page share: thin networks with a ResNet's stages, and a page of them that is being served."""
+"""Shared by the tests of the page: thin networks with a ResNet's stages, and a page that is being served."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from lab.checkpoints.ensembles import load_members
 from lab.data.lists import read_data_set, read_list
 from lab.hardware import Hardware
-from lab.page.answers import Exhibit
-from lab.page.exhibit import prepare
+from lab.page.answers import Content
+from lab.page.content import prepare
 from models import catalog
 from resnet.resnet import BasicBlock
 from tests.made import DEPTHS, Thin, about, cell, inside, make_data, save_thin
@@ -30,7 +30,7 @@ HISTORY = [
 
 
 class Staged(Thin):
-    """A thin network with the four stages; of 32 px the last two see 4 × 4 places."""
+    """A thin network with the four stages; for 32 px the feature maps of the last two have 4 × 4 values."""
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__(classes, width)
@@ -45,8 +45,8 @@ class Staged(Thin):
 
 
 def staged(name: str, classes: int = 2, size: int = 32) -> Staged:
-    """Stands in for ``catalog.build``; each depth has a width of its own and the same weights every time. The norms have seen
-    some cells, so that its answers differ from cell to cell."""
+    """Replaces ``catalog.build``: a width for each depth, and the same weights every time. The statistics of the norms come from
+    some cells, so that predictions differ between cells."""
     torch.manual_seed(catalog.find(name).depth)
     network = Staged(classes, {"resnet18": 4, "resnet50": 6, "resnet152": 8}[name])
     rng = np.random.default_rng(0)
@@ -59,42 +59,34 @@ def staged(name: str, classes: int = 2, size: int = 32) -> Staged:
     return network.eval()
 
 
-def save_staged(weights: Path, models: list[str] = DEPTHS, **said: Any) -> Path:
-    """Checkpoints of untrained networks below ``weights/tiny``: they answer at random, and always alike."""
+def save_staged(weights: Path, models: list[str] = DEPTHS, **fields: Any) -> Path:
+    """Save checkpoints of untrained networks below ``weights/tiny``; their predictions are random and repeatable."""
+    values = {"history": HISTORY, **fields}
     for model in models:
-        classes = said.get("classes")
-        count = len(classes) if isinstance(classes, list) else 2
-        values = {"history": HISTORY, **said}
-        save_thin(weights / "tiny" / model / "best.safetensors", about(model, **values), staged(model, count))
+        network = staged(model, len(fields.get("classes", ["normal", "blast"])))
+        save_thin(weights / "tiny" / model / "best.safetensors", about(model, **values), network)
     return weights
 
 
-def exhibit(folder: Path, models: list[str] = DEPTHS, lists: bool = True, why: str = "no lists were found.") -> Exhibit:
-    """What the page shows of the networks saved in ``folder``, made as demo.py makes it; the data set is ``folder/csv/tiny``."""
-    from lab.data.batches import stored_batches
-
+def make_content(folder: Path, models: list[str] = DEPTHS, lists: bool = True, why: str = "no lists found.") -> Content:
+    """The page's content for the networks saved in ``folder``, as demo.py makes it; the data set is ``folder/csv/tiny``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(catalog, "build", staged)
-        networks = {
-            model: load_members(folder / "weights" / "tiny" / model / "best.safetensors", model) for model in models
-        }
-    valid, batches = None, {}
-    if lists:
-        valid = read_list(read_data_set(folder / "csv" / "tiny"), "valid", labelled=True)
-        cuts = {said.preprocessing for members in networks.values() for _, said in members}
-        batches = {cut: stored_batches("tiny", "valid", valid, cut, CPU.device) for cut in cuts}
-    return prepare("tiny", networks, CPU, valid, why, batches, folder / "report" / "tiny")
+        weights = folder / "weights" / "tiny"
+        networks = {model: load_members(weights / model / "best.safetensors", model) for model in models}
+    valid = read_list(read_data_set(folder / "csv" / "tiny"), "valid", labelled=True) if lists else None
+    return prepare("tiny", networks, CPU, valid, why, folder / "report" / "tiny")
 
 
 @contextmanager
-def served(folder: Path, shown: Exhibit) -> Iterator[str]:
-    """The address at which the page is served, on a free port."""
+def served(folder: Path, content: Content) -> Iterator[str]:
+    """Serve a page on a free port and yield its address."""
     from lab.page.server import launch
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("GRADIO_TEMP_DIR", "NO_PROXY", "no_proxy"):
-            patch.setenv(name, "")  # put back as they were afterwards
-        page, address = launch(shown, "127.0.0.1", None, str(folder))
+            patch.setenv(name, "")  # launch() sets them; restored afterwards
+        page, address = launch(content, "127.0.0.1", None, str(folder))
         try:
             yield address.rstrip("/")
         finally:
@@ -102,15 +94,15 @@ def served(folder: Path, shown: Exhibit) -> Iterator[str]:
 
 
 @contextmanager
-def made_page(folder: Path) -> Iterator[tuple[str, Exhibit]]:
-    """A page of three depths and a data set of twelve valid images: its address, and what it shows."""
+def made_page(folder: Path) -> Iterator[tuple[str, Content]]:
+    """Serve a page of three models and twelve valid images; yield its address and content."""
     make_data(folder / "csv" / "tiny")
     save_staged(folder / "weights")
     with inside(folder, staged):
-        shown = exhibit(folder)
+        content = make_content(folder)
         (folder / "uploads").mkdir()
-        with served(folder / "uploads", shown) as address:
-            yield address, shown
+        with served(folder / "uploads", content) as address:
+            yield address, content
 
 
 def random_image(seed: int, side: int = 48) -> np.ndarray:

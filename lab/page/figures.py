@@ -1,6 +1,6 @@
-"""Interactive figures of the page, by Plotly: accuracy and loss over epochs, and confusion matrices.
+"""Interactive Plotly figures of the page: accuracy and loss over epochs, and confusion matrices.
 
-Backgrounds are transparent, and texts have the page's colour, so that they are read in light and dark alike.
+Backgrounds are transparent and texts have the page's colour, so that figures can be read in the light and the dark theme.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from lab.figures.confusion import row_shares
 from lab.text import percent
 from models import catalog
 
-GREY = "#888888"
-GRID = "rgba(128, 128, 128, 0.25)"
+CLEAR, GREY, GRID = "rgba(0, 0, 0, 0)", "#888888", "rgba(128, 128, 128, 0.25)"
+# matplotlib's markers in models/catalog.py as Plotly's symbols.
 SYMBOLS = {"o": "circle", "v": "triangle-down", "s": "square", "D": "diamond", "^": "triangle-up", "X": "x"}
 
 
 def colour(model: str, dark: bool) -> str:
-    """The colour of a model, as in the printed figures where the page is light."""
+    """The colour of a model in one of the two themes."""
     row = catalog.find(model)
     return row.colour_on_dark or row.colour if dark else row.colour
 
 
 def colour_rules() -> str:
-    """The style sheet's rules that give each model's cards and panels its colour."""
+    """CSS rules that give each model's cards and panels its colour."""
     themes = {"": False, ".dark ": True}
     return "\n".join(
         f"{theme}.{model} {{ --depth: {colour(model, dark)}; }}"
@@ -38,49 +38,46 @@ def colour_rules() -> str:
     )
 
 
-def bare(height: int, dark: bool) -> go.Figure:
-    """An empty figure without a background of its own; its texts in the page's colour."""
-    clear, ink, paper = "rgba(0, 0, 0, 0)", "#f1f5f9" if dark else "#1e293b", "#0f172a" if dark else "#ffffff"
+def new_figure(height: int, dark: bool) -> go.Figure:
+    """An empty figure with a transparent background and texts in the theme's colour."""
+    ink, paper = ("#f1f5f9", "#0f172a") if dark else ("#1e293b", "#ffffff")
     figure = go.Figure()
     figure.update_layout(
         template="none",
         height=height,
-        paper_bgcolor=clear,
-        plot_bgcolor=clear,
+        paper_bgcolor=CLEAR,
+        plot_bgcolor=CLEAR,
         font={"size": 13, "family": "system-ui, sans-serif", "color": ink},
-        modebar={"bgcolor": clear, "color": GREY, "activecolor": ink, "remove": ["select2d", "lasso2d"]},
+        modebar={"bgcolor": CLEAR, "color": GREY, "activecolor": ink, "remove": ["select2d", "lasso2d"]},
         hoverlabel={"bgcolor": paper, "bordercolor": GREY, "font": {"size": 13, "color": ink}},
     )
     return figure
 
 
 def curves_figure(histories: Mapping[str, pd.DataFrame], kind: str = "accuracy", dark: bool = False) -> go.Figure:
-    """Accuracy in % or loss in nats over the epochs, in training (dotted) and on valid; a star marks each best epoch on valid.
+    """Accuracy in % or loss in nats over the epochs, on train (dotted) and on valid; a star marks each best epoch on valid.
 
-    Raises UserError for a history that is none.
+    Raises UserError for a table that is not a history.
     """
-    figure = bare(440, dark)
+    figure = new_figure(440, dark)
     tables = {model: accuracy_columns(model, history) for model, history in histories.items()}
+    unit, digits = ("%", ".2f") if kind == "accuracy" else ("nats", ".3f")
     for model, table in tables.items():
-        history, name, hue = histories[model], catalog.find(model).title, colour(model, dark)
+        row, hue = catalog.find(model), colour(model, dark)
         sides = {"train": table["train"], "valid": table["valid"]}
         if kind == "loss":
-            missing = pd.Series(np.nan, index=history.index)
-            sides = {side: history.get(f"{side}_loss", missing) for side in ("train", "valid")}
-        unit, digits = ("%", ".2f") if kind == "accuracy" else ("nats", ".3f")
-        for side, label in (("train", "training"), ("valid", "valid")):
+            missing = pd.Series(np.nan, index=table.index)
+            sides = {side: histories[model].get(f"{side}_loss", missing) for side in sides}
+        styles = {"train": ("training", 1.4, "dot", 4), "valid": ("valid", 2.6, "solid", 7)}
+        for side, (label, width, dash, size) in styles.items():
             figure.add_scatter(
                 x=table["epoch"].tolist(),
                 y=sides[side].tolist(),
-                name=f"{name}, {label}",
+                name=f"{row.title}, {label}",
                 legendgroup=model,
                 mode="lines+markers",
-                line={
-                    "color": hue,
-                    "width": 2.6 if side == "valid" else 1.4,
-                    "dash": "solid" if side == "valid" else "dot",
-                },
-                marker={"symbol": SYMBOLS[catalog.find(model).marker], "size": 7 if side == "valid" else 4},
+                line={"color": hue, "width": width, "dash": dash},
+                marker={"symbol": SYMBOLS[row.marker], "size": size},
                 hovertemplate=f"%{{y:{digits}}} {unit}",
             )
         if sides["valid"].notna().any():
@@ -97,13 +94,13 @@ def curves_figure(histories: Mapping[str, pd.DataFrame], kind: str = "accuracy",
             )
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "ticks": "outside", "tickcolor": GRID}
     figure.update_xaxes(title="Epoch", tickformat="d", unifiedhovertitle={"text": "Epoch %{x}"}, **axis)
-    figure.update_yaxes(title="Accuracy (%)" if kind == "accuracy" else "Loss (nats)", **axis)
+    figure.update_yaxes(title=f"{kind.capitalize()} ({unit})", **axis)
     if kind == "accuracy" and tables:
         low = lowest_shown(tables)
         figure.update_yaxes(range=[low, 100 + (100 - low) * 0.03])
     figure.update_layout(
         hovermode="x unified",
-        hoverdistance=-1,  # from anywhere, the nearest epoch
+        hoverdistance=-1,  # the nearest epoch, however far away
         margin={"l": 62, "r": 16, "t": 14, "b": 50},
         legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
     )
@@ -113,64 +110,61 @@ def curves_figure(histories: Mapping[str, pd.DataFrame], kind: str = "accuracy",
 def confusion_figure(
     matrix: np.ndarray, classes: Sequence[str], model: str, errors_only: bool = False, dark: bool = False
 ) -> go.Figure:
-    """A confusion matrix of counts [K, K], true classes down; colour is the share of the true class. ``errors_only`` leaves the
-    diagonal out, so that the colours tell the errors apart."""
-    shares = row_shares(matrix)
-    drawn = shares.copy()
+    """A confusion matrix of counts [K, K], a row for each true class, coloured by the share of the true class.
+
+    ``errors_only`` leaves the diagonal uncoloured, so that the colours show differences between the errors.
+    """
+    shares = np.nan_to_num(row_shares(matrix))
+    shaded = shares.copy()
     if errors_only:
-        np.fill_diagonal(drawn, np.nan)
-    names = [escape(name) for name in classes]  # Plotly takes some HTML in its texts
-    hover = [
-        [
-            f"<b>{true}</b> taken for <b>{predicted}</b><br>{count:,} images, {share:.1f} % of the true class"
-            if row != column
-            else f"<b>{true}</b> recognised<br>{count:,} images, {share:.1f} % of the true class"
-            for column, (predicted, count, share) in enumerate(zip(names, counts, row_share, strict=True))
-        ]
-        for row, (true, counts, row_share) in enumerate(zip(names, matrix, shares, strict=True))
-    ]
-    figure = bare(max(360, 150 + 36 * len(classes)), dark)
-    top = float(np.nanmax(drawn)) if np.isfinite(drawn).any() else 1.0
+        np.fill_diagonal(shaded, 0)
+    top = max(float(shaded.max()), 1e-9)
+    names = [escape(name) for name in classes]  # Plotly interprets some HTML in texts
+    labels = range(len(classes))
+    figure = new_figure(max(360, 150 + 36 * len(classes)), dark)
     low, high = ("#17202e", "#6DB6E8") if dark else ("#f5f8fc", "#08519c")
-    figure.add_heatmap(
-        z=np.nan_to_num(drawn).tolist(),
-        x=list(range(len(classes))),
-        y=list(range(len(classes))),
-        customdata=hover,
-        hovertemplate="%{customdata}<extra></extra>",
-        colorscale=[[0, low], [1, high]],
-        zmin=0,
-        zmax=max(top, 1e-9),
-        xgap=2,
-        ygap=2,
-        showscale=False,
-    )
-    for row in range(len(classes)):
-        for column in range(len(classes)):
-            if matrix[row, column] and not (errors_only and row == column):
-                strong = np.nan_to_num(drawn[row, column]) > 0.5 * top
+    hover = []
+    for row in labels:
+        texts = []
+        for column in labels:
+            count = matrix[row, column]
+            text = "classified correctly" if row == column else f"predicted as <b>{names[column]}</b>"
+            detail = f"{count:,} images, {shares[row, column]:.1f} % of the true class"
+            texts.append(f"<b>{names[row]}</b> {text}<br>{detail}")
+            if count and not (errors_only and row == column):
+                strong = shaded[row, column] > 0.5 * top
                 ink = ("#0b1220" if dark else "#ffffff") if strong else ("#e8eef6" if dark else "#1f2937")
                 figure.add_annotation(
                     x=column,
                     y=row,
-                    text=f"{matrix[row, column]:,}",
+                    text=f"{count:,}",
                     showarrow=False,
                     font={"color": ink, "size": 13 if len(classes) <= 10 else 9},
                     captureevents=False,
                 )
-    short = [name if len(name) <= 18 else f"{name[:10]}…{name[-6:]}" for name in classes]
-    axis = {"tickvals": list(range(len(classes))), "ticktext": [escape(name) for name in short], "showgrid": False}
-    axis |= {"zeroline": False, "ticks": ""}
-    figure.update_xaxes(
-        title={"text": "Predicted class", "standoff": 12}, tickangle=-40 if len(classes) > 3 else 0, **axis
+        hover.append(texts)
+    figure.add_heatmap(
+        z=shaded.tolist(),
+        x=list(labels),
+        y=list(labels),
+        customdata=hover,
+        hovertemplate="%{customdata}<extra></extra>",
+        colorscale=[[0, low], [1, high]],
+        zmin=0,
+        zmax=top,
+        xgap=2,
+        ygap=2,
+        showscale=False,
     )
+    ticks = [escape(name if len(name) <= 18 else f"{name[:10]}…{name[-6:]}") for name in classes]
+    axis = {"tickvals": list(labels), "ticktext": ticks, "showgrid": False, "zeroline": False, "ticks": ""}
+    axis |= {"automargin": True}
+    angle = -40 if len(classes) > 3 else 0
+    figure.update_xaxes(title={"text": "Predicted class", "standoff": 12}, tickangle=angle, **axis)
     figure.update_yaxes(title={"text": "True class", "standoff": 12}, autorange="reversed", **axis)
-    figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
-    hits = int(np.trace(matrix))
-    share = f"{percent(hits / matrix.sum())} right" if matrix.sum() else "no image"
+    accuracy = f"accuracy {percent(np.trace(matrix) / matrix.sum())}" if matrix.sum() else "no images"
     figure.update_layout(
-        title={"text": f"{catalog.find(model).title}: {share}", "x": 0.5, "font": {"size": 15}},
+        title={"text": f"{catalog.find(model).title}: {accuracy}", "x": 0.5, "font": {"size": 15}},
         margin={"l": 20, "r": 10, "t": 44, "b": 20},
     )
     return figure

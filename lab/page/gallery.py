@@ -1,4 +1,4 @@
-"""The valid list on the page: every model's probabilities, and the images that a filter leaves."""
+"""The valid list on the page: every model's probabilities, and the images that pass a filter."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from lab.evaluation.inference import Feed, predict_members
 from lab.evaluation.mistakes import confusions
 from lab.hardware import Hardware
 
-PROBED = 12  # images that are predicted anew before a kept table is believed
-ALIKE = 5e-4  # the table holds five decimals; the sums are rounded in another order from machine to machine
+CHECKED_IMAGES = 12  # predicted again before a saved table is used
+TOLERANCE = 5e-4  # the table has five decimals, and machines round sums in different orders
 
 
 @dataclass(frozen=True)
 class Valid:
-    """``windows`` is the store of the list's images; ``probabilities`` float [N, K] by model."""
+    """The valid list: ``windows`` is its image store, ``probabilities`` are float [N, K] for each model."""
 
     images: ImageList
     classes: list[str]
@@ -36,14 +36,14 @@ class Valid:
     probabilities: dict[str, np.ndarray]
 
     def matrix(self, model: str) -> np.ndarray:
-        """Counts [K, K], true classes down, predicted across."""
+        """The confusion matrix: counts [K, K], a row for each true class."""
         predicted = self.probabilities[model].argmax(axis=1)
         return confusion_matrix(self.images.labels, predicted, labels=range(len(self.classes)))
 
-    def confused(self, model: str, most: int = 12) -> list[tuple[int, int, int]]:
-        """The most frequent errors: true class, predicted class, images; the most frequent first."""
-        found = confusions({model: (self.images.labels, self.probabilities[model])}, len(self.classes), most)
-        return [(true, predicted, images) for true, predicted, (images,), _ in found]
+    def confused(self, model: str, limit: int = 12) -> list[tuple[int, int, int]]:
+        """The most frequent errors, most frequent first: true class, predicted class, number of images."""
+        pairs = confusions({model: (self.images.labels, self.probabilities[model])}, len(self.classes), limit)
+        return [(true, predicted, images) for true, predicted, (images,), _ in pairs]
 
     def choose(
         self,
@@ -55,27 +55,31 @@ class Valid:
         pair: tuple[int, int] | None = None,
         order: str = "list",
     ) -> np.ndarray:
-        """Indices of the images that a filter leaves, as ``model`` answers.
+        """Indices of the images that pass a filter, by the predictions of ``model``.
 
-        Those of class ``label``; the ``right`` or ``wrong`` ones, or those on which the depths ``differ``; with a confidence
-        from ``low`` to ``high`` (fractions); of true and predicted class ``pair``. In the ``list``'s order, or the ``least`` or
-        ``most`` sure first.
+        Args:
+            label: the true class.
+            result: ``correct`` or ``wrong`` predictions, ``differ`` for images that the models predict differently, or ``all``.
+            low, high: limits of the confidence, fractions.
+            pair: the true and the predicted class.
+            order: ``list`` for the order of the list, ``least`` or ``most`` for the lowest or highest confidence first.
         """
         rows, labels = self.probabilities[model], self.images.labels
-        predicted, sure = rows.argmax(axis=1), rows.max(axis=1)
-        kept = (sure >= low) & (sure <= high)
+        predicted, confidence = rows.argmax(axis=1), rows.max(axis=1)
+        mask = (confidence >= low) & (confidence <= high)
         if label is not None:
-            kept &= labels == label
+            mask &= labels == label
         if pair is not None:
-            kept &= (labels == pair[0]) & (predicted == pair[1])
-        if result in ("right", "wrong"):
-            kept &= (predicted == labels) == (result == "right")
+            mask &= (labels == pair[0]) & (predicted == pair[1])
+        if result in ("correct", "wrong"):
+            mask &= (predicted == labels) == (result == "correct")
         if result == "differ":
-            kept &= np.any([other.argmax(axis=1) != predicted for other in self.probabilities.values()], axis=0)
-        found = np.flatnonzero(kept)
+            mask &= np.any([other.argmax(axis=1) != predicted for other in self.probabilities.values()], axis=0)
+        indices = np.flatnonzero(mask)
         if order != "list":
-            found = found[np.argsort(sure[found] if order == "least" else -sure[found], kind="stable")]
-        return found
+            key = confidence[indices] if order == "least" else -confidence[indices]
+            indices = indices[np.argsort(key, kind="stable")]
+        return indices
 
 
 def valid_probabilities(
@@ -84,45 +88,41 @@ def valid_probabilities(
     batches: Mapping[Preprocessing, Batches],
     hardware: Hardware,
     d4: bool,
-    kept: Path,
+    path: Path,
 ) -> np.ndarray:
-    """Class probabilities [N, K] of the valid list: those that evaluate.py has ``kept``, where they are proved to be of these
-    networks and images, or else predicted now."""
+    """Class probabilities [N, K] of the valid list: read from the table that evaluate.py wrote to ``path`` if it belongs to these
+    weights and images, or else computed."""
     about = members[0][1]
-    table = read_kept(kept, images, about, d4)
-    if table is not None:
-        probed = np.unique(np.linspace(0, len(images) - 1, PROBED).astype(int))
-        anew = predict_members(members, lambda one: probe(batches[one].store, probed, one, hardware), hardware, d4)
-        if np.abs(anew - table[probed]).max() <= ALIKE:
-            print(f"{about.model}: valid list as in {kept}, which fits these weights")
-            return table
-        print(f"{about.model}: {kept} was made by other weights, so the valid list is predicted anew")
+    table = read_table(path, images, about, d4)
+    if table is None:
+        print(f"{about.model}: predicting valid.csv; run evaluate.py once, and the page starts without this step")
     else:
-        print(
-            f"{about.model}: predicting the valid list; `python evaluate.py` keeps it, and the page then opens at once"
-        )
+        indices = np.unique(np.linspace(0, len(images) - 1, CHECKED_IMAGES).astype(int))
+
+        def feed(preprocessing: Preprocessing) -> Feed:
+            store = batches[preprocessing].store
+            source = torch.from_numpy(store.images[store.rows[indices]])
+            return [(network_input(source, preprocessing).to(hardware.device), torch.empty(0), indices)]
+
+        if np.abs(predict_members(members, feed, hardware, d4) - table[indices]).max() <= TOLERANCE:
+            print(f"{about.model}: using the predictions in {path}, which match these weights")
+            return table
+        print(f"{about.model}: {path} is of other weights; predicting valid.csv again")
     return predict_members(members, batches.__getitem__, hardware, d4, f"{about.model} on valid")
 
 
-def read_kept(path: Path, images: ImageList, about: About, d4: bool) -> np.ndarray | None:
-    """The probabilities of a table that evaluate.py wrote, [N, K]; None unless it is of the same list, row by row, and as right
-    as the checkpoint says it is."""
-    classes = len(about.classes)
+def read_table(path: Path, images: ImageList, about: About, d4: bool) -> np.ndarray | None:
+    """The probabilities [N, K] in a table of evaluate.py; None unless its rows are those of the list and its accuracy is that of
+    the checkpoint."""
     try:
         table = pd.read_csv(path, dtype={"ID": str}, keep_default_na=False)
-        rows = table[[f"probability_{label}" for label in range(classes)]].to_numpy(dtype=float)
+        rows = table[[f"probability_{label}" for label in range(len(about.classes))]].to_numpy(dtype=float)
         same = table["ID"].tolist() == images.ids and table["label"].tolist() == images.labels.tolist()
     except (OSError, ValueError, KeyError):
         return None
     if not same or not np.abs(rows.sum(axis=1) - 1).max() <= 1e-3:
         return None
-    said = about.metrics.get("valid_accuracy_d4" if d4 else "valid_accuracy")
+    accuracy = about.metrics.get("valid_accuracy_d4" if d4 else "valid_accuracy")
     hits = int((rows.argmax(axis=1) == images.labels).sum())
-    # Of two probabilities that are equal in all decimals another machine may take the other: one image in a thousand.
-    return rows if said is not None and abs(said * len(images) - hits) <= len(images) / 1000 else None
-
-
-def probe(store: Store, indices: np.ndarray, preprocessing: Preprocessing, hardware: Hardware) -> Feed:
-    """Some images of the list as one batch."""
-    source = torch.from_numpy(store.images[store.rows[indices]])
-    return [(network_input(source, preprocessing).to(hardware.device), torch.empty(0), indices)]
+    # Another machine may resolve a tie between two probabilities differently: one image in a thousand is tolerated.
+    return rows if accuracy is not None and abs(accuracy * len(images) - hits) <= len(images) / 1000 else None

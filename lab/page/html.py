@@ -1,7 +1,6 @@
-"""The page's HTML: a card for each model, and the answer to an image. Styles are in page.css.
+"""The page's HTML: a card for each model, and the predictions for an image. Styles are in page.css.
 
-Images go into the text itself, as data addresses: nothing of them lies in a file that somebody might ask for. All that comes
-from outside, names of classes and of files, is escaped.
+Images are embedded as data URIs, so the server gives out no image files. Names of classes and files are escaped.
 """
 
 from __future__ import annotations
@@ -9,201 +8,209 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from html import escape as plain_escape
+from html import escape as html_escape
 
 import numpy as np
 from PIL import Image
 
 from lab.checkpoints.ensembles import count_parameters
 from lab.data.preprocessing import Preprocessing, window_corner
-from lab.page.networks import Answer, Depth
+from lab.page.networks import Prediction, TrainedModel
 from lab.text import counted, percent
-from models.catalog import find
 
-RAW = 480  # px: longest side of the raw image as it is sent to the page
-BARS = 6  # classes with a bar; of more, the five most probable
+RAW_SIDE = 480  # px: longest side of the raw image as sent to the page
+MAX_BARS = 6  # classes with a bar; of more classes, the five most probable
 
 
 def escape(text: str) -> str:
-    """Foreign text as HTML; the braces, too, since Gradio takes what it shows for a template."""
-    return plain_escape(text).replace("{", "&#123;").replace("$", "&#36;")
+    """Escape text for HTML, and braces and dollar signs too, which Gradio would take for a template."""
+    return html_escape(text).replace("{", "&#123;").replace("$", "&#36;")
 
 
-def picture(image: np.ndarray, words: str, exact: bool = False) -> str:
-    """An image uint8 [H, W, 3] with the words that describe it; ``exact`` to the pixel, or as a small file."""
+def picture(image: np.ndarray, alt: str, lossless: bool = False) -> str:
+    """An image uint8 [H, W, 3] as an ``img`` element: a PNG if ``lossless``, else a smaller WebP."""
     data = io.BytesIO()
-    Image.fromarray(image).save(data, "PNG" if exact else "WEBP", **({} if exact else {"quality": 88}))
-    address = f"data:image/{'png' if exact else 'webp'};base64,{base64.b64encode(data.getvalue()).decode()}"
-    return f'<img class="{"pixels" if exact else ""}" alt="{escape(words)}" src="{address}">'
+    Image.fromarray(image).save(data, "PNG" if lossless else "WEBP", **({} if lossless else {"quality": 88}))
+    uri = f"data:image/{'png' if lossless else 'webp'};base64,{base64.b64encode(data.getvalue()).decode()}"
+    return f'<img class="{"pixels" if lossless else ""}" alt="{escape(alt)}" src="{uri}">'
 
 
 def probability(share: float, digits: int = 1) -> str:
-    """A probability in percent; 100 only where it is exactly 1."""
+    """A probability in percent; 100 only if it is exactly 1."""
     text = percent(share, digits)
     return f"> {100 - 10**-digits:.{digits}f} %" if text.startswith("100") and share < 1 else text
 
 
 def notice(text: str, kind: str = "wrong") -> str:
-    """A sentence that says what is wrong (``wrong``) or missing (``hint``)."""
+    """A message: an error (``wrong``) or a ``hint``."""
     return f'<div class="notice {kind}" role="{"alert" if kind == "wrong" else "note"}">{escape(text)}</div>'
 
 
-# ------------------------------------------------------------------------------------------------------ the depths
+# ------------------------------------------------------------------------------------------------------ the models
 
 
-def header(data: str, classes: Sequence[str], images: int) -> str:
-    """The page's title."""
-    held = f", {counted(images, 'image')} of valid.csv" if images else ""
+def header(data: str, classes: Sequence[str], images: int, titles: Sequence[str]) -> str:
+    """The page's header; ``titles`` are those of the models."""
+    size = f", {counted(images, 'image')} in valid.csv" if images else ""
+    text = f"{listed(titles)}, implemented by hand and trained from scratch: predictions and Grad-CAM heat maps."
     return (
-        f'<header class="top"><p class="eyebrow">{escape(data)} · {len(classes)} classes{held}</p>'
-        f"<h1>What is this cell, and where do you see it?</h1>"
-        f"<p>Residual networks of several depths, built by hand and trained from scratch, look at one image side by side.</p>"
-        f"</header>"
+        f'<header class="top"><p class="eyebrow">{escape(data)} · {len(classes)} classes{size}</p>'
+        f"<h1>Blood cell classification</h1><p>{text}</p></header>"
     )
 
 
-def cards(depths: Sequence[Depth], device: str) -> str:
-    """A card for each depth: accuracy with its interval on one axis for all, parameters, speed, size of the input."""
-    known = [depth.accuracy for depth in depths if not np.isnan(depth.accuracy[1])]
-    # The axis begins a little below the lowest interval, so that what differs is seen; its ends are written beside it.
-    start = max(0.0, np.floor(50 * min((low for _, low, _ in known), default=0.0)) / 50 - 0.01)
-    start = min(start, 0.98)
-    return f'<div class="cards">{"".join(card(depth, start, device) for depth in depths)}</div>'
+def listed(names: Sequence[str]) -> str:
+    """``A``, ``A and B``, ``A, B and C``."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def card(depth: Depth, start: float, device: str) -> str:
-    """One depth; ``start`` is the accuracy at which the interval's axis begins."""
-    kind = f'<span class="tag">mean of {len(depth.members)} seeds</span>' if len(depth.members) > 1 else ""
-    kind += '<span class="tag">D4</span>' if depth.d4 else ""
-    value, bar = '<p class="big">–<small> not measured on valid</small></p>', ""
-    share, low, high = depth.accuracy
+def cards(models: Sequence[TrainedModel], device: str) -> str:
+    """A card for each model: accuracy with its interval on a common axis, parameters, time for an image, size of the input."""
+    lows = [model.accuracy[1] for model in models if not np.isnan(model.accuracy[1])]
+    # The axis starts slightly below the lowest interval, so that differences can be seen; its ends are labelled.
+    start = min(0.98, max(0.0, np.floor(50 * min(lows, default=0.0)) / 50 - 0.01))
+    return f'<div class="cards">{"".join(card(model, start, device) for model in models)}</div>'
+
+
+def card(model: TrainedModel, start: float, device: str) -> str:
+    """One model; ``start`` is the accuracy at which the interval's axis starts."""
+    tags = f'<span class="tag">mean of {len(model.members)} seeds</span>' if len(model.members) > 1 else ""
+    tags += '<span class="tag">D4</span>' if model.d4 else ""
+    accuracy, interval = '<p class="big">–<small> no accuracy on valid</small></p>', ""
+    share, low, high = model.accuracy
     if not np.isnan(share):
-        value = f'<p class="big">{100 * share:.2f}<small> % right on valid</small></p>'
+        accuracy = f'<p class="big">{100 * share:.2f}<small> % accuracy on valid</small></p>'
     if not np.isnan(low):
         left, right, dot = (100 * (value - start) / (1 - start) for value in (low, high, share))
-        bar = (
+        interval = (
             f'<div class="axis"><i style="left:{left:.2f}%;width:{right - left:.2f}%"></i><b style="left:{dot:.2f}%"></b></div>'
             f'<p class="scale"><span>{100 * start:.0f} %</span><span>95 % interval {100 * low:.2f}–{100 * high:.2f}</span>'
             f"<span>100 %</span></p>"
         )
     facts = {
-        "parameters": f"{count_parameters(depth.members) / 1e6:.1f} M",
-        f"an image, {device}": f"{depth.milliseconds:,.0f} ms",
-        "input": f"{depth.preprocessing.size} px",
+        "parameters": f"{count_parameters(model.members) / 1e6:.1f} M",
+        f"per image, {device}": f"{model.milliseconds:,.0f} ms",
+        "input": f"{model.preprocessing.size} px",
     }
-    listed = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in facts.items())
+    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     return (
-        f'<article class="card {depth.model}"><h2>{find(depth.model).title}{kind}</h2>{value}{bar}'
-        f'<dl class="facts">{listed}</dl></article>'
+        f'<article class="card {model.name}"><h2>{model.title}{tags}</h2>{accuracy}{interval}'
+        f'<dl class="facts">{rows}</dl></article>'
     )
 
 
-# ------------------------------------------------------------------------------------------------------ the answer
+# ------------------------------------------------------------------------------------------------------ the predictions
 
 
 def answer(
-    title: str, image: np.ndarray, answers: Sequence[Answer], classes: Sequence[str], truth: int | None, seconds: float
+    title: str,
+    image: np.ndarray,
+    predictions: Sequence[Prediction],
+    classes: Sequence[str],
+    truth: int | None,
+    seconds: float,
 ) -> str:
-    """Every depth's answer to a raw image, RGB uint8 [H, W, 3]; ``truth`` is its class where that is known."""
-    drawn = shown_classes(answers)
-    panels = "".join(answer_panel(one, classes, drawn, truth) for one in answers)
+    """Every model's prediction for a raw image, RGB uint8 [H, W, 3]; ``truth`` is its true class, if known."""
+    labels = bar_labels(predictions)
+    panels = "".join(panel(prediction, classes, labels, truth) for prediction in predictions)
     height, width = image.shape[:2]
     known = f" · true class <b>{escape(classes[truth])}</b>" if truth is not None else ""
     return (
-        f'<section class="answer"><p class="verdict">{verdict(answers, classes)}</p>'
-        f'<div class="looks"><figure class="raw">{framed(image, answers[0].depth.preprocessing)}'
-        f"<figcaption><b>{escape(title)}</b>{known}<br>{width} × {height} px; the frame is the window the networks get"
-        f"<br>answered in {seconds:.1f} s</figcaption></figure>"
-        f'<div class="panels">{panels}</div></div>{legend(answers)}</section>'
+        f'<section class="answer"><p class="verdict">{verdict(predictions, classes)}</p>'
+        f'<div class="result"><figure class="raw">{framed(image, predictions[0].model.preprocessing)}'
+        f"<figcaption><b>{escape(title)}</b>{known}<br>{width} × {height} px; the frame marks the window that is cropped"
+        f"<br>computed in {seconds:.1f} s</figcaption></figure>"
+        f'<div class="panels">{panels}</div></div>{legend(predictions)}</section>'
     )
 
 
-def verdict(answers: Sequence[Answer], classes: Sequence[str]) -> str:
-    """One sentence: who says what."""
-    said: dict[int, list[str]] = {}
-    for one in answers:
-        said.setdefault(one.predicted, []).append(find(one.depth.model).title)
-    if len(answers) > 1 and len(said) == 1:
-        number = {2: "Both", 3: "All three"}.get(len(answers), "All")
-        return f"{number} depths say <b>{escape(classes[answers[0].predicted])}</b>"
+def verdict(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
+    """One sentence: which models predict which class."""
+    titles: dict[int, list[str]] = {}
+    for prediction in predictions:
+        titles.setdefault(prediction.predicted, []).append(prediction.model.title)
+    if len(titles) == 1 and len(predictions) > 2:
+        return f"All {len(predictions)} models predict <b>{escape(classes[predictions[0].predicted])}</b>"
     parts = [
-        f"{' and '.join(models)} {'say' if len(models) > 1 else 'says'} <b>{escape(classes[label])}</b>"
-        for label, models in said.items()
+        f"{listed(names)} {'predicts' if len(names) == 1 else 'predict'} <b>{escape(classes[label])}</b>"
+        for label, names in titles.items()
     ]
     return "; ".join(parts)
 
 
-def shown_classes(answers: Sequence[Answer]) -> list[int]:
-    """The classes that get a bar, the same ones in the same order for every depth: the most probable first."""
-    most = np.max([one.probabilities for one in answers], axis=0)
-    return [int(label) for label in np.argsort(-most, kind="stable")[: len(most) if len(most) <= BARS else BARS - 1]]
+def bar_labels(predictions: Sequence[Prediction]) -> list[int]:
+    """The classes that get a bar, most probable first; the same for every model, so that panels can be compared."""
+    highest = np.max([prediction.probabilities for prediction in predictions], axis=0)
+    bars = len(highest) if len(highest) <= MAX_BARS else MAX_BARS - 1
+    return [int(label) for label in np.argsort(-highest, kind="stable")[:bars]]
 
 
-def answer_panel(one: Answer, classes: Sequence[str], drawn: Sequence[int], truth: int | None) -> str:
-    """One depth's answer: the class, its input, its heat map, and the probabilities."""
+def panel(prediction: Prediction, classes: Sequence[str], labels: Sequence[int], truth: int | None) -> str:
+    """One model's prediction: the class, the input, the heat map and a bar for each of ``labels``."""
+    model, shares, predicted = prediction.model, prediction.probabilities, prediction.predicted
     mark = ""
     if truth is not None:
-        right = one.predicted == truth
-        mark = f'<span class="mark {"right" if right else "wrong"}">{"✓ right" if right else "✗ wrong"}</span>'
-    size = one.seen.shape[0]
-    name, explained = find(one.depth.model).title, classes[one.label]
-    speaks = "speaks for" if one.found else "nothing speaks for"
+        mark = (
+            '<span class="mark correct">✓ correct</span>'
+            if predicted == truth
+            else '<span class="mark wrong">✗ wrong</span>'
+        )
+    side = prediction.input.shape[0]
+    evidence = "evidence" if prediction.has_evidence else "no evidence"
     bars = "".join(
-        f'<li class="{"top" if label == one.predicted else ""}"><span>{escape(classes[label])}</span>'
-        f'<i><b style="width:{100 * one.probabilities[label]:.2f}%"></b></i><em>{probability(one.probabilities[label])}</em></li>'
-        for label in drawn
+        f'<li class="{"top" if label == predicted else ""}"><span>{escape(classes[label])}</span>'
+        f'<i><b style="width:{100 * shares[label]:.2f}%"></b></i><em>{probability(shares[label])}</em></li>'
+        for label in labels
     )
     return (
-        f'<article class="panel {one.depth.model}"><h3>{name}{mark}</h3>'
-        f'<p class="says"><b>{escape(classes[one.predicted])}</b> {probability(one.probabilities[one.predicted])}</p>'
-        f'<div class="pair"><figure>{picture(one.seen, f"input of {name}", exact=True)}'
-        f"<figcaption>input, {size} × {size} px</figcaption></figure>"
-        f'<figure class="heat">{picture(one.heat, f"heat map of {name}")}'
-        f"<figcaption>{speaks} {escape(explained)}</figcaption></figure></div>"
+        f'<article class="panel {model.name}"><h3>{model.title}{mark}</h3>'
+        f'<p class="predicted"><b>{escape(classes[predicted])}</b> {probability(shares[predicted])}</p>'
+        f'<div class="pair"><figure>{picture(prediction.input, f"input of {model.title}", lossless=True)}'
+        f"<figcaption>input, {side} × {side} px</figcaption></figure>"
+        f'<figure class="heat">{picture(prediction.heat, f"heat map of {model.title}")}'
+        f"<figcaption>{evidence} for {escape(classes[prediction.label])}</figcaption></figure></div>"
         f'<ul class="bars">{bars}</ul></article>'
     )
 
 
 def framed(image: np.ndarray, preprocessing: Preprocessing) -> str:
-    """The raw image with the window's frame; what of the frame lies outside the image is not seen."""
+    """The raw image with a frame around the window, clipped to the image."""
     height, width = image.shape[:2]
     x, y = window_corner(image, preprocessing.window, preprocessing.mask(image))
     side = preprocessing.window
-    shrunk = Image.fromarray(image)
-    shrunk.thumbnail((RAW, RAW))
-    place = f"left:{100 * x / width:.2f}%;top:{100 * y / height:.2f}%;"
-    place += f"width:{100 * side / width:.2f}%;height:{100 * side / height:.2f}%"
-    return f'<div class="frame">{picture(np.array(shrunk), "raw image")}<span style="{place}"></span></div>'
+    small = Image.fromarray(image)
+    small.thumbnail((RAW_SIDE, RAW_SIDE))
+    style = f"left:{100 * x / width:.2f}%;top:{100 * y / height:.2f}%;"
+    style += f"width:{100 * side / width:.2f}%;height:{100 * side / height:.2f}%"
+    return f'<div class="frame">{picture(np.array(small), "raw image")}<span style="{style}"></span></div>'
 
 
-def legend(answers: Sequence[Answer]) -> str:
+def legend(predictions: Sequence[Prediction]) -> str:
     """How to read the heat maps."""
-    stages = "; ".join(
-        f"{find(one.depth.model).title} {one.stage}, {one.places} × {one.places} places" for one in answers
-    )
+    stages = "; ".join(f"{one.model.title} {one.stage}, {one.map_side} × {one.map_side} values" for one in predictions)
     return (
-        '<p class="legend"><span class="ramp"></span> Grad-CAM, the mean of eight views: from grey, where nothing speaks for the '
-        f"class, to yellow, where most does. It shows where, not why. {stages}, enlarged smoothly.</p>"
+        '<p class="legend"><span class="ramp"></span> Grad-CAM, averaged over the eight flips and quarter turns: grey means no '
+        f"evidence for the class, yellow the strongest. Layers: {stages}; bicubic interpolation.</p>"
     )
 
 
 # ------------------------------------------------------------------------------------------------------ the gallery
 
-# Tells Python which picture was chosen: its place in the grid, and nothing else.
+# Sends the index of the clicked picture in the grid to Python, and nothing else.
 CHOOSE = """element.addEventListener('click', event => {
-  const one = event.target.closest('[data-place]');
-  if (!one) return;
+  const button = event.target.closest('[data-index]');
+  if (!button) return;
   element.querySelectorAll('.chosen').forEach(other => other.classList.remove('chosen'));
-  one.classList.add('chosen');
-  trigger('select', {index: Number(one.dataset.place), value: null});
+  button.classList.add('chosen');
+  trigger('select', {index: Number(button.dataset.index), value: null});
 });"""
 
 
 def grid(pictures: Sequence[tuple[np.ndarray, str, str]], title: str = "") -> str:
-    """Pictures to choose from: image uint8 [H, W, 3], caption, and ``right``, ``wrong`` or nothing."""
+    """Pictures to choose from: image uint8 [H, W, 3], caption, and ``correct``, ``wrong`` or empty."""
     buttons = "".join(
-        f'<button type="button" data-place="{place}" class="{kind}">{picture(image, caption)}'
+        f'<button type="button" data-index="{index}" class="{kind}">{picture(image, caption)}'
         f"<span>{escape(caption)}</span></button>"
-        for place, (image, caption, kind) in enumerate(pictures)
+        for index, (image, caption, kind) in enumerate(pictures)
     )
     return f'{f"<p>{escape(title)}</p>" if title else ""}<div class="grid">{buttons}</div>'

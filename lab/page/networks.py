@@ -1,4 +1,4 @@
-"""A model on the page: what is known of it, and its answer to one image."""
+"""A trained model on the page: its accuracy and speed, and its prediction for one image with a heat map."""
 
 from __future__ import annotations
 
@@ -14,32 +14,38 @@ from torch import Tensor
 from lab.checkpoints.ensembles import Member
 from lab.data.augmentation import network_input, resample, to_uint8
 from lab.data.preprocessing import Preprocessing
-from lab.evaluation.gradcam import explain, heat, overlay, telling_stages
+from lab.evaluation.gradcam import explain, heat_map, overlay, usable_stages
 from lab.evaluation.inference import probabilities
 from lab.hardware import Hardware
 from models.catalog import find
 
 
 @dataclass
-class Depth:
-    """A trained model.
+class TrainedModel:
+    """A model of the catalogue with its trained members.
 
-    ``d4``: whether it answers with the mean of the eight views. ``accuracy`` is a fraction with its 95 % interval, NaN where not
-    measured, of ``images`` of the valid list. ``history`` has one row per epoch. ``milliseconds`` are those of one image's
-    prediction here, all views and members included.
+    Attributes:
+        d4: whether predictions are averaged over the eight views of D4.
+        accuracy: on valid, a fraction, with its 95 % interval; NaN if unknown.
+        history: one row per epoch.
+        milliseconds: time to predict one image on this machine, all views and members included.
     """
 
-    model: str
+    name: str
     members: list[Member]
     d4: bool
     accuracy: tuple[float, float, float]
-    images: int
     history: pd.DataFrame | None = None
     milliseconds: float = 0.0
 
     @property
+    def title(self) -> str:
+        """The model's name in texts."""
+        return find(self.name).title
+
+    @property
     def preprocessing(self) -> Preprocessing:
-        """That of the first member, which speaks for all."""
+        """The preprocessing of the first member."""
         return self.members[0][1].preprocessing
 
     @property
@@ -49,21 +55,27 @@ class Depth:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A depth's answer to one image.
+class Prediction:
+    """A model's prediction for one image.
 
-    ``probabilities`` float32 [K]; ``seen`` the network's input, uint8 [S, S, 3]; ``heat`` the heat map over the window, uint8
-    [T, T, 3], of class ``label`` at ``stage``, whose own map has ``places`` × ``places``; ``found``: whether anything was hot.
+    Attributes:
+        probabilities: float32 [K].
+        input: the network's input, uint8 [S, S, 3].
+        heat: Grad-CAM heat map over the window, uint8 [T, T, 3].
+        label: the class that the heat map explains.
+        stage: the layer at which it was computed.
+        map_side: side of that layer's feature map.
+        has_evidence: whether any value of the heat map is positive.
     """
 
-    depth: Depth
+    model: TrainedModel
     probabilities: np.ndarray
-    seen: np.ndarray
+    input: np.ndarray
     heat: np.ndarray
     label: int
     stage: str
-    places: int
-    found: bool
+    map_side: int
+    has_evidence: bool
 
     @property
     def predicted(self) -> int:
@@ -71,10 +83,15 @@ class Answer:
         return int(self.probabilities.argmax())
 
 
-def network_inputs(depth: Depth, image: np.ndarray, hardware: Hardware) -> tuple[np.ndarray, np.ndarray, list[Tensor]]:
-    """Of a raw image, RGB uint8 [H, W, 3]: the first member's window uint8 [T, T, 3] and input uint8 [S, S, 3] to look at, and
-    every member's input float32 [1, 3, S, S]."""
-    preprocessings = [about.preprocessing for _, about in depth.members]
+def network_inputs(
+    model: TrainedModel, image: np.ndarray, hardware: Hardware
+) -> tuple[np.ndarray, np.ndarray, list[Tensor]]:
+    """Preprocess a raw image, RGB uint8 [H, W, 3].
+
+    Returns the first member's window, uint8 [T, T, 3], and input, uint8 [S, S, 3], and every member's normalised input,
+    float32 [1, 3, S, S].
+    """
+    preprocessings = [about.preprocessing for _, about in model.members]
     windows = [torch.from_numpy(preprocessing.crop(image)[None]) for preprocessing in preprocessings]
     pairs = zip(windows, preprocessings, strict=True)
     inputs = [network_input(window, preprocessing).to(hardware.device) for window, preprocessing in pairs]
@@ -82,41 +99,44 @@ def network_inputs(depth: Depth, image: np.ndarray, hardware: Hardware) -> tuple
     return window[0].numpy(), to_uint8(resample(window, first.size, padding=first.padding))[0], inputs
 
 
-def predict_inputs(depth: Depth, inputs: list[Tensor], hardware: Hardware) -> np.ndarray:
-    """Class probabilities of one image, float32 [K]: the mean over the members, as everywhere in this project."""
-    networks = [network for network, _ in depth.members]
-    rows = [probabilities(*pair, hardware, depth.d4)[0].cpu().numpy() for pair in zip(networks, inputs, strict=True)]
+def predict_inputs(model: TrainedModel, inputs: list[Tensor], hardware: Hardware) -> np.ndarray:
+    """Class probabilities of one image, float32 [K], averaged over the members."""
+    pairs = zip(model.members, inputs, strict=True)
+    rows = [probabilities(network, input, hardware, model.d4)[0].cpu().numpy() for (network, _), input in pairs]
     return np.mean(rows, axis=0)
 
 
-def look(depth: Depth, image: np.ndarray, hardware: Hardware, label: int | None = None, stage: str = "") -> Answer:
-    """Predict one raw image, RGB uint8 [H, W, 3], and show what speaks for class ``label``, or else for the one predicted, at a
-    ``stage``, or else at the deepest that tells where: one that is not the deepest of all can find nothing that speaks for a
-    class, and then the one before it is asked. The map is the mean over the members, too."""
-    window, seen, inputs = network_inputs(depth, image, hardware)
-    if label is None and len(inputs) > 1:  # one network finds it in the same pass
-        label = int(predict_inputs(depth, inputs, hardware).argmax())
-    known = find(depth.model).stages
-    stages = [stage] if stage in known else telling_stages(known, seen.shape[0]) or list(known)[-1:]
+def predict_and_explain(
+    model: TrainedModel, image: np.ndarray, hardware: Hardware, label: int | None = None, stage: str = ""
+) -> Prediction:
+    """Predict one raw image, RGB uint8 [H, W, 3], and compute its heat map; both are averaged over the members.
+
+    The heat map explains class ``label`` (default: the predicted class) at ``stage``. By default the stage is the deepest with a
+    feature map that is large enough; if its map has no positive value, the stages before it are tried in turn.
+    """
+    window, input_image, inputs = network_inputs(model, image, hardware)
+    if label is None and len(inputs) > 1:  # for a single member, explain() finds the predicted class in its one pass
+        label = int(predict_inputs(model, inputs, hardware).argmax())
+    known = find(model.name).stages
+    stages = [stage] if stage in known else usable_stages(known, input_image.shape[0]) or list(known)[-1:]
     for stage in stages:
-        found = [
-            explain(network, one, label, stage, hardware, depth.d4)
-            for (network, _), one in zip(depth.members, inputs, strict=True)
-        ]
-        hot = np.mean([heat(places, window.shape[0]) for _, places in found], axis=0)
-        if hot.max() > 0:
+        pairs = zip(model.members, inputs, strict=True)
+        explained = [explain(network, input, label, stage, hardware, model.d4) for (network, _), input in pairs]
+        heat = np.mean([heat_map(cam, window.shape[0]) for _, cam in explained], axis=0)
+        if heat.max() > 0:
             break
-    row = np.mean([shares for shares, _ in found], axis=0)
+    row = np.mean([shares for shares, _ in explained], axis=0)
     label = int(row.argmax()) if label is None else label
-    return Answer(depth, row, seen, overlay(window, hot), label, stage, found[0][1].shape[-1], bool(hot.max() > 0))
+    map_side, has_evidence = explained[0][1].shape[-1], bool(heat.max() > 0)
+    return Prediction(model, row, input_image, overlay(window, heat), label, stage, map_side, has_evidence)
 
 
-def measure(depth: Depth, hardware: Hardware, rounds: int = 3) -> float:
-    """Milliseconds that one image's prediction takes here: the median of some, after one that warms up."""
-    image = np.zeros((depth.preprocessing.window, depth.preprocessing.window, 3), dtype=np.uint8)
-    taken = []
+def measure(model: TrainedModel, hardware: Hardware, rounds: int = 3) -> float:
+    """Milliseconds to predict one image: the median of ``rounds`` predictions after one warm-up."""
+    image = np.zeros((model.preprocessing.window, model.preprocessing.window, 3), dtype=np.uint8)
+    seconds = []
     for _ in range(rounds + 1):
-        began = time.perf_counter()
-        predict_inputs(depth, network_inputs(depth, image, hardware)[2], hardware)
-        taken.append(1000 * (time.perf_counter() - began))
-    return statistics.median(taken[1:])
+        start = time.perf_counter()
+        predict_inputs(model, network_inputs(model, image, hardware)[2], hardware)
+        seconds.append(time.perf_counter() - start)
+    return 1000 * statistics.median(seconds[1:])

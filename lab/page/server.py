@@ -1,7 +1,7 @@
-"""Serves the page: on loopback by default, with limits, and without a request to any other machine.
+"""Serves the page: by default on loopback, with limits on uploads, and without requests to other machines.
 
-Fonts are the system's, scripts and styles come from this process, Gradio's reports home are switched off. Of its many routes
-only those that the page needs are open; the ones that fetch addresses for a visitor, or tell of the process, are not.
+Fonts are the system's, scripts and styles come from this process, and Gradio's telemetry is off. Only the routes that the page
+needs are open. Gradio's other routes are closed, because some fetch URLs for a visitor or give out data of the process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read as Gradio is imported
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it when it is imported
 
 import gradio as gr
 from gradio.themes.utils import fonts
@@ -22,30 +22,30 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lab.errors import UserError
-from lab.page.answers import BYTES, Exhibit
+from lab.page.answers import MAX_BYTES, Content
 from lab.page.figures import colour_rules
 from lab.page.layout import build
 
 FONTS = [fonts.Font(name) for name in ("system-ui", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")]
 MONO = [fonts.Font(name) for name in ("ui-monospace", "Consolas", "monospace")]
-QUIET = {"background_fill": "transparent", "background_fill_dark": "transparent", "text_weight": "600"}
-QUIET |= {"text_color": "*body_text_color", "text_color_dark": "*body_text_color"}
-OPEN = ("/assets/", "/static/", "/gradio_api/queue/", "/gradio_api/heartbeat/", "/gradio_api/upload")
-OPEN_WHOLE = {"/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/startup-events"}
-OPEN_WHOLE |= {"/gradio_api/cancel", "/gradio_api/reset"}
+LABEL = {"background_fill": "transparent", "background_fill_dark": "transparent", "text_weight": "600"}
+LABEL |= {"text_color": "*body_text_color", "text_color_dark": "*body_text_color"}
+OPEN_PREFIXES = ("/assets/", "/static/", "/gradio_api/queue/", "/gradio_api/heartbeat/", "/gradio_api/upload")
+OPEN_PATHS = {"/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/startup-events"}
+OPEN_PATHS |= {"/gradio_api/cancel", "/gradio_api/reset"}
 
 
-class OnlyThePage:
-    """Answers 404 to whatever the page does not ask for. Not even uploads are given out again, nor any other file: images are
-    part of the page's text."""
+class OpenRoutesOnly:
+    """Middleware that answers 404 to any path outside the open ones. No route serves uploads or image files: images are embedded
+    in the page's HTML."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        if scope["type"] != "http" or path in OPEN_WHOLE or path.startswith(OPEN):
-            # Packing megabytes of script takes longer than loopback takes to carry them.
+        if scope["type"] != "http" or path in OPEN_PATHS or path.startswith(OPEN_PREFIXES):
+            # Without compression: compressing megabytes of script takes longer than sending them over loopback.
             headers = [header for header in scope.get("headers", []) if header[0] != b"accept-encoding"]
             await self.app({**scope, "headers": headers}, receive, send)
         else:
@@ -53,29 +53,32 @@ class OnlyThePage:
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's looks with the system's fonts and quiet labels."""
-    quiet = {f"block_{part}_{what}": value for part in ("title", "label") for what, value in QUIET.items()}
+    """Gradio's Soft theme with the system's fonts and plain labels."""
+    labels = {f"block_{part}_{name}": value for part in ("title", "label") for name, value in LABEL.items()}
     soft = gr.themes.Soft(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO)
-    return soft.set(**quiet, block_title_padding="0")
+    return soft.set(**labels, block_title_padding="0")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine only."""
+    """Whether an address can be reached from this machine only."""
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def launch(exhibit: Exhibit, host: str, port: int | None, folder: str) -> tuple[gr.Blocks, str]:
-    """Start to serve the page; it, and its address. Uploads and thumbnails go into ``folder``."""
+def launch(content: Content, host: str, port: int | None, folder: str) -> tuple[gr.Blocks, str]:
+    """Start serving the page and return it with its address. Uploads are stored in ``folder``.
+
+    Raises UserError if the port is out of range or cannot be used.
+    """
     if port is not None and not 0 < port < 2**16:
-        raise UserError(f"--port {port}: must be from 1 to 65535; or give none, for the first that is free.")
+        raise UserError(f"--port {port}: must be 1 to 65535; without --port, the first free port is used.")
     os.environ["GRADIO_TEMP_DIR"] = folder
-    # Gradio looks at its own page once; that must not go through a proxy.
+    # Gradio requests its own page once; this request must not go through a proxy.
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost", host]))
-    # A foreign site whose name was made to lead to this machine would be read by its visitors' browsers.
+    # Check the Host header against DNS rebinding: otherwise a web site could read the page through a visitor's browser.
     hosts = ["127.0.0.1", "localhost", host] if is_loopback(host) and ":" not in host else ["*"]
-    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(OnlyThePage)]
-    page = build(exhibit).queue(max_size=64)
+    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(OpenRoutesOnly)]
+    page = build(content).queue(max_size=64)
     try:
         _, address, _ = page.launch(
             server_name=host,
@@ -83,7 +86,7 @@ def launch(exhibit: Exhibit, host: str, port: int | None, folder: str) -> tuple[
             share=False,
             quiet=True,
             prevent_thread_lock=True,
-            max_file_size=BYTES,
+            max_file_size=MAX_BYTES,
             allowed_paths=[],
             enable_monitoring=False,
             run_history=False,
@@ -100,23 +103,22 @@ def launch(exhibit: Exhibit, host: str, port: int | None, folder: str) -> tuple[
     except OSError as error:
         where = f"--host {host}" + (f" --port {port}" if port else "")
         raise UserError(
-            f"{where}: cannot listen there ({str(error).splitlines()[0]}); another program may have the port: give another "
-            f"--port, or none."
+            f"{where}: cannot listen there ({str(error).splitlines()[0]}). If another program uses the port, give another --port."
         ) from None
     return page, address
 
 
-def serve(exhibit: Exhibit, host: str, port: int | None) -> None:
-    """Serve the page until Ctrl-C, or until the process is told to end."""
+def serve(content: Content, host: str, port: int | None) -> None:
+    """Serve the page until Ctrl-C or SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="page-") as folder:
-        page, address = launch(exhibit, host, port, str(Path(folder).resolve()))
+        page, address = launch(content, host, port, str(Path(folder).resolve()))
         if not is_loopback(host):
-            print(f"Listening on {host}: whoever reaches this machine can open the page and send it images.")
-        print(f"The page is open at {address}  (Ctrl-C ends it)", flush=True)
+            print(f"Listening on {host}: anyone who can reach this machine can open the page and upload images.")
+        print(f"The page is open at {address}  (Ctrl-C stops it)", flush=True)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
-            print("\nclosed.")
+            print("\nstopped.")
         finally:
             page.close(verbose=False)

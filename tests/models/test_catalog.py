@@ -27,7 +27,7 @@ from lab.checkpoints.checkpoint import chosen_models, read_about, read_tensors
 from lab.checkpoints.ensembles import load_members
 from lab.errors import UserError
 from lab.page.figures import SYMBOLS, colour_rules
-from lab.page.networks import Depth, look
+from lab.page.networks import TrainedModel, predict_and_explain
 from lab.report.runs import Gaps, read_runs
 from lab.training.recipe import Settings, chosen_settings
 from models import catalog
@@ -212,11 +212,11 @@ def test_the_demo_and_its_page_show_an_added_model(added: Path, capsys: pytest.C
     command(demo, *OPTIONS)
     assert re.search(r"^ *sketch +2,166 ", capsys.readouterr().out, re.MULTILINE)  # parameters
     members = load_members(added / "weights" / "tiny" / "sketch" / "best.safetensors", "sketch")
-    shown = Depth("sketch", members, d4=False, accuracy=(0.5, 0.4, 0.6), images=12)
+    shown = TrainedModel("sketch", members, d4=False, accuracy=(0.5, 0.4, 0.6))
     image = cell(np.random.default_rng(3), 1)
     for asked in ("", "layer4"):  # a stage of another model
-        answer = look(shown, image, CPU, stage=asked)
-        assert (answer.stage, answer.places) == ("features", 16) and answer.heat.shape == (64, 64, 3)
+        answer = predict_and_explain(shown, image, CPU, stage=asked)
+        assert (answer.stage, answer.map_side) == ("features", 16) and answer.heat.shape == (64, 64, 3)
     assert ".sketch { --depth: #56B4E9; }" in colour_rules()
 
 

@@ -1,4 +1,4 @@
-"""The page over real HTTP: what is open, what is not, how much may be sent, and that it tells nobody."""
+"""The page over HTTP: which routes are open, limits on uploads, and which addresses it listens on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from lab.errors import UserError
-from lab.page.answers import BYTES, Exhibit
+from lab.page.answers import MAX_BYTES, Content
 from lab.page.server import is_loopback, launch
 from tests.made import PROJECT
-from tests.made_page import exhibit, made_page, save_staged
+from tests.made_page import made_page, save_staged
 
-pytestmark = pytest.mark.filterwarnings(r"ignore:.*(silent_downcasting|copy keyword)")  # Gradio's own, of pandas
+pytestmark = pytest.mark.filterwarnings(r"ignore:.*(silent_downcasting|copy keyword)")  # Gradio's use of pandas
 
 
 @pytest.fixture(scope="module")
@@ -31,54 +31,61 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(folder: Path) -> Iterator[tuple[str, Exhibit]]:
+def page(folder: Path) -> Iterator[tuple[str, Content]]:
     with made_page(folder) as served:
         yield served
 
 
-def ask(address: str, data: bytes | None = None, kind: str = "application/json") -> tuple[int, bytes]:
-    """Status and body of an answer, past any proxy; the path goes out as it is spelled."""
-    request = urllib.request.Request(address, data, {"Content-Type": kind} if data is not None else {})
+def request(url: str, data: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+    """Status and body of a response, without a proxy; the path of the URL is sent unchanged."""
+    if data is not None:
+        headers = {"Content-Type": "application/json"} | headers
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
-            return answer.status, answer.read()
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(urllib.request.Request(url, data, headers), timeout=60) as response:
+            return response.status, response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
 
 
 def upload(address: str, data: bytes, name: str = "cell.png") -> tuple[int, bytes]:
-    """Send a file to the upload's address."""
+    """Upload a file."""
     head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
     body = head.encode() + data + b"\r\n--x--\r\n"
-    return ask(f"{address}/gradio_api/upload", body, "multipart/form-data; boundary=x")
+    return request(f"{address}/gradio_api/upload", body, **{"Content-Type": "multipart/form-data; boundary=x"})
 
 
-def call(address: str, name: str, *data: object) -> str:
-    """Call the page's function of this name, as the browser does; all that comes back, as text."""
-    config = json.loads(ask(f"{address}/config")[1])
-    number = next(one["id"] for one in config["dependencies"] if one["api_name"] == name)
-    said = {"data": data, "fn_index": number, "session_hash": "test", "event_data": None}
-    status, body = ask(f"{address}/gradio_api/queue/join", json.dumps(said).encode())
+def call(address: str, name: str, *data: object, event: object = None) -> str:
+    """Call a function of the page as the browser does, and return the whole response."""
+    config = json.loads(request(f"{address}/config")[1])
+    number = next(function["id"] for function in config["dependencies"] if function["api_name"] == name)
+    body = {"data": data, "fn_index": number, "session_hash": "test", "event_data": event}
+    status, response = request(f"{address}/gradio_api/queue/join", json.dumps(body).encode())
     if status != 200:
-        return body.decode()
-    return ask(f"{address}/gradio_api/queue/data?session_hash=test")[1].decode()
+        return response.decode()
+    return request(f"{address}/gradio_api/queue/data?session_hash=test")[1].decode()
 
 
-def test_the_page_is_open_and_holds_the_first_answer(page: tuple[str, Exhibit]) -> None:
-    address, shown = page
+def as_upload(path: object) -> dict[str, object]:
+    """A file as Gradio describes an upload."""
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+
+
+def test_the_page_is_open_and_contains_the_first_prediction(page: tuple[str, Content]) -> None:
+    address, content = page
     assert address.startswith("http://127.0.0.1:")
-    status, body = ask(address + "/")
-    assert status == 200 and shown.valid and shown.valid.images.ids[0].encode() in body
+    status, body = request(address + "/")
+    assert status == 200 and content.valid and content.valid.images.ids[0].encode() in body
 
 
-@pytest.mark.parametrize("start", ["/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/", "/assets/"])
+@pytest.mark.parametrize("prefix", ["/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/", "/assets/"])
 @pytest.mark.parametrize(
     "path", ["{weights}", "{valid}", "{relative}", "../../../../../../../../../../etc/passwd", "/etc/passwd", "{demo}"]
 )
-def test_no_file_is_given_out(page: tuple[str, Exhibit], folder: Path, start: str, path: str) -> None:
-    places = {"weights": folder / "weights/tiny/resnet18/best.safetensors", "valid": folder / "csv/tiny/valid/0.png"}
-    places |= {"relative": Path("csv/tiny/valid.csv"), "demo": PROJECT / "demo.py"}
-    status, body = ask(page[0] + start + path.format(**places))
+def test_no_file_is_given_out(page: tuple[str, Content], folder: Path, prefix: str, path: str) -> None:
+    files = {"weights": folder / "weights/tiny/resnet18/best.safetensors", "valid": folder / "csv/tiny/valid/0.png"}
+    files |= {"relative": Path("csv/tiny/valid.csv"), "demo": PROJECT / "demo.py"}
+    status, body = request(page[0] + prefix + path.format(**files))
     assert status in (403, 404) and len(body) < 1000 and b"root:" not in body and b"PNG" not in body
 
 
@@ -91,79 +98,63 @@ def test_no_file_is_given_out(page: tuple[str, Exhibit], folder: Path, start: st
         *("/gradio_api/run/take", "/gradio_api/call/take", "/openapi.json", "/gradio_api/deep_link", "/login"),
     ],
 )
-def test_what_the_page_does_not_need_is_closed(page: tuple[str, Exhibit], path: str) -> None:
+def test_routes_that_the_page_does_not_need_are_closed(page: tuple[str, Content], path: str) -> None:
     for data in (None, b"{}"):
-        assert ask(page[0] + path, data) == (404, b"not found")
+        assert request(page[0] + path, data) == (404, b"not found")
 
 
-def test_a_file_named_by_its_path_is_not_read(page: tuple[str, Exhibit], folder: Path) -> None:
-    """Whoever writes to the server directly may name a file that was never uploaded."""
+def test_a_file_named_by_its_path_is_not_read(page: tuple[str, Content], folder: Path) -> None:
+    """A client that does not use the page may name a file that was never uploaded."""
     for path in (folder / "csv/tiny/valid/0.png", folder / "weights/tiny/resnet18/best.safetensors", "/etc/passwd"):
-        said = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
-        answer = call(page[0], "take", said, -1, "")
-        assert '"success":false' in answer and "panel" not in answer and "Pillow" not in answer
+        response = call(page[0], "take", as_upload(path), -1, "")
+        assert '"success":false' in response and "panel" not in response and "Pillow" not in response
 
 
-def test_an_address_in_place_of_an_upload_is_not_asked(page: tuple[str, Exhibit]) -> None:
-    with socket.socket() as trap:
-        trap.bind(("127.0.0.1", 0))
-        trap.listen()
-        trap.settimeout(0.2)
-        said = {"path": f"http://127.0.0.1:{trap.getsockname()[1]}/cell.png", "meta": {"_type": "gradio.FileData"}}
-        assert '"success":false' in call(page[0], "take", said, -1, "")
+def test_an_address_in_place_of_an_upload_is_not_requested(page: tuple[str, Content]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/cell.png"
+        assert '"success":false' in call(page[0], "take", as_upload(url), -1, "")
         with pytest.raises(TimeoutError):
-            trap.accept()
+            server.accept()
 
 
-def test_an_upload_is_answered_but_not_given_out_again(page: tuple[str, Exhibit], folder: Path) -> None:
+def test_an_upload_is_predicted_but_not_served(page: tuple[str, Content], folder: Path) -> None:
     status, body = upload(page[0], (folder / "csv/tiny/valid/0.png").read_bytes(), "../../mine.png")
     (path,) = json.loads(body)
     assert status == 200 and Path(path).resolve().is_relative_to((folder / "uploads").resolve())
-    said = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    answer = call(page[0], "take", said, -1, "")
-    assert "mine.png" in answer and answer.count("panel resnet") >= 3
-    assert ask(f"{page[0]}/gradio_api/file={path}")[0] == 404
+    response = call(page[0], "take", as_upload(path), -1, "")
+    assert "mine.png" in response and response.count("panel resnet") >= 3
+    assert request(f"{page[0]}/gradio_api/file={path}")[0] == 404
 
 
-def test_a_large_upload_is_refused(page: tuple[str, Exhibit], folder: Path) -> None:
-    status, body = upload(page[0], b"\0" * (BYTES + 1))
+def test_a_large_upload_is_refused(page: tuple[str, Content], folder: Path) -> None:
+    status, body = upload(page[0], b"\0" * (MAX_BYTES + 1))
     assert status == 413 and b"maximum allowed size" in body
-    assert not any(path.stat().st_size > BYTES for path in (folder / "uploads").rglob("*") if path.is_file())
+    assert all(path.stat().st_size <= MAX_BYTES for path in (folder / "uploads").rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("place", [-1, 99, "0", None, {"a": 1}, 1.5])
-def test_a_place_that_is_not_in_the_grid_is_no_image(page: tuple[str, Exhibit], place: object) -> None:
-    config = json.loads(ask(f"{page[0]}/config")[1])
-    number = next(one["id"] for one in config["dependencies"] if one["api_name"] == "pick")
-    said = {"data": [None, -1, ""], "fn_index": number, "session_hash": "odd"}
-    said["event_data"] = {"index": place, "value": None}
-    assert ask(f"{page[0]}/gradio_api/queue/join", json.dumps(said).encode())[0] == 200
-    answer = ask(f"{page[0]}/gradio_api/queue/data?session_hash=odd")[1].decode()
-    assert "panel resnet" not in answer and "valid/" not in answer
+@pytest.mark.parametrize("index", [-1, 99, "0", None, {"a": 1}, 1.5])
+def test_an_index_outside_the_grid_selects_no_image(page: tuple[str, Content], index: object) -> None:
+    response = call(page[0], "pick", None, -1, "", event={"index": index, "value": None})
+    assert "panel resnet" not in response and "valid/" not in response
 
 
-def test_only_this_machine_is_loopback() -> None:
+def test_only_addresses_of_this_machine_are_loopback() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "127.1.2.3", "localhost", "::1")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.0.2", "example.org", "")))
 
 
-def test_a_foreign_name_for_this_machine_is_refused(page: tuple[str, Exhibit]) -> None:
-    request = urllib.request.Request(page[0] + "/", headers={"Host": "pictures.example"})
-    with pytest.raises(urllib.error.HTTPError, match="400"):
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60)
+def test_another_host_name_is_refused(page: tuple[str, Content]) -> None:
+    assert request(page[0] + "/", Host="pictures.example")[0] == 400
 
 
-@pytest.mark.parametrize("port", [0, -1, 65536])
-def test_a_port_that_is_none_is_said(page: tuple[str, Exhibit], tmp_path: Path, port: int) -> None:
-    with pytest.raises(UserError, match=f"--port {port}: must be from 1 to 65535"):
-        launch(page[1], "127.0.0.1", port, str(tmp_path))
-
-
-def test_a_port_in_use_is_said(page: tuple[str, Exhibit], tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+def test_a_port_out_of_range_or_in_use_is_refused(page: tuple[str, Content], tmp_path: Path) -> None:
+    for port in (0, -1, 65536):
+        with pytest.raises(UserError, match=f"--port {port}: must be 1 to 65535"):
+            launch(page[1], "127.0.0.1", port, str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
         with pytest.raises(UserError, match=f"--host 127.0.0.1 --port {port}: cannot listen there"):
             launch(page[1], "127.0.0.1", port, str(tmp_path))
 
@@ -172,31 +163,29 @@ SERVE = """
 import sys
 sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
-from tests.made_page import exhibit
+from tests.made_page import make_content
 from lab.errors import run
 from lab.page.server import serve
-run(lambda: serve(exhibit(Path(sys.argv[3]), ["resnet18"], lists=False), "0.0.0.0", None))
+run(lambda: serve(make_content(Path(sys.argv[3]), ["resnet18"], lists=False), "0.0.0.0", None))
 """
 
 
-def test_the_command_says_where_it_listens_and_leaves_nothing_when_it_is_told_to_end(tmp_path: Path) -> None:
+def test_the_command_prints_its_address_and_sigterm_stops_it_without_leaving_files(tmp_path: Path) -> None:
     save_staged(tmp_path / "weights", ["resnet18"])
-    assert exhibit(tmp_path, ["resnet18"], lists=False).data == "tiny"
     (tmp_path / "temporary").mkdir()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "temporary"), "PYTHONUNBUFFERED": "1"}
-    words = [sys.executable, "-c", SERVE, str(PROJECT), str(PROJECT / "tests"), str(tmp_path)]
-    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line = [sys.executable, "-c", SERVE, str(PROJECT), str(PROJECT / "tests"), str(tmp_path)]
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout
-    said = ""
-    while "The page is open at" not in said:
-        line = process.stdout.readline()
-        assert line, process.communicate()
-        said += line
-    assert "Listening on 0.0.0.0: whoever reaches this machine can open the page" in said
-    address = said.split("open at ")[1].split()[0].replace("0.0.0.0", "127.0.0.1")
-    assert ask(address)[0] == 200
+    output = ""
+    while "The page is open at" not in output:
+        line_read = process.stdout.readline()
+        assert line_read, process.communicate()
+        output += line_read
+    assert "Listening on 0.0.0.0: anyone who can reach this machine can open the page" in output
+    assert request(output.split("open at ")[1].split()[0].replace("0.0.0.0", "127.0.0.1"))[0] == 200
     time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)  # which ends it as Ctrl-C does
-    out, wrong = process.communicate(timeout=60)
-    assert process.returncode == 0 and "closed." in out and "Traceback" not in wrong
+    process.send_signal(signal.SIGTERM)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and "stopped." in rest and "Traceback" not in errors
     assert not list((tmp_path / "temporary").glob("page-*"))

@@ -1,0 +1,75 @@
+"""Collects what the page shows before it opens: each model's accuracy, history, speed and predictions on valid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from lab.checkpoints.ensembles import Member
+from lab.checkpoints.histories import read_histories
+from lab.data.batches import stored_batches
+from lab.data.lists import ImageList
+from lab.errors import UserError
+from lab.evaluation.inference import decide_d4
+from lab.evaluation.metrics import saved_accuracy, wilson
+from lab.figures.accuracy import accuracy_columns
+from lab.hardware import Hardware
+from lab.page.answers import Content
+from lab.page.gallery import Valid, valid_probabilities
+from lab.page.networks import TrainedModel, measure
+from lab.terminal import warn
+
+
+def prepare(
+    data: str,
+    networks: Mapping[str, list[Member]],
+    hardware: Hardware,
+    images: ImageList | None,
+    why: str,
+    report: Path,
+) -> Content:
+    """The content of the page. Without a list of ``images``, for the reason ``why``, the accuracies are those saved in the
+    checkpoints."""
+    models, probabilities = [], {}
+    batches = {}
+    if images is not None:
+        cuts = {about.preprocessing for members in networks.values() for _, about in members}
+        batches = {cut: stored_batches(data, "valid", images, cut, hardware.device) for cut in cuts}
+    histories = read_curves(networks, report)
+    for name, members in networks.items():
+        about = members[0][1]
+        d4 = decide_d4(about, "auto")
+        accuracy = saved_accuracy(about.metrics, d4)
+        if images is not None:
+            table = report / f"valid_{name}.csv"
+            rows = probabilities[name] = valid_probabilities(members, images, batches, hardware, d4, table)
+            hits = int((rows.argmax(axis=1) == images.labels).sum())
+            accuracy = hits / len(images), *wilson(hits, len(images))
+        model = TrainedModel(name, members, d4, accuracy, histories.get(name))
+        model.milliseconds = measure(model, hardware)
+        models.append(model)
+    classes, first = models[0].classes, models[0].preprocessing
+    valid = Valid(images, classes, batches[first].store, probabilities) if images is not None else None
+    return Content(data, classes, models, hardware, valid, why)
+
+
+def read_curves(networks: Mapping[str, list[Member]], report: Path) -> dict[str, pd.DataFrame]:
+    """Each model's history: that in its checkpoint, or else that in the report folder; one that cannot be drawn is left out."""
+    try:
+        saved = read_histories(report)
+    except UserError as error:
+        warn(str(error))
+        saved = {}
+    histories = {}
+    for model, members in networks.items():
+        history = pd.DataFrame(members[0][1].history)
+        history = saved.get(model, history) if history.empty else history
+        try:
+            accuracy_columns(model, history)
+        except UserError as error:
+            print(f"{model}: no curves: {error}")
+        else:
+            histories[model] = history
+    return histories
