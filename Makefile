@@ -1,6 +1,6 @@
 # make demo    the whole lab on generated sample cells: install, make data, train the three depths, evaluate, predict
 # make test    the tests          make lint    ruff, mypy, imports          make bench    the benchmarks
-# make fuzz    bad and hostile lists and images, 10,000 generated cases and more; make fuzz SEED=7 repeats those of a seed
+# make fuzz    malformed and hostile lists and images, 10,000 generated cases and more; make fuzz SEED=7 repeats a seed's
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -42,19 +42,19 @@ lint: .venv/dev
 
 bench: .venv/dev
 	test -f $(DATA)/train.csv || $(BIN)/python prepare.py sample --out $(DATA)
-	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/data.py
-	$(BIN)/python benchmarks/predict.py
-	$(BIN)/python benchmarks/roofline.py
-	$(BIN)/python benchmarks/scale.py
-	$(BIN)/python benchmarks/snapshot.py
-	$(BIN)/python benchmarks/compile.py
-	$(BIN)/python benchmarks/gpu.py
-	rm -f benchmarks/results/quick/accuracy_time.csv # runs that are there are not run again
-	$(BIN)/python benchmarks/accuracy_time.py --data $(DATA) --size 32 --epochs 4 --threshold 0.7
-	$(BIN)/python benchmarks/ablate.py --table
-	$(BIN)/python benchmarks/curves.py
-	if test -d weights/$(notdir $(DATA)); then $(BIN)/python benchmarks/page.py --data $(DATA); else echo "benchmarks/page.py: make demo first"; fi
+	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.predict
+	$(BIN)/python -m benchmarks.roofline
+	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.snapshot
+	$(BIN)/python -m benchmarks.compile
+	$(BIN)/python -m benchmarks.gpu
+	rm -f benchmarks/results/quick/accuracy_time.csv # finished runs are not repeated
+	$(BIN)/python -m benchmarks.accuracy_time --data $(DATA) --size 32 --epochs 4 --threshold 0.7
+	$(BIN)/python -m benchmarks.ablate --table
+	$(BIN)/python -m benchmarks.curves
+	if test -d weights/$(notdir $(DATA)); then $(BIN)/python -m benchmarks.page --data $(DATA); else echo "benchmarks.page: make demo first"; fi
 
 .venv/run: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'

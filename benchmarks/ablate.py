@@ -1,12 +1,12 @@
-"""Differences that single choices of the recipe make, over several seeds: the tables of docs/ablations.md.
+"""The effect of single choices of the recipe, over several seeds: writes docs/ablations.md.
 
-    python benchmarks/ablate.py --data ../shared/data/all4 --model resnet18 --size 32 --epochs 8 --only optimizer
-    python benchmarks/ablate.py --data ../shared/data/pbc8 --size 32 --epochs 4 --every 5   # a fifth of the images
-    python benchmarks/ablate.py --table              # only write docs/ablations.md from the runs so far
+    python -m benchmarks.ablate --data ../shared/data/all4 --model resnet18 --size 32 --epochs 8 --only optimizer
+    python -m benchmarks.ablate --data ../shared/data/pbc8 --size 32 --epochs 4 --every 5   # a fifth of the images
+    python -m benchmarks.ablate --table              # only write docs/ablations.md from the runs so far
 
-Every variant is train.py with other options, at the same seeds as the base, so that differences are paired. Each finished run
-is a row of benchmarks/results/ablations.csv, and is not run again. Measured is the accuracy on valid after the last epoch
-(no choice of the best), without and with D4 averaging of the best checkpoint.
+Each variant is a run of train.py with other options and the seeds of the base, so that differences are paired. Each finished run
+is a row of benchmarks/results/ablations.csv and is not repeated. The accuracy on valid is measured after the last epoch, which
+involves no choice, and for the best checkpoint without and with D4 averaging.
 """
 
 from __future__ import annotations
@@ -19,27 +19,24 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from benchmarks.machine import describe
+from benchmarks.machine import PROJECT, describe, table_head
 from lab.checkpoints.checkpoint import read_about
 from lab.data.lists import data_name
 from lab.files import write_whole
 from lab.text import counted
 
-PROJECT = Path(__file__).resolve().parent.parent
 RUNS = PROJECT / "benchmarks" / "results" / "ablations.csv"
 DOCUMENT = PROJECT / "docs" / "ablations.md"
 KEY = ["data", "model", "size", "epochs", "also", "options", "seed"]
-# What every run is given first, so that a table stays true when a default changes; a variant's options come after and win.
+# The options of every run, so that the tables do not depend on defaults. A variant's options follow and override them.
 BASE = "--optimizer adamw --lr 0.002 --warmup 1 --ema 0.99 --smoothing 0.1 --zero-init --no-progressive"
 BASE += " --augmentation geometry,colour"
-CONSTANT = "constant learning rate"  # no option of train.py: AT_PEAK trains so
-# A question and its answers; each differs from BASE, whose runs all questions share.
+CONSTANT = "constant learning rate"  # not an option of train.py, see AT_PEAK
+# Questions and their answers: options in addition to BASE.
 GROUPS: dict[str, dict[str, str]] = {
     "augmentation": {
         "none": "--augmentation none",
@@ -57,13 +54,36 @@ GROUPS: dict[str, dict[str, str]] = {
     "averaged weights": {"none": "--ema 0"},
     "smoothing": {"none": "--smoothing 0"},
     "zero-init": {"no": "--no-zero-init"},
-    # Of 32 px there is nothing smaller to begin with.
+    # Progressive resizing needs more than 32 px, the smallest input.
     "size": {"48 px": "--size 48", "48 px, progressive": "--size 48 --progressive"},
     "window": {"160 px": "--window 160"},
     "schedule": {"constant after the warm-up": CONSTANT},
 }
 
-# train.py, with the learning rate staying at its peak.
+HEAD = """# What single choices of the recipe are worth
+
+Accuracy on valid in %, means over the seeds. Differences are in points from the base, paired by seed, for three seeds or more
+with the 95 % interval of Student's t. A difference whose interval contains 0, or of fewer than three seeds, is no evidence.
+`python -m benchmarks.ablate` measured them beside other work, so minutes are upper bounds. `pbc8_every8` is every eighth image
+of that data set.
+
+These runs are short (the default is 30 epochs) and use small images. The shortest favour what learns fastest: without
+augmentation, accuracy is higher after 6 epochs and lower after 15. So the longest runs of a question count, and no default has
+been changed for a difference whose interval contains 0.
+
+| default | result |
+|---|---|
+| `--augmentation geometry,colour` | supported on ALL by the runs of 15 epochs; mixup and CutMix cost accuracy there, at 6 |
+| `--zero-init` | no difference at 15 epochs |
+| SGD at 0.05, not AdamW | no difference measured |
+| cosine schedule, averaged weights, smoothing | no difference measured |
+| measured window | a narrower one costs accuracy on ALL after the last epoch; no difference on PBC |
+| `predict.py --d4 auto` | averaging helps in some set-ups only, so it is measured on valid for each run |
+| 64 px on a CPU, 128 on a GPU | 48 px has higher means than 32; on PBC with D4 the interval excludes 0 |
+| `--progressive` from ResNet50 on | not supported: on PBC, at 4 epochs, it costs accuracy; it saves time |
+"""
+
+# Runs train.py with a learning rate that stays at its peak after the warm-up.
 AT_PEAK = """
 import runpy
 import sys
@@ -78,7 +98,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def thinned(folder: Path, every: int, target: Path) -> list[str]:
-    """Lists of each ``every``th image of those in ``folder``, and the options of train.py that name them."""
+    """Write lists of every ``every``-th image of those in ``folder``; returns the options of train.py for them."""
     data = target / f"{folder.name}_every{every}"
     data.mkdir()
     for name in ("train", "valid"):
@@ -89,7 +109,7 @@ def thinned(folder: Path, every: int, target: Path) -> list[str]:
 
 
 def measure(args: argparse.Namespace, options: str, seed: int) -> dict[str, object]:
-    """One training; its row."""
+    """Train once; returns the run's row."""
     key = [named(args), args.model, args.size, args.epochs, args.also, options, seed]
     row: dict[str, object] = dict(zip(KEY, key, strict=True))
     with tempfile.TemporaryDirectory() as folder:
@@ -99,8 +119,8 @@ def measure(args: argparse.Namespace, options: str, seed: int) -> dict[str, obje
         command += ["--model", args.model, "--size", str(args.size), "--epochs", str(args.epochs), "--seed", str(seed)]
         command += [*BASE.split(), *([] if changed else options.split()), "--weights", folder, "--report", folder]
         command += args.also.split()
-        places = {**os.environ, "PYTHONPATH": str(PROJECT)}
-        subprocess.run(command, check=True, env=places, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         about = read_about(Path(folder) / named(args) / args.model / "best.safetensors", args.model)
         row["last"] = about.history[-1]["valid_accuracy"]
         row["best"], row["best_d4"] = about.metrics["valid_accuracy"], about.metrics["valid_accuracy_d4"]
@@ -110,12 +130,12 @@ def measure(args: argparse.Namespace, options: str, seed: int) -> dict[str, obje
 
 
 def named(args: argparse.Namespace) -> str:
-    """The data set's name, in which it shows if only a part of it is used."""
+    """The data set's name, with a suffix if only a part of it is used."""
     return data_name(args.data) + (f"_every{args.every}" if args.every > 1 else "")
 
 
 def difference(baseline: pd.Series, variant: pd.Series) -> str:
-    """Mean of the paired differences in points, from three seeds on with its 95 % interval; both indexed by seed."""
+    """Mean of the paired differences in points, for three seeds or more with its 95 % interval; both are indexed by seed."""
     points = 100 * (variant - baseline).dropna()
     if len(points) < 3:
         return f"{points.mean():+.2f}" if len(points) else ""
@@ -124,16 +144,14 @@ def difference(baseline: pd.Series, variant: pd.Series) -> str:
 
 
 def tables(runs: pd.DataFrame) -> list[str]:
-    """A table for each data set, network, size and length of training: the base, then the answers to each question."""
+    """A table for each data set, network, size and number of epochs: the base, then the answers to each question."""
     lines: list[str] = []
     for (data, model, size, epochs, also), part in runs.groupby(KEY[:5], sort=False):
         lines += [f"### {model} on {data}, {size} px, {epochs} epochs{also and f', {also}'}", ""]
-        lines += ["| question | answer | seeds | last epoch | difference | best, D4 | difference | minutes |"]
-        lines += ["|---|---|---|---|---|---|---|---|"]
+        lines += table_head("question | answer | seeds | last epoch | difference | best, D4 | difference | minutes")
         seeds = {options: rows.set_index("seed") for options, rows in part.groupby("options")}
-        named = [("base", "", "")]
-        named += [(group, name, options) for group, answers in GROUPS.items() for name, options in answers.items()]
-        for group, name, options in named:
+        answers = [(group, *answer) for group, answers in GROUPS.items() for answer in answers.items()]
+        for group, name, options in [("base", "", ""), *answers]:
             if options not in seeds or "" not in seeds:
                 continue
             rows = seeds[options]
@@ -142,22 +160,25 @@ def tables(runs: pd.DataFrame) -> list[str]:
                 cells += [f"{100 * rows[column].mean():.2f}"]
                 cells += [difference(seeds[""][column], rows[column]) if options else ""]
             lines.append(f"| {' | '.join(cells)} | {rows['seconds'].mean() / 60:.1f} |")
-        # The same networks with D4 averaging and without; the runs of a seed are no more than one measurement.
-        worth = difference(*(part.groupby("seed")[column].mean() for column in ("best", "best_d4")))
-        many = counted(len(part), "run")
-        lines += ["", f"D4 averaging, of the best checkpoints of all {many}, by seed: {worth} points.", ""]
+        # The same networks with and without D4 averaging; the runs of a seed are averaged, because they are not independent.
+        gain = difference(*(part.groupby("seed")[column].mean() for column in ("best", "best_d4")))
+        lines += [
+            "",
+            f"D4 averaging of the best checkpoints of {counted(len(part), 'run')}, by seed: {gain} points.",
+            "",
+        ]
         lines += [f"Measured on: {'; '.join(part['machine'].unique())}.", ""]
     return lines
 
 
 def main() -> None:
-    """Run what is missing, then write the document."""
-    parser = argparse.ArgumentParser(description="What single choices of the recipe are worth.")
+    """Do the missing runs, then write the document."""
+    parser = argparse.ArgumentParser(description="The effect of single choices of the recipe.")
     parser.add_argument("--data", default="csv/sample")
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--every", type=int, default=1, help="only each so many-th image of the lists")
+    parser.add_argument("--every", type=int, default=1, help="use every N-th image of the lists only")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--only", nargs="*", default=list(GROUPS), help="questions, or answers as 'augmentation:none' (default: all)"
@@ -180,31 +201,7 @@ def main() -> None:
             print(row, flush=True)
             runs = pd.concat([runs, pd.DataFrame([row])], ignore_index=True)
             write_whole(RUNS, runs.to_csv(index=False, lineterminator="\n"))
-    head = [
-        "# What single choices of the recipe are worth",
-        "",
-        "Accuracy on valid in %, means over the seeds; differences in points from the base, paired by seed,",
-        "from three seeds on with the 95 % interval of Student's t: one that holds 0 says that so few seeds show nothing, and",
-        "fewer than three show nothing anyway. `python benchmarks/ablate.py` measured them, beside other work, so that minutes",
-        "are upper bounds. A name such as `pbc8_every8` is each eighth image of that data set.",
-        "",
-        "These runs are short where the default is 30 epochs, and of small images. What learns fastest does best in the shortest",
-        "of them, and need not in longer ones: without augmentation they do better at 6 epochs, and worse at 15. So the longest",
-        "runs of a question count, and no default has been changed for a difference whose interval holds 0.",
-        "",
-        "| default | what the tables say of it |",
-        "|---|---|",
-        "| `--augmentation geometry,colour` | supported on ALL by the runs of 15 epochs; mixup and CutMix cost there, at 6 |",
-        "| `--zero-init` | no difference at 15 epochs |",
-        "| SGD at 0.05, not AdamW | no difference measured |",
-        "| cosine schedule, averaged weights, smoothing | no difference measured |",
-        "| measured window | a narrower one costs on ALL after the last epoch; no difference on PBC |",
-        "| `predict.py --d4 auto` | averaging helps in some set-ups and not in others: measured on valid for each run |",
-        "| 64 px on a CPU, 128 on a GPU | 48 px is ahead of 32 in the means, for sure with D4 on PBC |",
-        "| `--progressive` from ResNet50 on | not supported: on PBC, at 4 epochs, it costs accuracy; it saves time |",
-        "",
-    ]
-    write_whole(DOCUMENT, "\n".join(head + tables(runs)).rstrip() + "\n")
+    write_whole(DOCUMENT, "\n".join([HEAD, *tables(runs)]).rstrip() + "\n")
     print(f"written: {DOCUMENT}")
 
 

@@ -1,26 +1,22 @@
-"""What torch.compile gains in a training step, and what its warm-up costs.
+"""The speed of a training step with torch.compile, and the cost of its warm-up.
 
-    python benchmarks/compile.py                             # ResNet18 at 64 px
-    python benchmarks/compile.py --models resnet152 --sizes 128
+    python -m benchmarks.compile                             # ResNet18 at 64 px
+    python -m benchmarks.compile --models resnet152 --sizes 128
 
-Forward and backward on one batch in memory: the network as train.py trains it, with lab/cpu/winograd.py's gradients
-on the CPU, and compiled, which takes the library's, in turn. The kernels are made anew.
+Forward and backward on one batch in memory, alternating between the network as train.py trains it, with the gradients of
+lab/cpu/winograd.py on the CPU, and the compiled network, which uses PyTorch's gradients. All kernels are compiled anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks.machine import describe, keep, keep_option
+from benchmarks.machine import describe, keep, keep_option, table_head
 from benchmarks.step import BATCH, alone, rates
 from lab.hardware import choose_hardware
 from lab.training.compile import compiled
@@ -30,7 +26,7 @@ CLASSES = 8
 
 
 def main() -> None:
-    """Time both ways and keep one table."""
+    """Time both networks and write one table."""
     parser = argparse.ArgumentParser(description="Images per second of a compiled training step.")
     parser.add_argument("--models", nargs="+", default=["resnet18"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64])
@@ -40,10 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     hardware = choose_hardware()
     lines = [describe(), f"batches of {BATCH}, {hardware.precision}; images/s, medians of {args.rounds} rounds", ""]
-    lines += [
-        "| model | px | as it is | compiled | ratio | warm-up, s | pays after, min |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines += table_head("model | px | as it is | compiled | ratio | warm-up, s | pays after, min")
     for size in args.sizes:
         for model in args.models:
             with tempfile.TemporaryDirectory() as folder:

@@ -1,12 +1,12 @@
-"""Training on a GPU: images per second of each depth with data and without, and its share of a measured matrix product.
+"""Training on a GPU: images per second of each depth, with and without data, and its share of a measured matrix product.
 
-    python benchmarks/gpu.py --keep gpu                  # 224 px on CUDA; elsewhere its rows say unmeasured
-    python benchmarks/gpu.py --batch-size 512 --compile
-    python benchmarks/gpu.py --anyway --size 32 --images 64 --batch-size 8       # whether it runs, on any device
+    python -m benchmarks.gpu --keep gpu                  # 224 px on CUDA; other devices: unmeasured
+    python -m benchmarks.gpu --batch-size 512 --compile
+    python -m benchmarks.gpu --anyway --size 32 --images 64 --batch-size 8       # a smoke test on any device
 
-The step is train.py's, in the precision that the device is fastest in. Without data: one batch that lies on the device. Kept:
-made-up images in a store that lies there too, augmented by the step; streamed: the same from the computer's memory, as where a
-store is too large for the GPU. What is not measured is not estimated.
+The step is train.py's, in the fastest precision of the device. Without data: the same batch, on the device, in every step. Kept:
+random images in a store on the device, augmented in every step. Streamed: the same store in the computer's memory, as if it
+were too large for the GPU. Nothing is estimated.
 """
 
 from __future__ import annotations
@@ -14,12 +14,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
@@ -28,7 +24,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 import lab.data.batches
-from benchmarks.machine import describe, keep, keep_option
+from benchmarks.machine import describe, keep, keep_option, table_head
 from benchmarks.roofline import matrix_product
 from benchmarks.step import Step, ours, timed
 from lab.data.batches import Batches
@@ -43,14 +39,14 @@ CLASSES = 2
 
 
 class Same(Batches):
-    """The first batch over and over, without any work on it."""
+    """Repeats the first batch, without any work on the data."""
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, np.ndarray]]:
         return itertools.repeat(next(super().__iter__()))
 
 
-def made_up(count: int, size: int, batch: int, device: torch.device, kind: type[Batches] = Batches) -> Batches:
-    """Batches of random images at twice the network's size, as a store holds them."""
+def random_batches(count: int, size: int, batch: int, device: torch.device, kind: type[Batches] = Batches) -> Batches:
+    """Batches of random images, stored at twice the size of the network's input."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, 2 * size, 2 * size, 3), dtype=np.uint8)
     labels = rng.integers(0, CLASSES, count)
@@ -59,8 +55,8 @@ def made_up(count: int, size: int, batch: int, device: torch.device, kind: type[
 
 
 def rate(step: Step, images: int, seconds: float, hardware: Hardware) -> float:
-    """Images per second of a step of so many images, over about ``seconds``."""
-    for _ in range(3):  # kernels are chosen and compiled
+    """Images per second of a step of ``images`` images, measured over about ``seconds``."""
+    for _ in range(3):  # warm-up: kernels are selected and compiled
         step()
     hardware.synchronise()
     steps = math.ceil(seconds / timed(step, 2, hardware) * 2)
@@ -68,7 +64,7 @@ def rate(step: Step, images: int, seconds: float, hardware: Hardware) -> float:
 
 
 def work(model: str, size: int, hardware: Hardware) -> float:
-    """GFLOP of a training step per image, two for each multiplication and addition, by torch's counter."""
+    """GFLOP of a training step per image by PyTorch's counter, two operations per multiplication and addition."""
     network = hardware.place(catalog.build(model, CLASSES, size)).train()
     images = torch.zeros(2, 3, size, size, device=hardware.device)
     with FlopCounterMode(display=False) as counter:
@@ -77,29 +73,26 @@ def work(model: str, size: int, hardware: Hardware) -> float:
 
 
 def main() -> None:
-    """Measure each depth three ways and keep one table."""
+    """Measure each depth three ways and write one table."""
     parser = argparse.ArgumentParser(description="Images per second of training on a GPU.")
     parser.add_argument("--models", nargs="+", default=list(AIMS), choices=list(AIMS))
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--images", type=int, default=2048, help="in the made-up store (default: 2048)")
+    parser.add_argument("--images", type=int, default=2048, help="in the random store (default: 2048)")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--compile", action="store_true", help="torch.compile the step")
-    parser.add_argument("--anyway", action="store_true", help="measure on a device other than CUDA, too")
+    parser.add_argument("--anyway", action="store_true", help="measure on any device, not only CUDA")
     keep_option(parser, "gpu")
     args = parser.parse_args()
     measured = torch.cuda.is_available() or args.anyway
-    lines = [describe() if measured else f"{describe()}; no GPU at hand, nothing measured", ""]
+    lines = [describe() if measured else f"{describe()}; no GPU, nothing measured", ""]
     if measured:
         hardware = choose_hardware()
         peak = matrix_product(hardware)
-        lines = [
-            *lines[:1],
-            f"matrix product in {hardware.precision}: {peak / 1000:,.1f} TFLOP/s; batches of {args.batch_size}",
-        ]
-        lines += [f"torch.compile {'on' if args.compile else 'off'}", ""]
-    lines += ["| model | px | without data, images/s | share of the product | store kept on the GPU | streamed | aim |"]
-    lines += ["|---" * 7 + "|"]
+        product = f"matrix product in {hardware.precision}: {peak / 1000:,.1f} TFLOP/s; batches of {args.batch_size}"
+        lines = [describe(), product, f"torch.compile {'on' if args.compile else 'off'}", ""]
+    columns = "model | px | without data, images/s | share of the product | store kept on the GPU | streamed | aim"
+    lines += table_head(columns)
     for model in args.models:
         aim = f"{AIMS[model]:,}" if args.size == 224 else ""
         if not measured:
@@ -110,7 +103,7 @@ def main() -> None:
         for kind, resident in ((Same, True), (Batches, True), (Batches, False)):
             fits = lab.data.batches.fits_on
             lab.data.batches.fits_on = lambda *_, here=resident: here
-            batches = made_up(args.images, args.size, args.batch_size, hardware.device, kind)
+            batches = random_batches(args.images, args.size, args.batch_size, hardware.device, kind)
             lab.data.batches.fits_on = fits
             began = time.perf_counter()
             step = next(ours(model, batches, hardware, CLASSES, wrap))

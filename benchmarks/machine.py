@@ -1,4 +1,4 @@
-"""What every benchmark prints of the machine, and where its table is kept."""
+"""The description of the machine and the table that every benchmark writes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import torch
 
 from lab.files import write_whole
 
+PROJECT = Path(__file__).resolve().parent.parent
+
 
 def describe(load: bool = True) -> str:
-    """Processor or GPU, cores, ``load`` at the moment, and versions, in one line."""
+    """One line: CPU or GPU, cores, threads, the current ``load``, and versions."""
     cuda = torch.cuda.is_available()
     where = torch.cuda.get_device_name() if cuda else f"CPU {torch.backends.cpu.get_cpu_capability()}"
     return (
@@ -23,8 +25,13 @@ def describe(load: bool = True) -> str:
     )
 
 
+def table_head(columns: str) -> list[str]:
+    """The first two lines of a table in Markdown; ``columns`` are separated by ``|``."""
+    return [f"| {columns} |", "|---" * (columns.count("|") + 1) + "|"]
+
+
 def keep_option(parser: argparse.ArgumentParser, name: str) -> None:
-    """``--keep``, by default a place of its own for quick tables, so that they take none of a long one that is committed."""
+    """``--keep``; by default a file for quick tables, so that they do not replace a committed table of a long run."""
     parser.add_argument(
         "--keep",
         default=f"quick/{name}",
@@ -34,8 +41,8 @@ def keep_option(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def keep(name: str, lines: list[str], quiet: bool = False) -> None:
-    """Print a benchmark's table, unless ``quiet``, and keep it in ``benchmarks/results/<name>.md``."""
+    """Print a benchmark's table, unless ``quiet``, and write it to ``benchmarks/results/<name>.md``."""
     text = "\n".join(lines) + "\n"
     if not quiet:
         print(text, end="")
-    write_whole(Path(__file__).parent / "results" / f"{name}.md", text)
+    write_whole(PROJECT / "benchmarks" / "results" / f"{name}.md", text)

@@ -1,12 +1,12 @@
-"""Images per second of prediction: ours against the plain loop, from normalised images in memory.
+"""Images per second of prediction from normalised images in memory: ours against a plain loop.
 
-    python benchmarks/predict.py                        # 18, 50 and 152 at 64 px
-    python benchmarks/predict.py --sizes 64 224 --keep predict
+    python -m benchmarks.predict                        # 18, 50 and 152 at 64 px
+    python -m benchmarks.predict --sizes 64 224 --keep predict
 
-The plain loop is torchvision's network in float32 and default memory format, batches of 32. Ours is what predict.py does: batch
-norm folded into the convolutions, channels last, in the precision that the hardware likes, on a CPU with blocks fused
-(lab/cpu/fused_inference.py) and memory kept; its preparation counts.
-Each side has a process of its own, the two take turns; medians.
+The plain loop is torchvision's network in float32 and the default memory format, in batches of 32. Ours is what predict.py
+does: batch norms folded into the convolutions, channels last, the hardware's fastest precision, and on a CPU fused blocks
+(lab/cpu/fused_inference.py). The time includes this preparation. The two run alternately, each in its own process; the table
+gives medians.
 """
 
 from __future__ import annotations
@@ -16,19 +16,15 @@ import functools
 import itertools
 import multiprocessing
 import statistics
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
 import torchvision
 from torch import nn
 
-from benchmarks.machine import describe, keep, keep_option
+from benchmarks.machine import describe, keep, keep_option, table_head
 from lab.evaluation.inference import predict
 from lab.hardware import Hardware, choose_hardware
 from models import catalog
@@ -45,13 +41,13 @@ def plain(model: str) -> nn.Module:
 
 @functools.cache
 def our_own(model: str, size: int) -> tuple[nn.Module, Hardware]:
-    """Ours, and what it runs on."""
+    """Our network and the hardware that it runs on."""
     hardware = choose_hardware()
     return hardware.place(catalog.build(model, 2, size)).eval(), hardware
 
 
 def seconds(who: str, model: str, size: int, count: int) -> float:
-    """What one side takes for so many batches, in its own process."""
+    """Seconds that one of the two takes for ``count`` batches, in its own process."""
     torch.manual_seed(0)
     images = [torch.randn(BATCH, 3, size, size) for _ in range(count)]
     if who == "ours":
@@ -70,15 +66,15 @@ def seconds(who: str, model: str, size: int, count: int) -> float:
 
 
 def main() -> None:
-    """Time both sides in turn and keep one table."""
+    """Time both alternately and write one table."""
     parser = argparse.ArgumentParser(description="Images per second of prediction, ours against the plain loop.")
     parser.add_argument("--models", nargs="+", default=catalog.depths())
     parser.add_argument("--sizes", type=int, nargs="+", default=[64])
     parser.add_argument("--batches", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3, help="after one that warms up")
+    parser.add_argument("--rounds", type=int, default=3, help="after one for warm-up")
     keep_option(parser, "predict")
     args = parser.parse_args()
-    lines = [describe(), "", "| model | px | ours, images/s | plain loop, images/s | ratio |", "|---" * 5 + "|"]
+    lines = [describe(), "", *table_head("model | px | ours, images/s | plain loop, images/s | ratio")]
     spawn = multiprocessing.get_context("spawn")
     sides = {who: ProcessPoolExecutor(1, spawn) for who in ("ours", "plain")}
     for model in args.models:

@@ -1,27 +1,25 @@
 """The README's table of results, from the files committed under report/results/.
 
-python benchmarks/results.py
+python -m benchmarks.results
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pandas as pd
 
+from benchmarks.machine import PROJECT, table_head
 from lab.checkpoints.histories import read_histories
 from models.catalog import find
 
-RESULTS = Path(__file__).resolve().parent.parent / "report" / "results"
+RESULTS = PROJECT / "report" / "results"
 
 
 def main() -> None:
-    """One row per data set and depth: size, epochs, training time, best valid accuracy, and what evaluate.py measured."""
-    print("| data set | depth | px | epochs | training | best of the epochs | as submitted (95 % interval) |")
-    print("|---|---|---|---|---|---|---|")
+    """Print a row per data set and depth: size, epochs, training time, best valid accuracy, accuracy by evaluate.py."""
+    head = "data set | depth | px | epochs | training | best of the epochs | as submitted (95 % interval)"
+    print(*table_head(head), sep="\n")
     for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
         if not (folder / "metrics.csv").is_file():
             print(f"{folder}: no metrics.csv, left out; evaluate.py writes it", file=sys.stderr)

@@ -1,28 +1,24 @@
-"""How much of the machine's arithmetic training uses: achieved GFLOP/s of each depth over those of a matrix product.
+"""The share of the machine's arithmetic that training uses: GFLOP/s of each depth over those of a matrix product.
 
-    python benchmarks/roofline.py                       # 18, 50 and 152 at 64 px
-    python benchmarks/roofline.py --sizes 64 128 --keep roofline
+    python -m benchmarks.roofline                       # 18, 50 and 152 at 64 px
+    python -m benchmarks.roofline --sizes 64 128 --keep roofline
 
-A matrix product of large square matrices is what the same device does at its best, in the precision that training uses. The
-work of a step (forward and backward) is counted by torch's flop counter, two operations per multiplication and addition.
+The product of two large square matrices, in the precision that training uses, is taken for the best that the device can do.
+PyTorch's FLOP counter counts the work of a step (forward and backward): two operations per multiplication and addition.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import describe, keep, keep_option
+from benchmarks.machine import describe, keep, keep_option, table_head
 from lab.cpu.winograd import use_fast_gradients
 from lab.hardware import Hardware, choose_hardware
 from models import catalog
@@ -31,7 +27,7 @@ BATCH = 32
 
 
 def seconds(work: Callable[[], object], hardware: Hardware, times: int) -> float:
-    """The median of some repetitions, after one that warms up."""
+    """The median of ``times`` repetitions, after one for warm-up."""
     taken = []
     for number in range(times + 1):
         began = time.perf_counter()
@@ -60,8 +56,8 @@ def main() -> None:
     hardware = choose_hardware()
     peak = matrix_product(hardware)
     lines = [describe(), f"matrix product in {hardware.precision}: {peak:,.0f} GFLOP/s", ""]
-    lines += ["| model | px | GFLOP per image | images/s | GFLOP/s | share of the product | images/s at its speed |"]
-    lines += ["|---" * 7 + "|"]
+    columns = "model | px | GFLOP per image | images/s | GFLOP/s | share of the product | images/s at its speed"
+    lines += table_head(columns)
     for model in catalog.depths():
         for size in args.sizes:
             network = hardware.place(catalog.build(model, 2, size)).train()
@@ -80,10 +76,8 @@ def main() -> None:
             use_fast_gradients(network, hardware)  # the same work, in fewer multiplications
             work = counter.get_total_flops() / BATCH / 1e9
             rate = BATCH / seconds(step, hardware, args.times)
-            share = f"{work * rate / peak:.0%}"
-            lines.append(
-                f"| {model} | {size} | {work:.2f} | {rate:,.1f} | {work * rate:,.0f} | {share} | {peak / work:,.1f} |"
-            )
+            achieved = f"{work * rate:,.0f} | {work * rate / peak:.0%}"
+            lines.append(f"| {model} | {size} | {work:.2f} | {rate:,.1f} | {achieved} | {peak / work:,.1f} |")
             print(lines[-1], flush=True)
     keep(args.keep, lines)
 

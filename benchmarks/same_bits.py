@@ -1,10 +1,11 @@
-"""Train two versions of the code alike and compare their weights, bit for bit.
+"""Train with two versions of the code and compare their weights bit for bit.
 
-    python benchmarks/same_bits.py bdaa0bd              # that commit against the working tree
-    python benchmarks/same_bits.py bdaa0bd --epochs 4 --model resnet50
+    python -m benchmarks.same_bits bdaa0bd              # that commit against the working tree
+    python -m benchmarks.same_bits bdaa0bd --epochs 4 --model resnet50
 
-Both train on the sample images at 32 px, from the same seed: with SGD and with AdamW, in one process and in two. Compared are
-all tensors of the best and the last checkpoint, the optimizer's state included, and the accuracies and losses of the history.
+Both train on the sample images at 32 px from the same seed, with SGD and with AdamW, in one process and in two. The comparison
+covers all tensors of the best and the last checkpoint, including the optimizer's state, and the accuracies and losses of the
+history.
 """
 
 from __future__ import annotations
@@ -16,21 +17,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.machine import describe, keep, keep_option
+from benchmarks.machine import PROJECT, describe, keep, keep_option, table_head
 
-PROJECT = Path(__file__).resolve().parent.parent
 SAMPLE = ["--train", "96", "--valid", "24", "--test", "12"]
 RUN = ["--size", "32", "--batch-size", "16", "--device", "cpu", "--precision", "fp32", "--fresh"]
 
 
 def main() -> None:
-    """Train each pair of runs and keep one table."""
+    """Train each pair of runs and write one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("revision", help="the commit to compare with")
     parser.add_argument("--model", default="resnet18")
@@ -47,12 +45,12 @@ def main() -> None:
         finally:
             subprocess.run(["git", "-C", PROJECT, "worktree", "remove", "--force", before], check=True)
     head = f"{args.model}, {args.epochs} epochs at 32 px on generated cells, {args.revision} against the working tree"
-    table = ["| optimizer | processes | tensors | tensors that differ | history |", "|---" * 5 + "|", *rows]
-    keep(args.keep, [describe(), head, "", *table])
+    table = table_head("optimizer | processes | tensors | tensors that differ | history")
+    keep(args.keep, [describe(), head, "", *table, *rows])
 
 
 def compare(folder: Path, before: Path, args: argparse.Namespace, optimizer: str, processes: int) -> str:
-    """Train both versions; a row of the table."""
+    """Train both versions; returns a row of the table."""
     outputs = []
     for name, code in (("before", before), ("after", PROJECT)):
         places = [f"{name}-{optimizer}-{processes}-{kind}" for kind in ("weights", "report")]
@@ -68,19 +66,19 @@ def compare(folder: Path, before: Path, args: argparse.Namespace, optimizer: str
         count += len(expected)
         differ += [key for key in expected.keys() | found.keys() if not same(expected.get(key), found.get(key))]
     histories = (pd.read_csv(report / f"history_{args.model}.csv") for report in (one_report, other_report))
-    # By place: a column may have been renamed. The last two are times.
+    # By position, because a column may have been renamed.
     numbers = [history.drop(columns=["seconds", "images_per_second"]).to_numpy() for history in histories]
     history = "the same" if (numbers[0] == numbers[1]).all() else "differs"
     return f"| {optimizer} | {processes} | {count} | {len(differ)} | {history} |"
 
 
 def same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
-    """Whether both are there, with the same type, shape and bits."""
+    """Whether both tensors exist and have the same dtype, shape and bits."""
     return one is not None and other is not None and one.dtype == other.dtype and torch.equal(one, other)
 
 
 def execute(folder: Path, *words: str | Path) -> None:
-    """Run ``python WORDS`` in ``folder``; an error ends the comparison with what the command said."""
+    """Run ``python WORDS`` in ``folder``. If it fails, print its output and exit."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:

@@ -1,14 +1,13 @@
-"""Seconds and peak memory for lists of 1,000 and of 10,000 images, and what of it grows, and how.
+"""Seconds and peak memory for lists of 1,000 and 10,000 images, and their growth.
 
-    python benchmarks/scale.py                   # 1,000 and 10,000 images
-    python benchmarks/scale.py --full            # 100,000 as well
+    python -m benchmarks.scale                   # 1,000 and 10,000 images
+    python -m benchmarks.scale --full            # 100,000 as well
 
-Four fifths of the images are the training list, the rest valid. Each list has 300 drawn cells of 48 px, under many names by hard
-links: the system holds fewer bytes than for so many different files, while this project does for every name all that it does
-for an image. Each row is a process of its own in a temporary folder, which is removed at the end. Seconds leave out the imports.
-The processor's seconds hold nothing of other work on the machine or of waiting for the disk, so growth is told by them. Memory
-counts the imports, as the row "imports alone" does; the process's own (anonymous) has to fit into the machine, while pages of the
-memory-mapped store are the system's to take back.
+Four fifths of the images are the training list, the rest valid. Each list has 300 different generated cells of 48 px; the other
+names are hard links to them. They take less of the page cache than as many files would, but the package processes every name as
+an image. Each row is measured in a new process in a temporary folder. Seconds exclude the imports. Growth is computed from CPU
+seconds, which exclude other programs and waiting for the disk. Memory includes the imports, see the row "imports alone". A
+process's own (anonymous) memory must fit into the machine; the system can evict pages of the memory-mapped store.
 """
 
 from __future__ import annotations
@@ -27,13 +26,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import numpy as np
 from PIL import Image
 
 import train
-from benchmarks.machine import describe, keep, keep_option
+from benchmarks.machine import PROJECT, describe, keep, keep_option, table_head
 from lab.data.batches import STORES
 from lab.data.lists import read_data_set, read_lists
 from lab.data.preprocessing import choose_preprocessing
@@ -51,7 +48,7 @@ STAGES = {
 
 
 def make_lists(folder: Path, count: int) -> None:
-    """Lists of ``count`` images in all below ``folder``; train and valid share no image, and each shares few among its own."""
+    """Write lists of ``count`` images in total below ``folder``; train and valid share no image."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
     for name, number in (("train", count - count // 5), ("valid", count // 5)):
@@ -72,8 +69,7 @@ class FirstStep(Exception):
 
 
 def start_training() -> None:
-    """``train.py`` as a user starts it, until the optimizer has taken its first step of the run (those that only measure how long
-    a step takes come before)."""
+    """Run ``train.py`` until the optimizer has taken the first step of the run. Steps that only measure the pace come before."""
     make_optimizer = train.make_optimizer
 
     def stopping(*args: Any) -> Any:
@@ -95,7 +91,7 @@ def start_training() -> None:
 
 
 def memory() -> dict[str, float]:
-    """This process's memory in MiB by the names that Linux gives it; empty elsewhere."""
+    """This process's memory in MiB by Linux's names; empty on other systems."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -104,8 +100,8 @@ def memory() -> dict[str, float]:
 
 
 def stage(name: str) -> dict[str, float]:
-    """Do one stage in this process: its seconds, the processor's (``cpu``), and its memory at the peak in MiB: ``peak`` in all,
-    ``own`` without mapped files."""
+    """Run one stage in this process. Returns its ``seconds``, its CPU seconds (``cpu``) and its peak memory in MiB: ``peak`` in
+    total, ``own`` without mapped files."""
     own, ended = [memory().get("RssAnon", float("nan"))], threading.Event()
 
     def sample() -> None:
@@ -119,14 +115,14 @@ def stage(name: str) -> dict[str, float]:
     finally:
         ended.set()
         sampler.join()
-    # ru_maxrss also counts what the parent held when it started this process; Linux knows better.
+    # ru_maxrss includes the parent's memory at the time of the fork; VmHWM does not.
     unit = 2**20 if sys.platform == "darwin" else 2**10
     peak = memory().get("VmHWM", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
     return {"seconds": seconds, "cpu": cpu, "peak": peak, "own": max(own)}
 
 
 def work(name: str) -> tuple[float, float]:
-    """Seconds of a stage, and the processor's, without what must be done before it."""
+    """Seconds and CPU seconds of a stage, without the stages before it."""
     began = time.perf_counter(), time.process_time()
     if name == "start":
         start_training()
@@ -140,7 +136,7 @@ def work(name: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measure each stage for each number of images and keep one table."""
+    """Measure each stage for each number of images and write one table."""
     parser = argparse.ArgumentParser(description="Seconds and memory for lists of 1,000 to 100,000 images.")
     parser.add_argument("--full", action="store_true", help="100,000 images as well")
     parser.add_argument("--stage", choices=list(STAGES), help=argparse.SUPPRESS)
@@ -151,26 +147,21 @@ def main() -> None:
         return
     counts = [1_000, 10_000] + ([100_000] if args.full else [])
     rows: dict[tuple[str, int], dict[str, float]] = {}
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     for count in counts:
         with tempfile.TemporaryDirectory(prefix="scale-") as folder:
             make_lists(Path(folder) / DATA, count)
-            # The very first start finds out about fonts and fills the system's file cache: it is not counted.
+            # The first start builds matplotlib's font cache and fills the page cache; the second one replaces its row.
             for name in [*(["start"] if count == counts[0] else []), *STAGES]:
-                command = [sys.executable, str(Path(__file__).resolve()), "--stage", name]
+                command = [sys.executable, "-m", "benchmarks.scale", "--stage", name]
                 if name == "cold":
                     shutil.rmtree(Path(folder) / STORES, ignore_errors=True)
-                done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+                done = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
                 rows[name, count] = json.loads(done.stdout.splitlines()[-1])
                 print(f"{count:,} images, {STAGES[name]}: {rows[name, count]}", flush=True)
-    lines = [
-        describe(),
-        f"images of {SIDE} px, {SIZE} px as trained; own: memory without mapped files, at its peak",
-        "",
-    ]
-    lines += [
-        "| what | images | seconds | of the processor | per 1,000 | growth | peak, MiB | own, MiB | KiB more per image |"
-    ]
-    lines += ["|---" * 9 + "|"]
+    title = f"images of {SIDE} px, {SIZE} px as trained; own: memory without mapped files, at its peak"
+    columns = "what | images | seconds | of the CPU | per 1,000 | growth | peak, MiB | own, MiB | KiB more per image"
+    lines = [describe(), title, "", *table_head(columns)]
     for name, what in STAGES.items():
         for count, before in zip(counts, [None, *counts], strict=False):
             row = rows[name, count]
@@ -179,10 +170,8 @@ def main() -> None:
                 earlier = rows[name, before]
                 growth = f"× {row['cpu'] / earlier['cpu']:.1f} for × {count // before}" if name != "imports" else ""
                 each = f"{1024 * (row['own'] - earlier['own']) / (count - before):.2f}"
-            lines.append(
-                f"| {what} | {count:,} | {row['seconds']:.2f} | {row['cpu']:.2f} | {1000 * row['cpu'] / count:.3f} | {growth} | "
-                f"{row['peak']:,.0f} | {row['own']:,.0f} | {each} |"
-            )
+            times = f"{row['seconds']:.2f} | {row['cpu']:.2f} | {1000 * row['cpu'] / count:.3f} | {growth}"
+            lines.append(f"| {what} | {count:,} | {times} | {row['peak']:,.0f} | {row['own']:,.0f} | {each} |")
     keep(args.keep, lines)
 
 

@@ -1,8 +1,8 @@
-"""What a snapshot within an epoch costs: seconds to write the last checkpoint, its size, and the share of the time between two.
+"""The cost of a snapshot within an epoch: seconds to write the last checkpoint, its size, and its share of the training time.
 
-    python benchmarks/snapshot.py                       # 18, 50 and 152, with SGD and with AdamW
+    python -m benchmarks.snapshot                       # 18, 50 and 152, with SGD and with AdamW
 
-A last checkpoint holds the network, its averaged weights and the optimizer's state: a momentum for each weight (SGD) or two
+A last checkpoint contains the network, its EMA weights and the optimizer's state: a momentum for each weight (SGD) or two
 moments (AdamW). Training waits while it is written and flushed to the disk, below weights/ as in a run.
 """
 
@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import torch
 
-from benchmarks.machine import describe, keep, keep_option
+from benchmarks.machine import describe, keep, keep_option, table_head
 from lab.checkpoints.checkpoint import About, optimizer_tensors, save_checkpoint
 from lab.data.preprocessing import Preprocessing
 from lab.hardware import choose_hardware
@@ -31,10 +28,10 @@ from train import arguments
 
 
 def main() -> None:
-    """Time each depth with each optimizer and keep one table."""
+    """Time each depth with each optimizer and write one table."""
     parser = argparse.ArgumentParser(description="Seconds and MiB of a snapshot within an epoch.")
     parser.add_argument("--models", nargs="+", default=catalog.depths())
-    parser.add_argument("--times", type=int, default=3, help="after one that warms up")
+    parser.add_argument("--times", type=int, default=3, help="after one for warm-up")
     parser.add_argument("--folder", type=Path, default=Path("weights"), help="a temporary folder is made in it")
     keep_option(parser, "snapshot")
     args = parser.parse_args()
@@ -42,17 +39,17 @@ def main() -> None:
     classes = ["normal", "leukemia blast"]
     preprocessing = Preprocessing(64, 128, 64, "cell")
     lines = [describe(), f"medians of {args.times}; a snapshot every {INTERVAL:.0f} s of training", ""]
-    lines += ["| model | optimizer | MiB | seconds | share of training time |", "|---" * 5 + "|"]
+    lines += table_head("model | optimizer | MiB | seconds | share of training time")
     args.folder.mkdir(parents=True, exist_ok=True)
     for model in args.models:
         for kind in ("sgd", "adamw"):
-            given = arguments().parse_args(["--optimizer", kind])
-            settings = chosen_settings(model, given, given.given, hardware, preprocessing)
+            parsed = arguments().parse_args(["--optimizer", kind])
+            settings = chosen_settings(model, parsed, parsed.given, hardware, preprocessing)
             network = hardware.place(catalog.build(model, len(classes), preprocessing.size))
             optimizer = make_optimizer(network, settings, hardware.precision)
             for parameter in network.parameters():
                 parameter.grad = torch.zeros_like(parameter)
-            optimizer.step()  # the state is made in the first step
+            optimizer.step()  # the first step creates the state
             ema = EMA(network, settings.ema)
             taken = []
             with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -61,9 +58,8 @@ def main() -> None:
                     began = time.perf_counter()
                     averaged = {f"model.{name}": tensor for name, tensor in ema.network.state_dict().items()}
                     raw = {f"train.{name}": tensor for name, tensor in network.state_dict().items()}
-                    save_checkpoint(
-                        path, About(model, classes, preprocessing), averaged | raw | optimizer_tensors(optimizer)
-                    )
+                    tensors = averaged | raw | optimizer_tensors(optimizer)
+                    save_checkpoint(path, About(model, classes, preprocessing), tensors)
                     if number:
                         taken.append(time.perf_counter() - began)
                 size = path.stat().st_size / 2**20

@@ -1,15 +1,14 @@
-"""Images per second of training, data included: ours against the loop that a peer writes, and the networks alone.
+"""Images per second of training, including the data: ours against a peer's loop, and the networks alone.
 
-    python benchmarks/step.py                                       # quick: 18, 50 and 152 at 64 px on the sample
-    python benchmarks/step.py --sizes 64 128 --seconds 5 --data ../shared/data/pbc8 --keep step
-    python benchmarks/step.py --sizes 224 --rounds 1 --seconds 5 --data ../shared/data/pbc8 --keep step_224
+    python -m benchmarks.step                                       # quick: 18, 50 and 152 at 64 px on the sample
+    python -m benchmarks.step --sizes 64 128 --seconds 5 --data ../shared/data/pbc8 --keep step
+    python -m benchmarks.step --sizes 224 --rounds 1 --seconds 5 --data ../shared/data/pbc8 --keep step_224
 
-Ours: Batches from the store, augmented on the device, and the step of train.py. The peer's: torchvision's network, float32,
+Ours: batches from the store, augmented on the device, and the step of train.py. The peer's: torchvision's network, float32,
 default memory format, Pillow transforms per image in a DataLoader with as many workers as cores, SGD, the loss read in every
-step. Both see the same images at the same size and batch with the same kinds of augmentation. "Network alone" is forward and
-backward on one batch in memory under equal settings (precision, channels last) for both networks, ours with the gradients that
-train.py gives it. Memory is kept between steps for both sides, as train.py does: they share the process. Sides are alternated
-within one run, so that a change in the machine's speed meets both.
+step. Both use the same images, input size, batch size and kinds of augmentation. "Network alone" is forward and backward on one
+batch in memory with the same precision and memory format for both networks; ours uses train.py's gradients. Both run in one
+process and take turns, so that a change in the machine's speed affects both.
 """
 
 from __future__ import annotations
@@ -18,13 +17,10 @@ import argparse
 import itertools
 import math
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import torchvision
@@ -35,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import resnet
-from benchmarks.machine import describe, keep, keep_option
+from benchmarks.machine import describe, keep, keep_option, table_head
 from lab.cpu.winograd import use_fast_gradients
 from lab.data.batches import Batches
 from lab.data.lists import ImageList, read_data_set, read_list
@@ -49,8 +45,6 @@ from train import arguments
 
 BATCH = 32
 Step = Callable[[], None]
-
-
 # The same kinds of augmentation as ours.
 AUGMENTATION = [
     transforms.RandomHorizontalFlip(),
@@ -60,21 +54,15 @@ AUGMENTATION = [
 
 
 class Files(Dataset[tuple[torch.Tensor, int]]):
-    """What a peer writes: an image file a time, through Pillow, with ``augmentation`` of the Pillow image."""
+    """A peer's data set: each item is read from its file by Pillow, with ``augmentation`` of the Pillow image."""
 
     def __init__(
         self, images: ImageList, window: int, size: int, augmentation: Sequence[Callable[..., object]] = ()
     ) -> None:
         self.images = images
-        self.transform = transforms.Compose(
-            [
-                transforms.CenterCrop(window),
-                transforms.Resize(size),
-                *augmentation,
-                transforms.ToTensor(),
-                transforms.Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
-            ]
-        )
+        before = [transforms.CenterCrop(window), transforms.Resize(size)]
+        after = [transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))]
+        self.transform = transforms.Compose([*before, *augmentation, *after])
 
     def __len__(self) -> int:
         return len(self.images)
@@ -91,7 +79,7 @@ def ours(
     classes: int,
     wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
 ) -> Iterator[Step]:
-    """Steps as train.py takes them with its default settings, over and over the training list; ``wrap`` may compile."""
+    """Steps of train.py with its default settings, repeating the training list; ``wrap`` may compile the network."""
     preprocessing = Preprocessing(64, 128, batches.preprocessing.size, "cell")
     settings = chosen_settings(model, arguments().parse_args([]), {}, hardware, preprocessing)
     network = catalog.build(model, classes, batches.preprocessing.size)
@@ -118,7 +106,7 @@ def ours(
 
 
 def peers(model: str, images: ImageList, window: int, size: int, hardware: Hardware, classes: int) -> Iterator[Step]:
-    """Steps of a peer's loop; its workers are started anew for each round."""
+    """Steps of a peer's loop; each round starts its workers anew."""
     network, optimizer = peers_network(model, hardware, classes)
     workers = decoding_threads()
     files = Files(images, window, size, AUGMENTATION)
@@ -134,19 +122,15 @@ def peers(model: str, images: ImageList, window: int, size: int, hardware: Hardw
 
 
 def peers_network(model: str, hardware: Hardware, classes: int) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """torchvision's network and plain SGD, as a peer sets them up."""
+    """A peer's network and optimizer: torchvision's and plain SGD."""
     network = getattr(torchvision.models, model)(num_classes=classes).to(hardware.device).train()
     return network, torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
 
 
 def peers_step(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    inputs: torch.Tensor,
-    labels: torch.Tensor,
-    hardware: Hardware,
+    network: nn.Module, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, labels: torch.Tensor, hardware: Hardware
 ) -> float:
-    """A peer's training step on a batch from the loader; the loss, read in every step."""
+    """A peer's training step on a batch from the loader; returns the loss."""
     inputs, labels = inputs.to(hardware.device), labels.to(hardware.device)
     optimizer.zero_grad()
     loss = functional.cross_entropy(network(inputs), labels)
@@ -156,7 +140,7 @@ def peers_step(
 
 
 def alone(network: nn.Module, size: int, hardware: Hardware, classes: int) -> Iterator[Step]:
-    """Forward and backward on one batch in memory, as fast as the hardware allows."""
+    """Steps of forward and backward on one batch in memory, in the hardware's fastest precision and memory format."""
     hardware.place(network).train()
     if isinstance(network, resnet.ResNet):
         use_fast_gradients(network, hardware)
@@ -174,11 +158,11 @@ def alone(network: nn.Module, size: int, hardware: Hardware, classes: int) -> It
 
 
 def rates(sides: list[Iterator[Step]], rounds: int, seconds: float, hardware: Hardware) -> list[float]:
-    """Images per second of each side: the median over the rounds, in each of which every side in turn takes one step to warm up
-    and then timed ones, about ``seconds`` of them."""
-    found: list[list[float]] = [[] for _ in sides]
+    """Images per second of each side, the median over the rounds. In a round each side takes one step for warm-up and then timed
+    steps for about ``seconds``."""
+    results: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):
-        for side, seen in zip(sides, found, strict=True):
+        for side, result in zip(sides, results, strict=True):
             step = next(side)
             step()  # the first one may compile, or wait for workers to start
             hardware.synchronise()
@@ -186,13 +170,13 @@ def rates(sides: list[Iterator[Step]], rounds: int, seconds: float, hardware: Ha
             if passed < seconds:
                 steps = math.ceil(seconds / passed)
                 passed = timed(step, steps, hardware)
-            seen.append(BATCH * steps / passed)
-            time.sleep(1)  # a peer's workers fill their queues, and rest
-    return [statistics.median(seen) for seen in found]
+            result.append(BATCH * steps / passed)
+            time.sleep(1)  # a peer's workers fill their queues and become idle
+    return [statistics.median(result) for result in results]
 
 
 def timed(step: Step, count: int, hardware: Hardware) -> float:
-    """Seconds that so many steps take."""
+    """Seconds that ``count`` steps take."""
     began = time.perf_counter()
     for _ in range(count):
         step()
@@ -201,16 +185,14 @@ def timed(step: Step, count: int, hardware: Hardware) -> float:
 
 
 def main() -> None:
-    """Time all sides and keep one table."""
+    """Time all sides and write one table."""
     parser = argparse.ArgumentParser(description="Images per second of training, ours against a peer's.")
     parser.add_argument("--data", default="csv/sample")
     parser.add_argument("--root")
     parser.add_argument("--models", nargs="+", default=catalog.depths())
     parser.add_argument("--sizes", type=int, nargs="+", default=[64])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--seconds", type=float, default=1.5, help="of timed steps of each side in a round (default: 1.5)"
-    )
+    parser.add_argument("--seconds", type=float, default=1.5, help="of timed steps per side and round (default: 1.5)")
     keep_option(parser, "step")
     args = parser.parse_args()
     hardware = choose_hardware()
@@ -218,15 +200,9 @@ def main() -> None:
     images = read_list(data, "train", labelled=True)
     classes = len(data.classes)
     rounds = f"medians of {args.rounds} rounds" if args.rounds > 1 else "one round"
-    lines = [
-        describe(),
-        f"{data.name}, batches of {BATCH}, {hardware.precision}; images/s, {rounds} of about {args.seconds:g} s",
-        "",
-    ]
-    lines += [
-        "| model | px | ours | peer's loop | ratio | our network alone | torchvision's | ratio |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    title = f"{data.name}, batches of {BATCH}, {hardware.precision}; images/s, {rounds} of about {args.seconds:g} s"
+    columns = "model | px | ours | peer's loop | ratio | our network alone | torchvision's | ratio"
+    lines = [describe(), title, "", *table_head(columns)]
     with tempfile.TemporaryDirectory() as folder:
         for size in args.sizes:
             preprocessing = measured_preprocessing(images, size)
@@ -241,7 +217,7 @@ def main() -> None:
                 row = f"| {model} | {size} | {mine:.1f} | {theirs:.1f} | {mine / theirs:.2f} "
                 lines.append(row + f"| {pair[0]:.1f} | {pair[1]:.1f} | {pair[0] / pair[1]:.2f} |")
                 print(lines[-1], flush=True)
-                keep(args.keep, lines, quiet=True)  # a row may take minutes; what is measured stays
+                keep(args.keep, lines, quiet=True)  # a row may take minutes: keep finished rows if interrupted
     keep(args.keep, lines)
 
 

@@ -243,7 +243,7 @@ def preprocessing(material: Material, parts: Parts) -> dict[str, Any]:
             "no checkpoint below --weights tells its accuracy with D4 averaging; train.py notes it at the end."
         )
     found = ablations(material.ablations, material.report.name, images=True)
-    missing = "no ablation of the preprocessing has been measured; python benchmarks/ablate.py does, on any data set."
+    missing = "no ablation of the preprocessing has been measured; python -m benchmarks.ablate does, on any data set."
     return {
         "steps": steps,
         "views": views,
