@@ -1,10 +1,10 @@
-"""Evaluate the trained depths on the labelled list valid.csv.
+"""Evaluate the trained models on the labelled list valid.csv.
 
-    python evaluate.py                                  # every depth trained on csv/lab3
+    python evaluate.py                                  # every ResNet trained on csv/lab3
     python evaluate.py --data csv/sample --model resnet50
 
-Draws accuracy_comparison.png (accuracy per epoch, training and testing, of all depths), a confusion matrix per depth and
-roc.png, and writes metrics.csv and each image's prediction, all into report/<data>/.
+Writes into report/<data>/: accuracy_comparison.png (accuracy per epoch, training and testing), a confusion matrix for each
+model, roc.png, metrics.csv, and each image's prediction.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lab.options import add_machine, add_places, add_quiet, add_report, add_trai
 
 def arguments() -> argparse.ArgumentParser:
     """The options, each with its one default."""
-    parser = argparse.ArgumentParser(description="Evaluate the trained depths on valid.csv: metrics and figures.")
+    parser = argparse.ArgumentParser(description="Evaluate the trained models on valid.csv: metrics and figures.")
     add_places(parser)
     add_trained_model(parser)
     add_report(parser)
@@ -47,7 +47,7 @@ from models.catalog import find
 
 
 def main(args: argparse.Namespace) -> None:
-    """Predict the valid list with each depth, then measure and draw."""
+    """Predict the valid list with each model, then compute metrics and draw figures."""
     data = read_data_set(args.data, args.root)
     valid = read_list(data, "valid", labelled=True)
     models = chosen_models(args.weights / data.name, args.model)
@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
         draw_confusion(matrix, about.classes, report / f"confusion_{model}.png", title)
         print(f"{model}: accuracy {accuracy}, {hits:,} of {len(valid):,} images of valid.csv")
 
-    only = "" if args.model == "all" else f"_{args.model}"  # one depth alone leaves the table of all as it is
+    only = "" if args.model == "all" else f"_{args.model}"  # a single model does not overwrite the files of all
     write_metrics(report / f"metrics{only}.csv", metrics_table(results, about.classes))
     draw_roc(results, about.classes, report / f"roc{only}.png", f"ROC on {data.name}, valid.csv")
     curves = redraw_accuracy(report, args.model)
@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def write_predictions(path: Path, images: ImageList, probabilities: np.ndarray) -> None:
-    """Each image's true and predicted class with the probability of every class."""
+    """Write each image's true class, predicted class and class probabilities."""
     columns = {"ID": images.ids, "label": images.labels, "prediction": probabilities.argmax(axis=1)}
     columns |= {f"probability_{label}": probabilities[:, label] for label in range(probabilities.shape[1])}
     write_whole(path, pd.DataFrame(columns).to_csv(index=False, float_format="%.5f", lineterminator="\n"))

@@ -1,4 +1,4 @@
-"""Calibration: how far a network's confidence in its predictions is its accuracy."""
+"""Calibration: how well a network's confidence matches its accuracy."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ BINS = 15  # as Guo et al. 2017
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far a network's confidence is its accuracy. ``bins`` has a row for each bin that holds images: confidence and accuracy
-    (means over them), images. ``error`` is the ECE; ``confidence`` and ``accuracy`` are means over all images."""
+    """``bins`` has the mean confidence, accuracy and number of images of each non-empty bin; ``error`` is the expected
+    calibration error; ``confidence`` and ``accuracy`` are means over all images."""
 
     bins: pd.DataFrame
     error: float
@@ -24,12 +24,12 @@ class Calibration:
 def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> Calibration:
     """Expected calibration error (Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv 1706.04599, §2, equation 3).
 
-    The confidence of a prediction is its probability. Bin m of M holds the confidences in ((m − 1)/M, m/M]; the error is the mean
-    over the bins of |accuracy − confidence|, weighted by images.
+    The confidence is the probability of the predicted class. Bin m of M is ((m − 1)/M, m/M]; the error is the mean over the bins
+    of |accuracy − confidence|, weighted by the number of images.
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
-    # scikit-learn's calibration_curve uses the same bins, but does not count the images in them.
+    # scikit-learn's calibration_curve has the same bins, but does not return the number of images in each.
     number = np.ceil(confidence * bins).clip(1, bins).astype(int)
     table = pd.DataFrame({"bin": number, "confidence": confidence, "accuracy": right.astype(float), "images": 1})
     means = table.groupby("bin").agg({"confidence": "mean", "accuracy": "mean", "images": "sum"})

@@ -31,11 +31,8 @@ def usable_stages(stages: Mapping[str, int], size: int) -> list[str]:
 def explain(
     network: nn.Module, image: Tensor, label: int | None, stage: str, hardware: Hardware, d4: bool
 ) -> tuple[np.ndarray, Tensor]:
-    """Predict and explain an input [1, 3, S, S] in one pass.
-
-    Returns the class probabilities, float32 [K], averaged over D4 if ``d4``; and the Grad-CAM map without its ReLU, float32
-    [1, 1, n, n], for class ``label`` (default: the most probable) at the output of ``stage``: positive values support the class.
-    """
+    """Class probabilities float32 [K] of an input [1, 3, S, S], averaged over D4 if ``d4``, and the Grad-CAM map before its ReLU,
+    float32 [1, 1, n, n], for class ``label`` (default: the most probable) at the output of ``stage``, in one pass."""
     rows = np.zeros(0)
 
     def score(views: Tensor) -> Tensor:
@@ -68,10 +65,8 @@ def heat_map(cam: Tensor, side: int) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Blend a heat map, float [S, S] in 0…1, over an image uint8 [S, S, 3] in grey. Where the heat is 0, the image is unchanged.
-
-    The image is grey because the stains of blood smears have the colours of common colour maps.
-    """
+    """Blend a heat map, float [S, S] in 0…1, over an image uint8 [S, S, 3]. The image is drawn in grey, because the stains of
+    blood smears have the colours of common colour maps."""
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
     colours = (
         matplotlib.colormaps["inferno"](heat)[..., :3] * 255

@@ -1,4 +1,4 @@
-"""Predicting with a trained network."""
+"""Class probabilities by trained networks, with test-time augmentation (TTA) over D4."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def dihedral(images: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def folded(network: nn.Module) -> nn.Module:
-    """A copy whose convolutions hold the scale and shift of the norm that follows them: the same function in fewer passes over
-    memory. A norm is taken to follow the convolution that was registered just before it, as in every ResNet."""
+    """A copy with each batch norm fused into the convolution before it: the same function with fewer passes over memory. A batch
+    norm registered directly after a convolution is assumed to take its output, as in every ResNet."""
     copied = copy.deepcopy(network).eval()
     for module in list(copied.modules()):
         for (first, convolution), (second, norm) in pairwise(list(module.named_children())):
@@ -43,14 +43,13 @@ def folded(network: nn.Module) -> nn.Module:
 
 
 def for_prediction(network: nn.Module, hardware: Hardware) -> nn.Module:
-    """A copy that computes the same, up to rounding, as fast as the hardware can without gradients."""
+    """A copy optimised for inference on this hardware; its outputs are the same up to rounding."""
     return fuse_blocks(folded(network)) if available(hardware) else folded(network)
 
 
 @torch.inference_mode()
 def probabilities(network: nn.Module, images: Tensor, hardware: Hardware, d4: bool = False) -> Tensor:
-    """Class probabilities float32 [N, K] of one batch; in halves where the device has not the memory for the whole, which
-    changes nothing but speed."""
+    """Class probabilities float32 [N, K] of one batch; if memory runs out, the batch is split in halves."""
     try:
         views = dihedral(images) if d4 else [images]
         total = torch.zeros((), device=images.device)
@@ -62,7 +61,7 @@ def probabilities(network: nn.Module, images: Tensor, hardware: Hardware, d4: bo
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error) or len(images) == 1:
             raise
-    # Outside the except block, which holds on to what the attempt has computed.
+    # Outside the except block, because the exception keeps the tensors of the failed attempt alive.
     return torch.cat([probabilities(network, half, hardware, d4) for half in images.chunk(2)])
 
 
@@ -76,8 +75,8 @@ def predict(
     ranks: Ranks = ALONE,
     total: int | None = None,
 ) -> np.ndarray:
-    """Class probabilities, float32 [N, K], in the order of the batches, those of all ``ranks``; with ``d4`` the mean over the
-    eight views. ``total`` is the number of batches, where these do not say it themselves."""
+    """Class probabilities, float32 [N, K], in the order of the batches, joined over all ``ranks``; with ``d4`` averaged over the
+    eight views. ``total`` is the number of batches, needed if ``batches`` has no length."""
     network = for_prediction(network, hardware)
     bar = progress(batches, title or "predicting", total, unit=" batches")
     parts = [probabilities(network, images, hardware, d4) for images, _, _ in bar]
@@ -91,24 +90,23 @@ def predict_members(
     d4: bool = False,
     title: str = "",
 ) -> np.ndarray:
-    """Class probabilities, float32 [N, K]: the mean over the members, each on the batches that ``feed`` makes for its own
-    preprocessing."""
+    """Class probabilities averaged over the members, float32 [N, K]; ``feed`` makes the batches for a member's preprocessing."""
     each = [predict(network, feed(about.preprocessing), hardware, d4, title) for network, about in members]
     return np.mean(each, axis=0)
 
 
 def decide_d4(about: About, asked: str, quiet: bool = False) -> bool:
-    """Whether to average over D4: as asked (``on``, ``off``), or for ``auto`` if it helped on valid when training ended; of
-    several members that were never measured together, if it helped most of them."""
+    """Whether to average over D4: ``on``, ``off``, or for ``auto`` if that improved the result on valid after training; for an
+    ensemble that was not evaluated as a whole, if it improved most members. Prints the decision."""
     plain, averaged = about.metrics.get("valid_accuracy"), about.metrics.get("valid_accuracy_d4")
     if asked != "auto":
         use, reason = asked == "on", "as asked"
     elif "d4_votes" in about.metrics:
         votes = int(about.metrics["d4_votes"])
         use = 2 * votes > about.members
-        reason = f"on valid it helped {votes} of the {about.members} members, whose average was not measured"
+        reason = f"on valid it helped {votes} of the {about.members} members; their average was not measured"
     elif plain is None or averaged is None:
-        use, reason = False, "not measured yet, because the run has not ended"
+        use, reason = False, "not measured, because the run has not ended"
     else:
         use = averaged > plain or (averaged == plain and about.metrics["valid_loss_d4"] < about.metrics["valid_loss"])
         reason = f"on valid {percent(averaged)} with it and {percent(plain)} without"
@@ -118,6 +116,6 @@ def decide_d4(about: About, asked: str, quiet: bool = False) -> bool:
 
 
 def score(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy."""
+    """Accuracy (0…1) and mean cross-entropy (nats) of probabilities [N, K]."""
     picked = probabilities[np.arange(len(labels)), labels]
     return float((probabilities.argmax(axis=1) == labels).mean()), float(-np.log(picked.clip(1e-12)).mean())

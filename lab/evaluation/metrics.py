@@ -1,14 +1,14 @@
-"""Metrics of classifiers on one labelled list, as the tidy table that becomes ``metrics.csv``.
+"""Metrics of classifiers on a labelled list: the table in ``metrics.csv``.
 
 Columns of the table, one row per (model, class, metric):
 
 =========  ==========================================================================================================
-model      ``resnet18``; of a comparison ``resnet18 vs resnet50``
-class      ``overall``, or the name of a class taken against all others
+model      ``resnet18``; for a comparison ``resnet18 vs resnet50``
+class      ``overall``, or the name of a class, one-vs-rest
 metric     overall: accuracy, balanced_accuracy, macro_f1, auc, log_loss; per class: precision, recall, specificity,
-           f1, support (images) and, with more than two classes, auc; of a comparison: only_first_right,
+           f1, support (images) and, with more than two classes, auc; for a comparison: only_first_right,
            only_second_right (images), mcnemar_p
-value      a fraction 0…1, a number of images, or nats per image (log_loss); empty where undefined
+value      a fraction 0…1, a number of images, or nats per image (log_loss); empty if undefined
 low, high  95 % Wilson interval of the metrics that are proportions of images (Wilson 1927)
 note       the counts behind the value, or why it is undefined
 =========  ==========================================================================================================
@@ -36,29 +36,28 @@ from statsmodels.stats import contingency_tables
 from lab.errors import UserError
 from lab.files import write_whole
 
-Results = Mapping[
-    str, tuple[np.ndarray, np.ndarray]
-]  # of each model: labels [N] and probabilities [N, K] of the same list
+# For each model its labels [N] and probabilities [N, K] on the same list.
+Results = Mapping[str, tuple[np.ndarray, np.ndarray]]
 COLUMNS = ["model", "class", "metric", "value", "low", "high", "note"]
-OVERALL = "overall"  # not "all": that is the name of a class in the leukemia data
+OVERALL = "overall"  # not "all", which is a class in the leukemia data
 
 
 def checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels (N,) as integers and probabilities (N, K) as float64 whose rows sum to one exactly.
+    """Return labels (N,) as integers, and probabilities (N, K) as float64 with rows normalised to a sum of 1.
 
-    Raises ValueError for shapes or sums that no classifier gives, UserError for what a wrong list or a diverged
-    model brings: no image, a label the model does not know, NaN.
+    Raises ValueError for wrong shapes, negative values or sums that differ from 1; UserError for faults that a user can
+    correct: no images, a label outside the model's classes, NaN.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if labels.ndim != 1 or probabilities.ndim != 2 or len(labels) != len(probabilities) or probabilities.shape[1] < 2:
         raise ValueError(f"labels {labels.shape} and probabilities {probabilities.shape} are not (N,) and (N, K >= 2)")
     if len(labels) == 0:
-        raise UserError("the list holds no labelled image, so there is nothing to measure; give a list with labels.")
+        raise UserError("the list has no labelled image; give a list with labels.")
     classes = probabilities.shape[1]
     unknown = np.flatnonzero((labels < 0) | (labels >= classes) | (labels != np.floor(labels)))
     if len(unknown):
         raise UserError(
-            f"label {labels[unknown[0]]} of image {unknown[0] + 1} is none of the model's classes 0…{classes - 1}; "
+            f"label {labels[unknown[0]]} of image {unknown[0] + 1} is outside the model's classes 0…{classes - 1}; "
             "evaluate the model on the data set that it was trained on."
         )
     broken = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
@@ -74,7 +73,7 @@ def checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, 
 
 
 def auc_per_class(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return the area under the ROC curve of each class against all others, (K,); NaN for a class without both."""
+    """Return the one-vs-rest area under the ROC curve of each class, (K,); NaN if all images or none are of the class."""
     aucs = np.full(probabilities.shape[1], np.nan)
     for k in range(len(aucs)):
         if 0 < np.count_nonzero(labels == k) < len(labels):
@@ -83,7 +82,7 @@ def auc_per_class(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def overall_auc(aucs: np.ndarray) -> float:
-    """Return the AUC of class 1 of two, else the macro one-vs-rest mean over the classes that have one (or NaN)."""
+    """Return the AUC of class 1 for two classes, else the mean over the classes with a defined AUC, NaN if there is none."""
     if len(aucs) == 2:
         return float(aucs[1])
     defined = aucs[~np.isnan(aucs)]
@@ -91,7 +90,7 @@ def overall_auc(aucs: np.ndarray) -> float:
 
 
 def wilson(hits: int, images: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a proportion (Wilson 1927); NaN of no image."""
+    """Return the 95 % Wilson score interval of a proportion (Wilson 1927); NaN for no images."""
     if images == 0:
         return float("nan"), float("nan")
     interval = binomtest(hits, images).proportion_ci(0.95, method="wilson")
@@ -99,25 +98,25 @@ def wilson(hits: int, images: int) -> tuple[float, float]:
 
 
 def saved_accuracy(metrics: Mapping[str, float], d4: bool) -> tuple[float, float, float]:
-    """Accuracy on valid as a checkpoint's metrics have it, averaged over D4 or not, with its 95 % interval; NaN if unknown."""
+    """Accuracy on valid in a checkpoint's metrics, with D4 averaging or without, and its 95 % interval; NaN if unknown."""
     accuracy = metrics.get("valid_accuracy_d4" if d4 else "valid_accuracy", float("nan"))
     images = int(metrics.get("valid_images", 0))
-    hits = 0 if accuracy != accuracy else round(accuracy * images)  # NaN alone is not itself
+    hits = 0 if np.isnan(accuracy) else round(accuracy * images)
     return accuracy, *wilson(hits, images)
 
 
 def _row(scope: str, metric: str, value: float, of: tuple[int, int] | None = None, note: str = "") -> dict[str, object]:
-    """Make one row of the table; ``of`` are (hits, images) of a metric that is a proportion of images."""
+    """Make one row of the table; ``of`` is (hits, images) for a metric that is a proportion of images."""
     low, high = wilson(*of) if of else (float("nan"), float("nan"))
     note = f"{of[0]} of {of[1]} images" if of else note
     return {"class": scope, "metric": metric, "value": float(value), "low": low, "high": high, "note": note}
 
 
 def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]) -> pd.DataFrame:
-    """Return the rows of one model (all columns but ``model``); the predicted class is the most probable one.
+    """Return the rows of one model, without the column ``model``; the predicted class is the most probable one.
 
-    Args: labels (N,) integers 0…K−1, probabilities (N, K), K class names. A class that is absent from the labels has
-    no recall and no AUC (NaN); the macro means leave it out. Raises as :func:`checked`, ValueError for K names wrong.
+    Args: labels (N,) in 0…K−1, probabilities (N, K), K class names. A class without images has no recall and no AUC
+    (NaN), and macro means exclude it. Raises as :func:`checked`, and ValueError for a wrong number of names.
     """
     labels, probabilities = checked(labels, probabilities)
     if len(class_names) != probabilities.shape[1]:
@@ -128,7 +127,7 @@ def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_
     aucs, right = auc_per_class(labels, probabilities), int((predictions == labels).sum())
     defined = int((~np.isnan(aucs)).sum())
     if defined == 0:
-        auc_note = "undefined: the labels hold one class only"
+        auc_note = "undefined: all labels are of one class"
     elif len(classes) == 2:
         auc_note = f"of class {class_names[1]}"
     else:
@@ -136,19 +135,19 @@ def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_
     present = f"mean over {np.count_nonzero(each[3])} of {len(classes)} classes"
     rows = [
         _row(OVERALL, "accuracy", accuracy_score(labels, predictions), (right, len(labels))),
-        # Balanced accuracy is the macro mean of recall (Brodersen et al. 2010); taken so, an absent class is no noise.
+        # Balanced accuracy is the macro mean of recall (Brodersen et al. 2010), here without classes that have no images.
         _row(OVERALL, "balanced_accuracy", macro[1], note=present),
         _row(OVERALL, "macro_f1", macro[2]),
         _row(OVERALL, "auc", overall_auc(aucs), note=auc_note),
         _row(OVERALL, "log_loss", log_loss(labels, probabilities, labels=classes), note="nats per image"),
     ]
-    # (K, 2, 2) of TN FP / FN TP; the library hands back floats where a class is missing.
+    # (K, 2, 2) of TN FP / FN TP; scikit-learn returns floats if a class is missing.
     counts = multilabel_confusion_matrix(labels, predictions, labels=classes).astype(np.int64)
     for k, name in enumerate(class_names):
         (tn, fp), (fn, tp) = counts[k].tolist()
         specificity = recall_score(labels != k, predictions != k, zero_division=np.nan)
-        absent = "" if tp + fn else "undefined: the labels hold no image of this class"
-        absent = absent if tn + fp else "undefined: the labels hold images of this class alone"
+        absent = "" if tp + fn else "undefined: no images of this class"
+        absent = absent if tn + fp else "undefined: all images are of this class"
         rows += [
             _row(name, "precision", each[0][k], (tp, tp + fp)),
             _row(name, "recall", each[1][k], (tp, tp + fn)),
@@ -162,11 +161,11 @@ def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, class_
 
 
 def mcnemar(labels: np.ndarray, predictions_a: np.ndarray, predictions_b: np.ndarray) -> tuple[int, int, float]:
-    """Compare two classifiers on the same images, all arrays (N,): McNemar's test, exact and two-sided.
+    """Compare two classifiers on the same images by McNemar's exact, two-sided test; all arrays are (N,).
 
-    Returns (b, c, p): the images that only ``a`` gets right, those that only ``b`` gets right, and the probability of
-    a split at least as uneven if both were equally good: binomial in b + c with one half, 1 when they never differ.
-    Source: McNemar 1947, "Note on the sampling error of the difference between correlated proportions".
+    Returns (b, c, p): the number of images that only ``a`` classifies correctly, the number for only ``b``, and the p value
+    of b under Binomial(b + c, 1/2), 1 if b + c = 0. Source: McNemar 1947, "Note on the sampling error of the difference
+    between correlated proportions".
     """
     if not np.shape(labels) == np.shape(predictions_a) == np.shape(predictions_b):
         raise ValueError("McNemar's test needs labels and predictions of the same images in the same order")
@@ -177,18 +176,13 @@ def mcnemar(labels: np.ndarray, predictions_a: np.ndarray, predictions_b: np.nda
 
 
 def metrics_table(results: Results, class_names: Sequence[str]) -> pd.DataFrame:
-    """Return the whole table: the rows of each model, then those of McNemar's test between each pair of models.
+    """Return the whole table: the rows of each model, then McNemar's test for each pair of models.
 
-    ``results`` maps a model's name to its labels (N,) and probabilities (N, K) on the same list in the same order;
-    ValueError if the labels differ. The p values are not corrected for the number of pairs.
+    Raises ValueError unless all models have the same labels. The p values are not corrected for the number of pairs.
     """
     if not results:
         raise UserError("there is no model to evaluate; train one first.")
-    parts = []
-    for model, (labels, probabilities) in results.items():
-        part = classification_metrics(labels, probabilities, class_names)
-        part.insert(0, "model", model)
-        parts.append(part)
+    parts = [classification_metrics(*result, class_names).assign(model=model) for model, result in results.items()]
     rows = []
     for (first, (labels, given_a)), (second, (labels_b, given_b)) in combinations(results.items(), 2):
         if not np.array_equal(labels, labels_b):
@@ -200,11 +194,10 @@ def metrics_table(results: Results, class_names: Sequence[str]) -> pd.DataFrame:
             pair | _row(OVERALL, "only_second_right", c, note="images"),
             pair | _row(OVERALL, "mcnemar_p", p, note="exact, two-sided, not corrected for the number of pairs"),
         ]
-    if rows:
-        parts.append(pd.DataFrame(rows, columns=COLUMNS))
-    return pd.concat(parts, ignore_index=True)
+    parts += [pd.DataFrame(rows)] if rows else []
+    return pd.concat(parts, ignore_index=True)[COLUMNS]
 
 
 def write_metrics(path: Path, table: pd.DataFrame) -> None:
-    """Write the table as CSV, six significant digits, undefined values empty, whole or not at all."""
+    """Write the table as CSV with six significant digits; undefined values are empty."""
     write_whole(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))

@@ -1,4 +1,4 @@
-"""Mistakes of several models on the same images: the images they get wrong, and the classes they confuse."""
+"""Errors of several models on the same images: misclassified images and confused classes."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from lab.evaluation.metrics import Results
 
 
 def wrong_by_model(results: Results) -> np.ndarray:
-    """The images that each model gets wrong, bool [models, N]."""
+    """Whether each model misclassifies each image, bool [models, N]."""
     return np.array([probabilities.argmax(axis=1) != labels for labels, probabilities in results.values()])
 
 
 def hardest(results: Results, count: int) -> list[int]:
-    """The images with the lowest mean probability of the true class over the models, hardest first; only those that a model
-    gets wrong."""
+    """Indices of the images with the lowest probability of the true class, averaged over the models, lowest first; only images
+    that at least one model misclassifies."""
     labels = next(iter(results.values()))[0]
     rows = np.arange(len(labels))
-    of_truth = np.mean([probabilities[rows, labels] for _, probabilities in results.values()], axis=0)
-    wrong = np.atleast_1d(wrong_by_model(results).any(axis=0))
-    return [int(index) for index in np.argsort(of_truth, kind="stable") if wrong[index]][:count]
+    true_class = np.mean([probabilities[rows, labels] for _, probabilities in results.values()], axis=0)
+    wrong = np.flatnonzero(wrong_by_model(results).any(axis=0))
+    return wrong[np.argsort(true_class[wrong], kind="stable")][:count].tolist()
 
 
 def confusions(results: Results, classes: int, count: int) -> list[tuple[int, int, list[int], int]]:
-    """The most frequent mistakes, most frequent first: true class, predicted class, number by each model, images of the true
+    """The most frequent errors, most frequent first: true class, predicted class, count by each model, images of the true
     class."""
     labels = next(iter(results.values()))[0]
     matrices = np.array(

@@ -1,4 +1,4 @@
-"""Predicting a list with the saved network of a data set, or with the average of several."""
+"""Predict a list with a trained model."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from lab.hardware import Hardware
 def predict_list(
     path: Path, model: str, data: DataSet, name: str, images: ImageList, d4: str, hardware: Hardware
 ) -> tuple[np.ndarray, About]:
-    """Probabilities [N, K] of a saved depth for a list, preprocessed as its checkpoint says, averaged where that has several
-    members; ``name`` is its store's."""
+    """Class probabilities [N, K] of a list by the checkpoint ``path`` and its members, and the checkpoint's description.
+
+    ``name`` is that of the image store. Raises UserError if the checkpoint and the data set have different classes.
+    """
     members = load_members(path, model)
     about = members[0][1]
     check_classes(path, about, data.classes)
     for network, _ in members:
         hardware.place(network)
 
-    def batches(preprocessing: Preprocessing) -> Batches:
+    def feed(preprocessing: Preprocessing) -> Batches:
         return stored_batches(data.name, name, images, preprocessing, hardware.device)
 
-    return predict_members(members, batches, hardware, decide_d4(about, d4), f"predicting {model}"), about
+    return predict_members(members, feed, hardware, decide_d4(about, d4), f"predicting {model}"), about

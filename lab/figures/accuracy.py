@@ -1,6 +1,6 @@
 """Accuracy over epochs, training and testing, of all models in one figure.
 
-"Testing" is the lab's word for what is measured on valid.csv; it stands in what the figure shows, and nowhere inside.
+"Testing" is the lab's word for valid.csv. It is used in the figure's texts; in code and files the word is "valid".
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from models.catalog import find
 
 
 def accuracy_columns(model: str, history: pd.DataFrame) -> pd.DataFrame:
-    """Return epoch, accuracy on train and on valid (%) and loss on valid of a history; UserError if it cannot be drawn."""
+    """Return the columns epoch, train and valid (accuracies in %) and loss (on valid); UserError if they cannot be drawn."""
     missing = {"epoch", "train_accuracy", "valid_accuracy"} - set(history.columns)
     if missing:
         raise UserError(f"the history of {model} lacks the column {', '.join(sorted(missing))}; train the model again.")
     if history.empty:
-        raise UserError(f"the history of {model} holds no epoch; train the model for one epoch at least.")
+        raise UserError(f"the history of {model} has no epoch; train the model for at least one epoch.")
     shares = history[["train_accuracy", "valid_accuracy"]].astype(float)
     if ((shares < 0) | (shares > 1)).any(axis=None):
-        raise UserError(f"the history of {model} holds an accuracy outside 0…1; train the model again.")
+        raise UserError(f"the history of {model} has an accuracy outside 0…1; train the model again.")
     return pd.DataFrame(
         {
             "epoch": history["epoch"].astype(int),
@@ -41,10 +41,10 @@ def accuracy_columns(model: str, history: pd.DataFrame) -> pd.DataFrame:
 
 
 def lowest_shown(curves: Mapping[str, pd.DataFrame]) -> float:
-    """Choose the lower end of the accuracy axis (%): all points, unless a few bad epochs would squash the rest.
+    """Choose the lower end of the accuracy axis (%) so that a few bad epochs do not compress the rest.
 
-    The usual range reaches from 100 % down to the 10th percentile of the lowest curve; one and a half times that is
-    shown where the whole would be more than twice as long. A curve of fewer than five epochs counts whole.
+    The usual range extends from 100 % to the 10th percentile of the lowest curve (its minimum, if it has fewer than five
+    epochs). The axis shows 1.5 times this range, or all points if they need at most twice as much as that.
     """
     lines = [curve[side].dropna().to_numpy() for curve in curves.values() for side in ("train", "valid")]
     lines = [line for line in lines if len(line)]
@@ -58,11 +58,11 @@ def lowest_shown(curves: Mapping[str, pd.DataFrame]) -> float:
 
 
 def accuracy_figure(histories: Mapping[str, pd.DataFrame], title: str = "") -> Figure:
-    """Draw accuracy (%) over epochs, training and testing, of all models; the best testing epoch of each is marked.
+    """Draw accuracy (%) over epochs, training and testing, of all models; a star marks the best testing epoch of each.
 
-    ``histories`` maps a model to its history: columns epoch (from 1), train_accuracy and valid_accuracy (0…1, NaN
-    leaves a gap). Points below the axis are shown as arrows at its foot and counted in words. Raises UserError for an
-    empty or foreign history.
+    ``histories`` maps a model to its history: columns epoch (from 1), train_accuracy and valid_accuracy (0…1; NaN
+    leaves a gap). Points below the axis are drawn as arrows at its lower end and counted in a note. Raises UserError for
+    a history without epochs or with other columns.
     """
     if not histories:
         raise UserError("there is no history to draw; train a model first.")
@@ -76,20 +76,19 @@ def accuracy_figure(histories: Mapping[str, pd.DataFrame], title: str = "") -> F
     axes.set_ylim(low, top)
     handles, hidden = [], []
     for model, curve in curves.items():
-        colour, marker = find(model).colour, find(model).marker
-        every = max(1, len(curve) // 10)
-        common: dict[str, Any] = {"color": colour, "marker": marker, "markevery": every}
+        row = find(model)
+        common: dict[str, Any] = {"color": row.colour, "marker": row.marker, "markevery": max(1, len(curve) // 10)}
         axes.plot(curve["epoch"], curve["train"], "--", lw=1.1, ms=4, mfc="white", mew=0.9, zorder=2, **common)
         axes.plot(curve["epoch"], curve["valid"], "-", lw=2.0, ms=5, zorder=3, **common)
-        text = f"{find(model).title}: no testing accuracy"
+        text = f"{row.title}: no testing accuracy"
         if curve["valid"].notna().any():
             ranked = curve.sort_values(["valid", "loss"], ascending=[False, True], kind="stable")  # as train.py does
             best = ranked.iloc[0]
             epoch, share = int(best["epoch"]), float(best["valid"])
-            text = f"{find(model).title}: best {share:.2f} % (epoch {epoch})"
-            if last > 1:  # a single epoch is its own best: a star would only hide the others
-                axes.plot(epoch, share, "*", ms=15, mfc=colour, mec="white", mew=1, zorder=5, clip_on=False)
-        handles.append(Line2D([], [], color=colour, marker=marker, lw=2, ms=5, label=text))
+            text = f"{row.title}: best {share:.2f} % (epoch {epoch})"
+            if last > 1:  # stars on a single epoch would hide the points
+                axes.plot(epoch, share, "*", ms=15, mfc=row.colour, mec="white", mew=1, zorder=5, clip_on=False)
+        handles.append(Line2D([], [], color=row.colour, marker=row.marker, lw=2, ms=5, label=text))
         for side, word in (("train", "training"), ("valid", "testing")):
             below = curve[curve[side] < low]
             hidden += [(share, model, word, epoch) for epoch, share in zip(below["epoch"], below[side], strict=True)]
@@ -108,9 +107,9 @@ def accuracy_figure(histories: Mapping[str, pd.DataFrame], title: str = "") -> F
             face = colour if word == "testing" else "white"
             axes.plot(epoch, low, marker=7, ms=7, mfc=face, mec=colour, clip_on=False, zorder=6, ls="none")
         share, model, word, epoch = min(hidden)
-        points = f"{len(hidden)} points lie" if len(hidden) > 1 else "1 point lies"
+        points = f"{len(hidden)} points are" if len(hidden) > 1 else "1 point is"
         note = f"▾ {points} below the axis; the lowest: {share:.1f} %, {find(model).title}, {word}, epoch {epoch}"
-        # Under the ticks' labels, where constrained layout keeps room for it as for any label of the axis.
+        # Below the tick labels; constrained layout reserves room for an annotation as for a label of the axis.
         axes.annotate(note, (0.5, 0), (0, -48), "axes fraction", "offset points", ha="center", va="top", fontsize=SMALL)
     figure.legend(handles=handles, loc="outside lower left", fontsize=TICK, frameon=False)
     styles = [

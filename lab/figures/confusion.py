@@ -1,4 +1,4 @@
-"""Confusion matrices: of one model in counts and by row, or of several side by side."""
+"""Confusion matrices: one model's in counts and in % of the true class, or several models' in one figure."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from models.catalog import find
 
 
 def row_shares(matrix: np.ndarray) -> np.ndarray:
-    """Return each row of counts (K, K) in % of its sum; NaN for a class without images."""
+    """Return each row of counts (K, K) in % of its sum; NaN if the sum is 0."""
     sums = matrix.sum(axis=1, keepdims=True)
     return np.divide(100.0 * matrix, sums, out=np.full(matrix.shape, np.nan), where=sums > 0)
 
 
 def _short_names(class_names: Sequence[str]) -> list[str]:
-    """Return names that fit beside a matrix: the middle of a long one is left out, as names often differ at the end."""
+    """Return names that fit beside a matrix. Long names lose their middle, because names often differ at the end."""
     short = [name if len(name) <= 24 else f"{name[:13]}…{name[-10:]}" for name in class_names]
     return [plain(textwrap.fill(name, 13) if len(short) <= 4 else name) for name in short]
 
@@ -32,7 +32,7 @@ def _short_names(class_names: Sequence[str]) -> list[str]:
 def _confusion_panel(
     axes: Axes, colours: np.ndarray, texts: list[list[str]], class_names: Sequence[str], heading: str, first: bool
 ) -> None:
-    """Draw one matrix: ``colours`` (K, K) from 0 to its ``vmax``, a text in each cell, names on both axes."""
+    """Draw one matrix: ``colours`` (K, K) as shades of blue, a text in each cell, and the class names on the axes."""
     k = len(class_names)
     peak = max(float(np.nan_to_num(colours).max()), 1e-9)
     names = _short_names(class_names)
@@ -48,14 +48,14 @@ def _confusion_panel(
         linewidths=1.5,
         annot=np.array(texts),
         fmt="",
-        # Not part of the layout, which would measure every one of the K × K texts again and again.
+        # Constrained layout would otherwise measure all K × K texts several times.
         annot_kws={"fontsize": size, "in_layout": False},
         xticklabels=names,
         yticklabels=names if first else False,
     )
     for text in axes.texts:
         if k > 4 and text.get_text() in ("0", "0.0", "–"):
-            text.set_color("#A0A0A0")  # let the errors stand out in a large matrix
+            text.set_color("#A0A0A0")  # grey, so that the errors are seen in a large matrix
     axes.tick_params(length=0, labelsize=TICK if k <= 8 else SMALL)
     for label in axes.get_yticklabels():
         label.set_rotation(0)
@@ -68,7 +68,7 @@ def _confusion_panel(
 
 
 def _checked_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-    """Return counts (K, K) as integers; ValueError if they are not K × K counts."""
+    """Return the counts (K, K) as integers; ValueError if they are not K × K counts."""
     matrix = np.asarray(matrix)
     if matrix.shape != (len(class_names),) * 2 or (matrix < 0).any() or (matrix != np.floor(matrix)).any():
         raise ValueError(f"not a matrix of counts of {len(class_names)} classes: {matrix!r}")
@@ -76,11 +76,11 @@ def _checked_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarra
 
 
 def _matrix_figure(panels: int, class_names: Sequence[str], title: str, foot: float = 0.0) -> tuple[Figure, np.ndarray]:
-    """Make a figure for some K × K matrices in a row, in a column if they are large, with room for names and a foot line."""
+    """Make a figure and axes for several K × K matrices, in a row or, for more than 10 classes, in a column."""
     k = len(class_names)
-    longest = max(len(line) for name in _short_names(class_names) for line in name.split("\n"))
+    names = [name.split("\n") for name in _short_names(class_names)]
+    longest, lines = max(len(line) for name in names for line in name), max(map(len, names))
     side = 2.9 if k <= 3 else max(3.4, 0.46 * k)
-    lines = max(name.count("\n") for name in _short_names(class_names)) + 1
     left, below = 0.6 + 0.09 * longest, (0.5 + 0.18 * lines if k <= 4 else 0.5 + 0.06 * longest)
     heading = 0.45 + (0.35 if title else 0.0) + foot
     if k > 10:
@@ -91,7 +91,7 @@ def _matrix_figure(panels: int, class_names: Sequence[str], title: str, foot: fl
 
 
 def confusion_figure(matrix: np.ndarray, class_names: Sequence[str], title: str = "") -> Figure:
-    """Draw a confusion matrix (K, K) of counts, true classes down, predicted across: in counts, and in % of its row."""
+    """Draw a confusion matrix (K, K), a row for each true class: in counts, and in % of the row."""
     matrix = _checked_matrix(matrix, class_names)
     shares = row_shares(matrix)
     figure, (one, two) = _matrix_figure(2, class_names, title)
@@ -108,20 +108,21 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: Path, t
 
 
 def confusions_figure(matrices: Mapping[str, np.ndarray], class_names: Sequence[str], title: str = "") -> Figure:
-    """Draw the matrices (K, K) of several models side by side: colour is % of the row, the counts stand beside."""
+    """Draw the confusion matrices (K, K) of several models: counts, coloured by % of the row."""
     if not matrices:
         raise UserError("there is no confusion matrix to draw; train a model first.")
     k = len(class_names)
     figure, panels = _matrix_figure(len(matrices), class_names, title, foot=0.3)
-    for axes, (model, given) in zip(panels, matrices.items(), strict=True):
-        matrix = _checked_matrix(given, class_names)
+    for axes, (model, counts) in zip(panels, matrices.items(), strict=True):
+        matrix = _checked_matrix(counts, class_names)
         shares = row_shares(matrix)
         texts = [
             [f"{n}" if k > 4 or np.isnan(share) else f"{share:.1f} %\n{n}" for n, share in zip(*pair, strict=True)]
             for pair in zip(matrix, shares, strict=True)
         ]
-        right = f"{percent(np.trace(matrix) / matrix.sum())} right" if matrix.sum() else "no image"
-        _confusion_panel(axes, shares, texts, class_names, f"{find(model).title}: {right}", k > 10 or axes is panels[0])
+        accuracy = f"accuracy {percent(np.trace(matrix) / matrix.sum())}" if matrix.sum() else "no images"
+        heading = f"{find(model).title}: {accuracy}"
+        _confusion_panel(axes, shares, texts, class_names, heading, k > 10 or axes is panels[0])
     numbers = "upper number and colour: % of the true class; lower number: images"
     numbers = numbers if k <= 4 else "number: images; colour: share of the true class"
     figure.supxlabel(numbers, fontsize=SMALL, color=GREY)

@@ -1,4 +1,4 @@
-"""Figures that show images: the steps of preprocessing, augmented views, predictions."""
+"""Figures with images: the steps of the preprocessing, augmented views, and predictions."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from lab.errors import UserError
 from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure, plain, save
 from models.catalog import find
 
-MOST_ROWS = 24  # of a figure with one row per image; more would no longer be looked at
+MAX_ROWS = 24  # of a figure with one row per image
 
 
 def _show(axes: Axes, image: np.ndarray) -> None:
-    """Show an image (H, W, 3) or a mask (H, W) without ticks, its pixels as they are."""
+    """Show an image (H, W, 3) or a mask (H, W) without ticks and without interpolation."""
     axes.imshow(image, cmap="gray", interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 
 
 def preprocessing_figure(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
-    """Draw the way of some cells, one row each: raw, mask, window on the raw image, what is stored, network input.
+    """Draw the steps of the preprocessing, a row for each cell: raw image, mask, window, stored image, network input.
 
-    A row holds class_name, raw (H, W, 3) uint8, mask (H, W) bool or None, window (x, y, side) in raw pixels, cropped
-    (T, T, 3) uint8 and input (S, S, 3) uint8. Without any mask its column is left out. Raises UserError for no row.
+    A row has class_name, raw (H, W, 3) uint8, mask (H, W) bool or None, window (x, y, side) in raw pixels, cropped
+    (T, T, 3) uint8 and input (S, S, 3) uint8. The column of masks is omitted if no row has one. Raises UserError if there
+    are no rows.
     """
     if not rows:
         raise UserError("there is no image to draw the preprocessing of.")
@@ -54,7 +55,7 @@ def preprocessing_figure(rows: Sequence[Mapping[str, Any]], title: str = "") -> 
             if mask is None:
                 centre: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center"}
                 axes.text(0.5, 0.5, "none found:\nimage centre", color="white", **centre)
-        # Two strokes, so that the frame is seen on black and on a bright smear alike.
+        # Black and yellow, so that the frame is visible on black and on a bright smear.
         for colour, stroke in (("black", 3.0), ("#F0E442", 1.6)):
             frame = Rectangle((x - 0.5, y - 0.5), side, side, fill=False, ec=colour, lw=stroke, clip_on=False)
             window.add_patch(frame)
@@ -73,16 +74,16 @@ def draw_preprocessing(rows: Sequence[Mapping[str, Any]], path: Path, title: str
 
 
 def augmented_figure(originals: Sequence[np.ndarray], views: Sequence[Sequence[np.ndarray]], title: str = "") -> Figure:
-    """Draw each original (S, S, 3) uint8 with its augmented views beside it, one row per image.
+    """Draw each original (S, S, 3) uint8 with its augmented views, a row for each image.
 
-    Raises UserError for no image, ValueError unless every original has the same number of views, one at least.
+    Raises UserError if there are no images, ValueError unless every original has the same number of views, at least one.
     """
     if not originals:
         raise UserError("there is no image to draw augmented views of.")
     if len(originals) != len(views) or len({len(row) for row in views}) != 1 or not len(views[0]):
-        raise ValueError("every original needs the same number of augmented views, one at least")
+        raise ValueError("every original needs the same number of augmented views, at least one")
     columns = len(views[0])
-    # A narrow empty column sets the original apart.
+    # A narrow empty column separates the original from the views.
     figure = new_figure(1.05 * (columns + 1) + 0.5, 1.05 * len(originals) + 1.0, title)
     figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.035, wspace=0, hspace=0))
     grid = figure.subplots(len(originals), columns + 2, squeeze=False, width_ratios=[1, 0.12] + [1] * columns)
@@ -103,16 +104,16 @@ def draw_augmented(
 
 
 def predictions_figure(rows: Sequence[Mapping[str, Any]], class_names: Sequence[str], title: str = "") -> Figure:
-    """Draw images, each with a bar of every model's probability (%) for every class.
+    """Draw images, each with a bar for every model's probability (%) of every class.
 
-    A row holds title, image (H, W, 3) uint8 and probabilities {model: (K,)}. Of more than six classes the five
-    most probable are drawn, of more than ``MOST_ROWS`` images the first; both is said in the figure.
+    A row has title, image (H, W, 3) uint8 and probabilities {model: (K,)}. Of more than six classes the five most probable
+    are drawn, of more than ``MAX_ROWS`` images the first ``MAX_ROWS``; the figure states both.
     """
     if not rows:
         raise UserError("there is no image to show predictions of; name one on the command line.")
-    shown = rows[:MOST_ROWS]
-    if len(rows) > MOST_ROWS:
-        title = f"{title} (the first {MOST_ROWS} of {len(rows)} images)".strip()
+    shown = rows[:MAX_ROWS]
+    if len(rows) > MAX_ROWS:
+        title = f"{title} (the first {MAX_ROWS} of {len(rows)} images)".strip()
     models = list(shown[0]["probabilities"])
     drawn = len(class_names) if len(class_names) <= 6 else 5
     height = max(1.7, 0.19 * drawn * len(models) + 0.75)
@@ -120,12 +121,12 @@ def predictions_figure(rows: Sequence[Mapping[str, Any]], class_names: Sequence[
     grid = figure.subplots(len(shown), 2, squeeze=False, width_ratios=[1, 2.2])
     for row, (left, right) in zip(shown, grid, strict=True):
         _show(left, row["image"])
-        given = np.array([row["probabilities"][model] for model in models]) * 100  # (models, K), %
-        order = np.sort(np.argsort(-given.max(axis=0), kind="stable")[:drawn])
+        shares = np.array([row["probabilities"][model] for model in models]) * 100  # (models, K), %
+        order = np.sort(np.argsort(-shares.max(axis=0), kind="stable")[:drawn])
+        thickness = 0.8 / len(models)
         for m, model in enumerate(models):
-            places = np.arange(drawn) + (m - (len(models) - 1) / 2) * 0.8 / len(models)
-            colour = find(model).colour
-            bars = right.barh(places, given[m, order], 0.8 / len(models), color=colour, ec="white", lw=0.5)
+            y = np.arange(drawn) + (m - (len(models) - 1) / 2) * thickness
+            bars = right.barh(y, shares[m, order], thickness, color=find(model).colour, ec="white", lw=0.5)
             right.bar_label(bars, fmt="%.1f", fontsize=SMALL, padding=2)
         right.set(xlim=(0, 112), xticks=range(0, 101, 20), ylim=(drawn - 0.5, -0.5))
         right.set_yticks(range(drawn), [textwrap.shorten(plain(class_names[c]), 24, placeholder="…") for c in order])

@@ -1,4 +1,4 @@
-"""ROC curves of several models, and the mean over the classes where there are more than two."""
+"""ROC curves of several models; for more than two classes, the mean over the classes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def _mean_roc(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarr
 
 
 def roc_figure(results: Results, class_names: Sequence[str], title: str = "") -> Figure:
-    """Draw ROC curves: of class 1 of two classes, else the one-vs-rest mean, with thin lines per class up to K = 8.
+    """Draw ROC curves: that of class 1 for two classes, else the one-vs-rest mean, with a thin line for each class if K ≤ 8.
 
-    ``results`` maps a model to labels (N,) and probabilities (N, K). The areas in the legend are those of
-    ``metrics.csv``. An inset enlarges the corner where good models crowd. Raises as :func:`lab.evaluation.metrics.checked`.
+    ``results`` maps a model to labels (N,) and probabilities (N, K). The areas in the legend are those in ``metrics.csv``.
+    If an area exceeds 0.97, an inset enlarges the upper left corner. Raises as :func:`lab.evaluation.metrics.checked`.
     """
     if not results:
         raise UserError("there is no model to evaluate; train one first.")
@@ -37,22 +37,22 @@ def roc_figure(results: Results, class_names: Sequence[str], title: str = "") ->
     figure = new_figure(5.6, 5.3 + 0.22 * lines + (0.35 if title else 0), title)
     axes = figure.add_subplot()
     handles, drawn, areas = [], [], []
-    for model, given in results.items():
-        labels, probabilities = checked(*given)
-        colour, marker = find(model).colour, find(model).marker
+    for model, result in results.items():
+        labels, probabilities = checked(*result)
+        row = find(model)
         aucs = auc_per_class(labels, probabilities)
         usable = [c for c in ([1] if k == 2 else range(k)) if not np.isnan(aucs[c])]
         curves = [roc_curve(labels == c, probabilities[:, c])[:2] for c in usable]
-        text = f"{find(model).title}: AUC undefined (labels of one class only)"
+        text = f"{row.title}: AUC undefined (labels of one class only)"
         if curves:
             areas.append(overall_auc(aucs))
-            text = f"{find(model).title}: AUC {areas[-1]:.4f}"
+            text = f"{row.title}: AUC {areas[-1]:.4f}"
             if 2 < k <= 8:
-                drawn += [(*curve, {"color": colour, "lw": 0.6, "alpha": 0.5, "zorder": 2}) for curve in curves]
+                drawn += [(*curve, {"color": row.colour, "lw": 0.6, "alpha": 0.5, "zorder": 2}) for curve in curves]
             x, y = curves[0] if k == 2 else _mean_roc(curves)
-            look = {"color": colour, "lw": 2, "zorder": 3, "marker": marker, "ms": 5, "markevery": 0.12}
-            drawn.append((x, y, look))
-        handles.append(Line2D([], [], color=colour, marker=marker, lw=2, ms=5, label=text))
+            style = {"color": row.colour, "lw": 2, "zorder": 3, "marker": row.marker, "ms": 5, "markevery": 0.12}
+            drawn.append((x, y, style))
+        handles.append(Line2D([], [], color=row.colour, marker=row.marker, lw=2, ms=5, label=text))
     insets = [axes]
     if areas and max(areas) > 0.97:
         inset = axes.inset_axes((0.28, 0.1, 0.58, 0.58))
@@ -62,12 +62,12 @@ def roc_figure(results: Results, class_names: Sequence[str], title: str = "") ->
         inset.xaxis.set_major_locator(MaxNLocator(3))
         inset.yaxis.set_major_locator(MaxNLocator(3))
         halo = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-        inset.set_title("top left corner, enlarged", fontsize=SMALL, color=GREY, bbox=halo)
+        inset.set_title("upper left corner, enlarged", fontsize=SMALL, color=GREY, bbox=halo)
         axes.indicate_inset_zoom(inset, edgecolor=GREY)
         insets.append(inset)
     for panel in insets:
-        for x, y, look in drawn:
-            panel.plot(x, y, **look)
+        for x, y, style in drawn:
+            panel.plot(x, y, **style)
         panel.grid(alpha=0.3, lw=0.6)
         panel.tick_params(labelsize=TICK if panel is axes else SMALL)
     axes.plot([0, 1], [0, 1], ":", color=GREY, lw=1.2)
@@ -78,9 +78,9 @@ def roc_figure(results: Results, class_names: Sequence[str], title: str = "") ->
     handles.append(Line2D([], [], color=GREY, ls=":", lw=1.2, label="chance: AUC 0.5"))
     if 2 < k <= 8:
         handles.append(Line2D([], [], color=GREY, lw=0.6, label="single classes"))
-    what = f"positive class: {plain(class_names[1])}" if k == 2 else "mean over the classes, each against the rest"
-    look = {"fontsize": TICK, "title_fontsize": TICK, "frameon": False, "ncols": 1 if k == 2 else 2}
-    figure.legend(handles=handles, title=what, loc="outside lower center", **look)
+    title = f"positive class: {plain(class_names[1])}" if k == 2 else "mean over the classes, one-vs-rest"
+    style = {"fontsize": TICK, "title_fontsize": TICK, "frameon": False, "ncols": 1 if k == 2 else 2}
+    figure.legend(handles=handles, title=title, loc="outside lower center", **style)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The figures that a training draws: accuracy so far, preprocessing and augmentation."""
+"""The figures that train.py draws: accuracy per epoch, preprocessing and augmentation."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from models.catalog import resnets
 
 
 def redraw_accuracy(folder: Path, model: str = "all", training: bool = False) -> str:
-    """Draw the accuracy per epoch of all ResNets that have a history, as the lab asks, or of a ``model`` that is no ResNet alone.
-    Returns the name of the figure. A bad history stops no other model's ``training``."""
+    """Draw the accuracy per epoch of all ResNets in one figure, as the lab requires, or of another ``model`` alone.
+
+    Returns the name of the figure. With ``training``, an invalid history is a warning and not an error.
+    """
     together = model == "all" or model in resnets()
     figure = "accuracy_comparison.png" if together else f"accuracy_{model}.png"
     try:
@@ -29,9 +31,10 @@ def redraw_accuracy(folder: Path, model: str = "all", training: bool = False) ->
     except UserError as error:
         if not training:
             raise
-        warn(f"no figure of the accuracy, since {error}")
+        warn(f"{figure} was not drawn: {error}")
         return figure
-    drawn = {name: table for name, table in histories.items() if (name in resnets() if together else name == model)}
+    models = resnets() if together else [model]
+    drawn = {name: table for name, table in histories.items() if name in models}
     if drawn:
         draw_accuracy(drawn, folder / figure, f"Accuracy per epoch on {folder.name}")
     return figure
@@ -40,33 +43,25 @@ def redraw_accuracy(folder: Path, model: str = "all", training: bool = False) ->
 def draw_data_figures(
     folder: Path, train: ImageList, classes: list[str], preprocessing: Preprocessing, seed: int, augmentation: str
 ) -> None:
-    """Draw ``preprocessing.png`` (raw → mask → window → network input, some cells of each class) and ``augmentation.png``, the
-    views before any are mixed."""
-    each = 3 if len(classes) <= 2 else 1
-    picked = [int(i) for label in range(len(classes)) for i in np.flatnonzero(train.labels == label)[:each]]
+    """Draw ``preprocessing.png`` (raw image, mask, window, network input of some cells of each class) and ``augmentation.png``
+    (their augmented views, without mixup)."""
+    count = 3 if len(classes) <= 2 else 1  # of each class
+    indices = [int(i) for label in range(len(classes)) for i in np.flatnonzero(train.labels == label)[:count]]
     rows, originals, views = [], [], []
-    for index in picked:
+    for index in indices:
         raw = read_image(train.paths[index])
         cropped = preprocessing.crop(raw)
         source = torch.from_numpy(cropped[None])
-        shown = to_uint8(resample(source, preprocessing.size, padding=preprocessing.padding))[0]
+        original = to_uint8(resample(source, preprocessing.size, padding=preprocessing.padding))[0]
         mask = preprocessing.mask(raw)
-        x, y = window_corner(raw, preprocessing.window, mask)
-        rows.append(
-            {
-                "class_name": classes[int(train.labels[index])],
-                "raw": raw,
-                "mask": mask,
-                "window": (x, y, preprocessing.window),
-                "cropped": cropped,
-                "input": shown,
-            }
-        )
-        originals.append(shown)
-        drawn = [
+        window = (*window_corner(raw, preprocessing.window, mask), preprocessing.window)
+        row = {"class_name": classes[int(train.labels[index])], "raw": raw, "mask": mask, "window": window}
+        rows.append(row | {"cropped": cropped, "input": original})
+        originals.append(original)
+        augmented = [
             augment(source, preprocessing.size, seed, epoch, np.array([index]), preprocessing.padding, augmentation)
             for epoch in range(7)
         ]
-        views.append([to_uint8(view)[0] for view in drawn])
+        views.append([to_uint8(view)[0] for view in augmented])
     draw_preprocessing(rows, folder / "preprocessing.png")
     draw_augmented(originals, views, folder / "augmentation.png", f"Augmented views of {folder.name}, as trained on")

@@ -1,6 +1,6 @@
-"""The style of all figures: font sizes, an empty figure, and writing one as PNG.
+"""The style of all figures: font sizes, a new figure, and writing a figure as PNG.
 
-Figures are made by matplotlib's object interface, not through pyplot: no window, nothing kept in memory.
+Figures use matplotlib's object-oriented interface, because pyplot would keep them in memory.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ DPI = 200
 
 
 def plain(text: str) -> str:
-    """Return text that matplotlib shows as it is: a dollar sign would open a formula."""
+    """Escape dollar signs, which matplotlib would take for the start of a formula."""
     return text.replace("$", r"\$")
 
 
 def png(figure: Figure) -> bytes:
-    """Return a figure as the bytes of a PNG file, the same for the same figure."""
+    """Return a figure as a PNG file; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as PNG, atomically."""
     write_whole(path, png(figure))
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
-    """Make an empty figure of a size in inches, its title wrapped to its width."""
+    """Make an empty figure; sizes are in inches, and the title is wrapped to the width."""
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     if title:
         figure.suptitle(textwrap.fill(plain(title), max(20, int(width * 9))), fontsize=TITLE)

@@ -1,4 +1,4 @@
-"""Predicting: the eight views, what averaging over them guarantees, and when it is used."""
+"""Prediction: the views of D4, fused batch norms, averaged probabilities, and when D4 averaging is used."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ HARDWARE = Hardware(torch.device("cpu"), "fp32")
 
 
 def network() -> nn.Module:
-    """A network with weights and norm statistics that tell the eight views of an image apart."""
+    """A network whose logits differ between the eight views of an image."""
     torch.manual_seed(3)
     made = thin("resnet18", 3).eval()
-    for name, buffer in made.named_buffers():
-        if name.endswith("running_var"):
-            buffer.uniform_(0.5, 2)
+    randomise_statistics(made)
     nn.init.normal_(made.fc.weight, std=5)
     return made
+
+
+def randomise_statistics(network: nn.Module) -> None:
+    """Random running means and variances of the batch norms."""
+    for name, buffer in network.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.uniform_(0.5, 2)
 
 
 def batches(*sizes: int) -> list[tuple[Tensor, Tensor, np.ndarray]]:
@@ -33,75 +38,66 @@ def batches(*sizes: int) -> list[tuple[Tensor, Tensor, np.ndarray]]:
     return [(torch.randn(size, 3, 32, 32), torch.zeros(size), np.arange(size)) for size in sizes]
 
 
-# ---- the group
+# ---- D4
 
 
-def test_eight_distinct_views_that_start_with_the_image_itself() -> None:
+def test_the_eight_views_are_distinct_and_start_with_the_image() -> None:
     image = torch.arange(2 * 3 * 4 * 4.0).view(2, 3, 4, 4)
     views = dihedral(image)
     assert len(views) == 8 and torch.equal(views[0], image)
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(views, 2))
     for view in views:
-        assert torch.equal(view.flatten(2).sort().values, image.flatten(2))  # the same pixels, per image and channel
+        assert torch.equal(view.flatten(2).sort().values, image.flatten(2))  # the same pixels in each image and channel
 
 
-def test_the_views_close_under_composition() -> None:
+def test_the_views_are_closed_under_composition() -> None:
     image = torch.arange(9.0).view(1, 1, 3, 3)
     group = {tuple(view.flatten().tolist()) for view in dihedral(image)}
     for view in dihedral(image):
-        assert {tuple(again.flatten().tolist()) for again in dihedral(view)} == group
+        assert {tuple(second.flatten().tolist()) for second in dihedral(view)} == group
 
 
-# ---- norms folded into convolutions
+# ---- batch norms fused into convolutions
 
 
 @pytest.mark.parametrize("model", ["resnet18", "resnet50"])
-def test_a_folded_network_is_the_same_function_without_norms(model: str) -> None:
+def test_fused_batch_norms_leave_the_function_unchanged(model: str) -> None:
     torch.manual_seed(0)
     made = catalog.build(model, 3, 32).double().eval()
-    for name, buffer in made.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
-            buffer.uniform_(0.5, 2)
+    randomise_statistics(made)
     state = {name: tensor.clone() for name, tensor in made.state_dict().items()}
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     fused = folded(made)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
     with torch.no_grad():
-        expected, found = made(images), fused(images)
+        expected, logits = made(images), fused(images)
     assert expected.std() > 1e-6
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
-    assert all(torch.equal(state[name], tensor) for name, tensor in made.state_dict().items())  # a copy was folded
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+    assert all(torch.equal(state[name], tensor) for name, tensor in made.state_dict().items())  # a copy was changed
 
 
 # ---- probabilities
 
 
-def test_plain_prediction_is_the_softmax_in_the_order_of_the_batches() -> None:
-    made, given = network(), batches(4, 4, 3)
-    found = predict(made, given, HARDWARE)
-    with torch.no_grad():
-        expected = torch.cat([made(images).softmax(1) for images, _, _ in given]).numpy()
-    assert found.shape == (11, 3) and found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
-
-
-def test_a_network_left_in_training_mode_is_evaluated_all_the_same() -> None:
-    made, given = network(), batches(4, 2)
-    expected = predict(made, given, HARDWARE)
+def test_predictions_are_the_softmax_even_in_training_mode() -> None:
+    made, feed = network(), batches(4, 4, 3)
+    rows = predict(made, feed, HARDWARE)
     state = {name: tensor.clone() for name, tensor in made.state_dict().items()}
-    made.train()
-    np.testing.assert_array_equal(predict(made, given, HARDWARE), expected)
-    assert all(torch.equal(state[name], tensor) for name, tensor in made.state_dict().items())  # no statistic moved
-
-
-def test_averaging_is_the_mean_of_the_eight_softmaxes() -> None:
-    made, given = network(), batches(2)
     with torch.no_grad():
-        image = given[0][0]
+        expected = torch.cat([made(images).softmax(1) for images, _, _ in feed]).numpy()
+    assert rows.shape == (11, 3) and rows.dtype == np.float32
+    np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(predict(made.train(), feed, HARDWARE), rows)
+    assert all(torch.equal(state[name], tensor) for name, tensor in made.state_dict().items())  # statistics unchanged
+
+
+def test_d4_averages_the_softmax_over_the_eight_views() -> None:
+    made, feed = network(), batches(2)
+    with torch.no_grad():
+        image = feed[0][0]
         slow = [made(torch.rot90(mirror, k, (2, 3))).softmax(1) for mirror in (image, image.flip(2)) for k in range(4)]
-    np.testing.assert_allclose(
-        predict(made, given, HARDWARE, d4=True), torch.stack(slow).mean(0).numpy(), rtol=1e-4, atol=1e-6
-    )
+    rows = predict(made, feed, HARDWARE, d4=True)
+    np.testing.assert_allclose(rows, torch.stack(slow).mean(0).numpy(), rtol=1e-4, atol=1e-6)
 
 
 # ---- whether to average
@@ -121,13 +117,13 @@ def test_averaging_is_the_mean_of_the_eight_softmaxes() -> None:
         ("auto", {"valid_accuracy": 0.9, "valid_accuracy_d4": 0.9, "valid_loss": 0.2, "valid_loss_d4": 0.2}, False),
     ],
 )
-def test_averaging_is_used_as_asked_or_where_it_helped(
+def test_d4_is_used_as_asked_or_if_it_helped(
     asked: str, metrics: dict[str, float], use: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert decide_d4(about(metrics=metrics), asked) is use
-    said = capsys.readouterr().out
-    assert said.startswith(f"resnet18: D4 averaging {'on' if use else 'off'}, ")
+    output = capsys.readouterr().out
+    assert output.startswith(f"resnet18: D4 averaging {'on' if use else 'off'}, ")
     reason = "as asked" if asked != "auto" else "80.00 %" if len(metrics) == 4 and 0.8 in metrics.values() else ""
-    assert reason in said
+    assert reason in output
     assert decide_d4(about(metrics=metrics), asked, quiet=True) is use
     assert capsys.readouterr().out == ""
