@@ -1,12 +1,12 @@
-"""The lab's DataLoader: CSV lists in, images and labels out.
+"""The lab's DataLoader: reads the images and labels that a CSV list names.
 
     from dataloader import LeukemiaLoader
     train = LeukemiaLoader(".", "train")            # > Found 7995 images...
     image, label = train[0]                         # float32 [3, size, size], normalised, and int
 
 ``getData(mode)`` and ``LeukemiaLoader(root, mode)`` are the lab's interface, one image at a time, for any
-``torch.utils.data.DataLoader``. The commands train and predict with ``lab.data.batches.Batches``: the same images, decoded
-once into a store and augmented as whole batches on the device.
+``torch.utils.data.DataLoader``. The commands train and predict with ``lab.data.batches.Batches``, which yields the same images:
+they are decoded once into a store and augmented as whole batches on the device.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ LABELLED = ("train", "valid")
 
 
 def list_name(mode: str) -> str:
-    """The list that a mode stands for: ``train``, ``valid``, or ``resnet_50_test`` for any of ``resnet_50_test``,
-    ``resnet50`` and ``test50``. Raises ``ValueError`` on anything else: plain "test" would not say whose order is meant."""
+    """Return the list's name for a mode: ``train``, ``valid``, or ``resnet_50_test`` for ``resnet_50_test``, ``resnet50`` or
+    ``test50``. Raises ``ValueError`` for any other mode; plain "test" does not name one of the three orders."""
     if mode in LABELLED:
         return mode
     match = re.fullmatch(r"(?:resnet_?|test_?)(\d+)(?:_test)?", mode)
     if not match:
         raise ValueError(
-            f"mode {mode!r} is not known; use 'train', 'valid', or the test list of a depth: 'resnet_18_test', "
+            f"unknown mode {mode!r}; use 'train', 'valid', or the test list of a depth: 'resnet_18_test', "
             f"'resnet_50_test', 'resnet_152_test'"
         )
     return f"resnet_{match[1]}_test"
 
 
 def getData(mode: str, data: str | Path = "csv/lab3") -> tuple[list[str], list[int]] | list[str]:
-    """The lab's function: paths and labels of ``train`` and ``valid``, the paths alone of a depth's test list."""
+    """The lab's function: returns paths and labels of ``train`` and ``valid``, or only the paths of a depth's test list."""
     images = read_list(read_data_set(data), list_name(mode), labelled=mode in LABELLED, check_files=False)
     return (images.ids, images.labels.tolist()) if mode in LABELLED else images.ids
 
 
 class LeukemiaLoader(Dataset[tuple[Tensor, int] | Tensor]):
-    """The lab's data set: one image at a time, read, preprocessed and normalised; never augmented, so the same every time.
+    """The lab's data set. Reads, preprocesses and normalises one image at a time, without augmentation.
 
     Args:
-        root: folder that the paths of the list start from.
+        root: folder that the paths in the list start from.
         mode: ``train``, ``valid`` or a depth's test list such as ``resnet_50_test``.
         data: the folder of lists, or a data set's name.
-        preprocessing: as a checkpoint carries it; without it the window is measured on the images of ``train.csv``.
+        preprocessing: as stored in a checkpoint; by default it is measured on the images of ``train.csv``.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LeukemiaLoader(Dataset[tuple[Tensor, int] | Tensor]):
         return len(self.img_name)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | Tensor:
-        """Image ``index`` as float32 [3, size, size], with its label where the list has labels."""
+        """Return image ``index`` as float32 [3, size, size], with its label if the list has labels."""
         try:
             source = self.preprocessing.crop(read_image(self.list.paths[index]))
         except UserError as error:

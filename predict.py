@@ -1,10 +1,10 @@
-"""Write the Kaggle submission of a depth: its own test list in, ``ID,label`` out.
+"""Predict the test list of each model and write its Kaggle submission (``ID,label``).
 
     python predict.py --model resnet50                  # csv/lab3/resnet_50_test.csv → csv/lab3/submission_resnet50.csv
     python predict.py --model all --data csv/sample
-    python predict.py --check csv/lab3/submission_resnet50.csv      # is it right? against the list that it answers
+    python predict.py --check csv/lab3/submission_resnet50.csv      # compare a submission with its test list
 
-Each depth reads its own test list, whose order differs from the others'; the checkpoint says how images are preprocessed.
+Each depth has its own test list in its own order. The preprocessing is read from the checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lab.options import add_machine, add_places, add_quiet, add_trained_model, p
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The options, each with its one default."""
+    """Return the parser of the options."""
     parser = argparse.ArgumentParser(description="Write the Kaggle submission of each depth.")
     add_places(parser)
     add_trained_model(parser)
@@ -46,7 +46,7 @@ from models.catalog import find, names
 
 
 def main(args: argparse.Namespace) -> None:
-    """One submission for each depth asked for."""
+    """Write one submission for each requested model."""
     data = read_data_set(args.data, args.root)
     if args.check:
         check(args.check, args.model, data)
@@ -57,10 +57,10 @@ def main(args: argparse.Namespace) -> None:
             name = find(model).test_list
             if not (data.folder / f"{name}.csv").is_file():
                 models.remove(model)
-                print(f"{model}: left out, there is no {name}.csv in {data.folder}")
+                print(f"{model}: skipped, there is no {name}.csv in {data.folder}")
     if not models:
         raise UserError(f"{data.folder}: none of the trained models has a test list there.")
-    # All lists are checked before the first network predicts.
+    # Check all lists before the first prediction, which may take minutes.
     lists = {model: read_list(data, find(model).test_list, labelled=False) for model in models}
     hardware = choose_hardware(args.device, args.precision)
     out = args.out or submission_folder(data)
@@ -68,26 +68,26 @@ def main(args: argparse.Namespace) -> None:
         path = args.weights / data.name / model / "best.safetensors"
         probabilities, about = predict_list(path, model, data, "test", images, args.d4, hardware)
         predictions = probabilities.argmax(axis=1)
-        target = out / f"submission_{model}.csv"
-        write_submission(target, images, predictions, data)
-        print(f"{model}: {images.csv.name} → {target}, {len(images):,} rows")
+        submission = out / f"submission_{model}.csv"
+        write_submission(submission, images, predictions, data)
+        print(f"{model}: {images.csv.name} → {submission}, {len(images):,} rows")
         warn_of_shares(model, predictions, about.classes, about.train_share)
 
 
 def check(path: Path, model: str, data: DataSet) -> None:
-    """Check a submission, of the model asked for or named by its file, and say what was found."""
+    """Check a submission of ``model``, or of the model in the file's name, and print its class shares."""
     if model == "all":
         longest_first = sorted(names(), key=len, reverse=True)  # one name may begin with another
-        named = re.search(rf"({'|'.join(longest_first)})(?!\d)", path.name)
-        if not named:
-            raise UserError(f"{path}: the name does not say which model's list it answers; give --model.")
-        model = named[0]
+        match = re.search(rf"({'|'.join(longest_first)})(?!\d)", path.name)
+        if not match:
+            raise UserError(f"{path}: the file name contains no model's name; give --model.")
+        model = match[0]
     images = read_list(data, find(model).test_list, labelled=False, check_files=False)
     labels = check_submission(path, images, data)
     values, counts = np.unique(labels, return_counts=True)
     classes = [data.classes[value] if data.classes else f"class {value}" for value in values]
     shares = ", ".join(f"{percent(n / len(labels), 1)} {name}" for name, n in zip(classes, counts, strict=True))
-    print(f"{path}: right, {len(labels):,} rows in the order of {images.csv.name}; {shares}")
+    print(f"{path}: correct, {len(labels):,} rows in the order of {images.csv.name}; {shares}")
     if (data.folder / "train.csv").is_file():
         train = read_list(data, "train", labelled=True, check_files=False).labels
         expected = np.bincount(train, minlength=len(data.classes)) / len(train)
@@ -95,15 +95,15 @@ def check(path: Path, model: str, data: DataSet) -> None:
 
 
 def warn_of_shares(model: str, predictions: np.ndarray, classes: list[str], shares: list[float]) -> None:
-    """Warn where a class is predicted far more or less often than it was seen in training: a sign of a wrong list or
-    wrong preprocessing. Far means 5 points and three standard errors of so many images."""
+    """Warn if a class is predicted far more or less often than it occurs in training, as with a wrong list or preprocessing.
+    The limit is 5 points or three standard errors, whichever is larger."""
     count = len(predictions)
     for label, expected in enumerate(shares):
-        found = float((predictions == label).mean())
+        share = float((predictions == label).mean())
         limit = max(0.05, 3 * (expected * (1 - expected) / count) ** 0.5)
-        if abs(found - expected) > limit:
+        if abs(share - expected) > limit:
             warn(
-                f"{model} predicts {classes[label]} for {percent(found, 1)} of the images, but it was "
+                f"{model} predicts {classes[label]} for {percent(share, 1)} of the images, compared with "
                 f"{percent(expected, 1)} in training; is it the right list?"
             )
 

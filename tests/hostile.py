@@ -1,4 +1,4 @@
-"""Generated lists for the tests called test_fuzz_*: mostly good ones that are broken, which reaches deeper than random bytes."""
+"""Generated lists for the tests test_fuzz_*: most are valid ones with damage, which tests more of a reader than random bytes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from lab.errors import UserError
 from lab.tables import CONTROL
 
-CASES: Counter[str] = Counter()  # how many cases of each test were run
+CASES: Counter[str] = Counter()  # number of cases per test
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 LINE = re.compile(r"\r\n|\r|\n")
 
 
 def hostile(*drawn: Any, share: float = 0.5) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """``given`` with this share of the profile's number of examples, counted."""
+    """Return ``given`` with this share of the profile's number of examples; the cases are counted."""
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(test)
@@ -37,8 +37,8 @@ def hostile(*drawn: Any, share: float = 0.5) -> Callable[[Callable[..., None]], 
 
 
 def refused(action: Callable[[], object]) -> str:
-    """What a refusal says, "" where there is none. Every refusal must be fit for a terminal: no control character, no line
-    without end, one sentence, or a listing of ten problems with a title and what to do."""
+    """Return the message of the :class:`UserError` that ``action`` raises, or "". The message must be one sentence, or a title,
+    at most ten problems and what to do; its lines must be short and without control characters."""
     try:
         action()
     except UserError as error:
@@ -51,12 +51,19 @@ def refused(action: Callable[[], object]) -> str:
     return ""
 
 
+def read(action: Callable[[], object]) -> tuple[str, Any]:
+    """Return the message of :func:`refused`, and the result of ``action`` or None if it was refused."""
+    results: list[object] = []
+    message = refused(lambda: results.append(action()))
+    return message, results[0] if results else None
+
+
 def problems(message: str) -> list[str]:
-    """The listed problems of a refusal, ten at most."""
+    """Return the listed problems of a message, at most ten."""
     return [line.strip() for line in message.split("\n")[1:-1] if not line.startswith("  … and ")]
 
 
-# ---- bytes that were good --------------------------------------------------------------------------------------------
+# ---- damaged bytes ---------------------------------------------------------------------------------------------------
 
 TOKENS = [b'"', b'""', b",", b"\n", b"\r", b"\r\n", b"\n\n", b" \t\n", b"\0", b"\xff", b"\xc3", b"\xef\xbb\xbf"]
 TOKENS += [b";", b"\t"]
@@ -66,8 +73,8 @@ TOKENS += ["\u2028".encode(), "\x85".encode(), "é".encode("latin-1"), "٣".enco
 
 @st.composite
 def broken(draw: st.DrawFn, good: bytes, near: int = 1 << 30) -> bytes:
-    """``good`` after some of: bytes changed, tokens put in, parts left out, repeated or moved, the end cut off; most of it within
-    the first ``near`` bytes, where headers are."""
+    """Damage ``good``: bytes changed, tokens inserted, parts deleted or repeated, the end cut off, most of it within the first
+    ``near`` bytes, where headers are."""
     data = good
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, min(len(data), near)))
@@ -89,7 +96,7 @@ def broken(draw: st.DrawFn, good: bytes, near: int = 1 << 30) -> bytes:
 
 @st.composite
 def broken_text(draw: st.DrawFn, good: str) -> bytes:
-    """A table in another encoding or with another separator, or broken bytewise."""
+    """A table in another encoding, with another separator, or with damaged bytes."""
     match draw(st.integers(0, 9)):
         case 0:
             return good.encode(draw(st.sampled_from(["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "cp500"])))
@@ -111,8 +118,8 @@ NO_LABELS += ["x" * 999]
 
 @st.composite
 def table(draw: st.DrawFn, columns: list[str], rows: list[list[str]]) -> tuple[bytes, list[int]]:
-    """A table in any spelling that is read, and the line that each row begins on."""
-    order = draw(st.permutations(range(len(columns) + draw(st.integers(0, 2)))))  # further columns too, in any order
+    """A table in any accepted form, and the line that each row begins on."""
+    order = draw(st.permutations(range(len(columns) + draw(st.integers(0, 2)))))  # with extra columns, in any order
     newline, quotes = draw(st.sampled_from(["\n", "\r\n", "\r"])), draw(st.booleans())
 
     def spelled(text: str) -> str:
@@ -135,7 +142,7 @@ def table(draw: st.DrawFn, columns: list[str], rows: list[list[str]]) -> tuple[b
 
 @dataclass(frozen=True)
 class Tree:
-    """A folder with lists and images in it, a working directory beside it, and an image outside of both."""
+    """A folder with lists and images, a working directory beside it, and an image outside both."""
 
     top: Path
 
@@ -144,7 +151,7 @@ class Tree:
         return self.top / "lists"
 
     def write(self, name: str, content: str | bytes) -> Path:
-        """One list, byte for byte."""
+        """Write a list without any conversion."""
         path = self.lists / f"{name}.csv"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path

@@ -1,7 +1,7 @@
-"""Mixup and CutMix of whole batches: each image, and its label, is mixed with the next one in the epoch's order.
+"""Mixup and CutMix of whole batches: each image and its label are mixed with the next one in the epoch's order.
 
-Mixup is Zhang et al. 2018 (arXiv 1710.09412, §2), CutMix Yun et al. 2019 (arXiv 1905.04899, §3). Partner, share and place are
-functions of (seed, epoch, index), as all augmentation is, so that they hang neither on the batch size nor on where a run went on.
+Mixup is Zhang et al. 2018 (arXiv 1710.09412, §2), CutMix Yun et al. 2019 (arXiv 1905.04899, §3). Partner, λ and box are
+functions of (seed, epoch, index). They depend neither on the batch size nor on where a run was resumed.
 """
 
 from __future__ import annotations
@@ -14,37 +14,33 @@ from torch.nn import functional
 
 from lab.data.random_numbers import uniform
 
-# λ is drawn from Beta(α, α). Mixup's authors found 0.1 to 0.4 to help on ImageNet (§3.1); CutMix' used 1, which is uniform.
+# λ is drawn from Beta(α, α). For mixup, α from 0.1 to 0.4 improved ImageNet (§3.1). CutMix uses α = 1, which is uniform.
 MIXUP = 0.2
 
 
 def draw_mix(kind: str, seed: int, epoch: int, indices: np.ndarray) -> Tensor:
-    """For each image float32 [N, 3]: its own share λ of the mixture, and the centre (x, y in 0…1) of CutMix's box."""
-    draw = uniform(seed ^ 0x313C, epoch, indices, 3)  # a stream of its own, apart from the geometry's and the order's
+    """Draw the parameters of each image, float32 [N, 3]: its weight λ, and the centre (x, y in 0…1) of CutMix's box."""
+    draw = uniform(seed ^ 0x313C, epoch, indices, 3)  # another seed than the geometry's and the order's
     if kind == "mixup":
         draw[:, 0] = betaincinv(MIXUP, MIXUP, draw[:, 0])
     return torch.from_numpy(draw)
 
 
-def mix(kind: str, views: Tensor, targets: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix each of ``views`` [N + 1, 3, S, S] but the last with the next one: images [N, 3, S, S] and the shares of the classes
-    [N, K] of these. ``targets`` are labels int64 [N + 1] as one-hot rows [N + 1, K], ``drawn`` [N, 3] is of :func:`draw_mix`."""
-    own, other = views[:-1], views[1:]
-    share = drawn[:, 0].to(views.dtype)
+def mix(kind: str, images: Tensor, labels: Tensor, classes: int, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix each of ``images`` [N + 1, 3, S, S] except the last with the next one. ``labels`` are int64 [N + 1], ``parameters``
+    [N, 3] those of :func:`draw_mix`. Returns the images [N, 3, S, S] and the proportions of the classes, float32 [N, K]."""
+    own, other = images[:-1], images[1:]
+    weight = parameters[:, 0].to(images.dtype)
     if kind == "mixup":
-        kept = share[:, None, None, None]
+        mask = weight[:, None, None, None]
     else:
-        # A box of the share 1 - λ of the area, cut off at the border; the pixels that are left decide the label (§3.1, eq. 2).
-        side = views.shape[-1]
-        pixel = (torch.arange(side, device=views.device) + 0.5) / side
-        half = (1 - share).sqrt()[:, None] / 2
-        across, down = ((pixel - drawn[:, axis, None]).abs() < half for axis in (1, 2))
-        kept = (~(down[:, :, None] & across[:, None, :]))[:, None].to(views.dtype)
-        share = kept.mean(dim=(1, 2, 3))
-    mixed = kept * own + (1 - kept) * other
-    return mixed, share[:, None] * targets[:-1] + (1 - share[:, None]) * targets[1:]
-
-
-def one_hot(labels: Tensor, classes: int) -> Tensor:
-    """Labels int64 [N] → float32 [N, K]."""
-    return functional.one_hot(labels, classes).float()
+        # The box has the area 1 - λ and is clipped at the border; the label's weights are those of the pixels (§3.1, eq. 2).
+        side = images.shape[-1]
+        pixel = (torch.arange(side, device=images.device) + 0.5) / side
+        half = (1 - weight).sqrt()[:, None] / 2
+        columns, rows = ((pixel - parameters[:, axis, None]).abs() < half for axis in (1, 2))
+        mask = (~(rows[:, :, None] & columns[:, None, :]))[:, None].to(images.dtype)
+        weight = mask.mean(dim=(1, 2, 3))
+    targets = functional.one_hot(labels, classes).float()
+    mixed = mask * own + (1 - mask) * other
+    return mixed, weight[:, None] * targets[:-1] + (1 - weight[:, None]) * targets[1:]

@@ -1,9 +1,9 @@
-"""The store: every image of a list decoded and cropped once, and memory-mapped as uint8 from then on.
+"""The store: each image of a list is decoded and cropped once, and is read from a memory-mapped uint8 array afterwards.
 
 A store is two files: ``….npy`` (uint8 [N, S, S, 3], one row per distinct path, paths sorted) and ``….json`` (the SHA-256
-of each image file's bytes, and a CRC-32 of these and the ``.npy``). The key covers the paths, the files' sizes and times, all
-that decides the crop and the code that crops, so a changed file, setting or version finds no store and builds a new one; and
-so does one whose checksum is another. Lists of the same images in another order share a store.
+of each image file, and a CRC-32 of these and the ``.npy``). Its name contains a hash of the paths, the files' sizes and times,
+the parameters of the crop and the code that crops, so that a change of any of them builds a new store. A store with a wrong
+checksum is built again. Lists of the same images in another order share a store.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Store:
     digests: list[str]
 
     def list_digests(self) -> list[str]:
-        """The digest of each image's file, in the order of the list."""
+        """Return the SHA-256 of each image file, in the order of the list."""
         return [self.digests[row] for row in self.rows]
 
 
 @functools.cache
 def code_version() -> str:
-    """A hash of the code that decides what a store holds, and the version of Pillow, which decodes."""
+    """Return a hash of the code that decodes and crops, and of Pillow's version."""
     digest = hashlib.sha256(PIL.__version__.encode())
     for name in ("images.py", "preprocessing.py"):
         digest.update(Path(__file__).with_name(name).read_bytes())
@@ -54,90 +54,86 @@ def code_version() -> str:
 
 
 def store_key(paths: list[Path], preprocessing: Preprocessing) -> str:
-    """What a store's content depends on, hashed."""
+    """Return a hash of everything that a store's content depends on."""
     crop = [code_version(), preprocessing.window, preprocessing.locate, preprocessing.source]
     digest = hashlib.sha256(json.dumps(crop).encode())
     for path in paths:
         try:
             stat = path.stat()
-        except OSError:  # gone since the list was checked: decoding reports it by row
+        except OSError:  # deleted since the list was checked; decoding reports it by row
             continue
         digest.update(f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:20]
 
 
 def open_stores(lists: dict[str, ImageList], preprocessing: Preprocessing, folder: Path) -> dict[str, Store]:
-    """The store of each list, built first where there is none.
+    """Open the store of each list, building those that do not exist.
 
-    Every unreadable image of all the lists is reported together in one :class:`lab.errors.UserError`; of their
-    lists nothing is kept then.
+    Raises one :class:`lab.errors.UserError` for the unreadable images of all lists; no store of such a list is kept.
     """
     stores, problems = {}, []
     for name, images in lists.items():
         paths = sorted(set(images.paths))
         kind = f"{name}-{preprocessing.locate}{preprocessing.window}-{preprocessing.source}px"
-        stem = f"{kind}-{store_key(paths, preprocessing)}"
-        store = load(folder, stem, paths, images.paths, preprocessing.source)
+        stem = folder / f"{kind}-{store_key(paths, preprocessing)}"
+        arguments = stem, paths, images.paths, preprocessing.source
+        store, errors = load(*arguments), dict[Path, Exception]()
         if store is None:
-            with alone(folder, "decoding images", wait=True):  # another depth's training may be at it
-                store = load(folder, stem, paths, images.paths, preprocessing.source)
+            with alone(folder, "decoding images", wait=True):  # the training of another depth may be building it
+                store = load(*arguments)
                 if store is None:
-                    take_away(folder, kind)
-                    reasons = build(folder / stem, name, paths, preprocessing)
-                    problems += [
-                        images.problem(index, reasons[path])
-                        for index, path in enumerate(images.paths)
-                        if path in reasons
-                    ]
-                    store = load(folder, stem, paths, images.paths, preprocessing.source)
-                    if store is None and not reasons:
-                        raise UserError(
-                            f"{folder / stem}.npy: cannot be read again just after it was written; is the disk whole?"
-                        )
+                    remove_stale(folder, kind)
+                    errors = build(stem, name, paths, preprocessing)
+                    store = load(*arguments)
         if store is not None:
             stores[name] = store
+        elif not errors:
+            raise UserError(f"{stem}.npy: cannot be read after it was written; check the disk.")
+        rows = enumerate(images.paths)
+        problems += [images.problem(index, errors[path]) for index, path in rows if path in errors]
     if problems:
         raise problems_error(f"{counted(len(problems), 'image')} cannot be used:", problems)
     return stores
 
 
-def take_away(folder: Path, kind: str) -> None:
-    """Delete the stores of the same list and crop, whose files have changed since, and what was half written of them."""
+def remove_stale(folder: Path, kind: str) -> None:
+    """Delete older stores of the same list and crop, and incomplete ones that a killed process left."""
     for stale in folder.glob(f"{kind}-*"):
         stale.unlink(missing_ok=True)
-    for half in folder.glob(f".{kind}-*.tmp"):
-        shutil.rmtree(half, ignore_errors=True)
+    for incomplete in folder.glob(f".{kind}-*.tmp"):
+        shutil.rmtree(incomplete, ignore_errors=True)
 
 
-def load(folder: Path, stem: str, paths: list[Path], listed: list[Path], side: int) -> Store | None:
-    """Open a store, or None where it is missing or not whole."""
+def load(stem: Path, paths: list[Path], listed: list[Path], side: int) -> Store | None:
+    """Open a store; returns None if it is missing or damaged."""
+    array = stem.with_name(f"{stem.name}.npy")
     try:
-        images = np.load(folder / f"{stem}.npy", mmap_mode="r")
-        manifest = json.loads((folder / f"{stem}.json").read_text())
+        images = np.load(array, mmap_mode="r")
+        manifest = json.loads(stem.with_name(f"{stem.name}.json").read_text())
         digests = manifest["sha256"]
-        whole = images.shape == (len(paths), side, side, 3) and images.dtype == np.uint8 and len(digests) == len(paths)
-        whole = whole and manifest["crc32"] == checksum(folder / f"{stem}.npy", digests)
-    except Exception:  # numpy answers damage with EOFError, TokenError, BadZipFile and others; it is built again
+        intact = images.shape == (len(paths), side, side, 3) and images.dtype == np.uint8 and len(digests) == len(paths)
+        intact = intact and manifest["crc32"] == checksum(array, digests)
+    except Exception:  # numpy raises EOFError, TokenError, BadZipFile and others on damaged files
         return None
-    if not whole:
+    if not intact:
         return None
-    place = {path: row for row, path in enumerate(paths)}
-    return Store(images, np.array([place[path] for path in listed]), digests)
+    row_of = {path: row for row, path in enumerate(paths)}
+    return Store(images, np.array([row_of[path] for path in listed]), digests)
 
 
 def checksum(path: Path, digests: list[str]) -> int:
-    """CRC-32 of the digests and a file, read piece by piece: what is mapped would count as memory of the process."""
+    """Return the CRC-32 of the digests and a file. Reads in parts, because mapped pages count as the process's memory."""
     crc = zlib.crc32("".join(digests).encode())
     with path.open("rb") as file:
-        while piece := file.read(1 << 22):
-            crc = zlib.crc32(piece, crc)
+        while part := file.read(1 << 22):
+            crc = zlib.crc32(part, crc)
     return crc
 
 
 def build(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing) -> dict[Path, Exception]:
-    """Decode and crop ``paths`` into a new store, in parallel; returns the reasons of those that cannot be decoded, and then
-    keeps nothing."""
-    reasons: dict[Path, Exception] = {}
+    """Decode and crop ``paths`` into a new store, in parallel. Returns the errors of images that cannot be decoded; if there are
+    any, the store is deleted."""
+    errors: dict[Path, Exception] = {}
     array = stem.with_name(f"{stem.name}.npy")
     with replacing(array) as temporary:
         shape = (len(paths), preprocessing.source, preprocessing.source, 3)
@@ -150,29 +146,27 @@ def build(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing
                 images[row] = preprocessing.crop(decode(data))
                 return hashlib.sha256(data).hexdigest()
             except (OSError, ValueError) as error:
-                reasons[paths[row]] = error
+                errors[paths[row]] = error
                 return ""
 
-        # Pillow releases the interpreter lock while it decodes and resizes, so threads are enough.
+        # Threads suffice, because Pillow releases the interpreter lock while it decodes and resizes.
         with ThreadPoolExecutor(decoding_threads()) as pool:
-            # Handed out by the thousand: what waits for a thread takes memory, 2 KiB an image (benchmarks/scale.py).
+            # Submitted in parts of 1000, because each submitted image takes 2 KiB of memory (benchmarks/scale.py).
             numbers = range(len(paths))
             parts = (pool.map(decode_one, numbers[begin : begin + 1000]) for begin in range(0, len(paths), 1000))
             digests = list(progress(chain.from_iterable(parts), f"decoding {name}", len(paths)))
         images.flush()
-    if reasons:
+    if errors:
         array.unlink()
     else:
-        write_whole(
-            stem.with_name(f"{stem.name}.json"), json.dumps({"crc32": checksum(array, digests), "sha256": digests})
-        )
-    return reasons
+        manifest = {"crc32": checksum(array, digests), "sha256": digests}
+        write_whole(stem.with_name(f"{stem.name}.json"), json.dumps(manifest))
+    return errors
 
 
 def warn_of_shared_images(stores: dict[str, Store]) -> None:
-    """Warn where train and valid hold the same image, by path or by content: valid accuracy would flatter."""
+    """Warn if train and valid contain the same image, by path or by content, because valid accuracy is then optimistic."""
     shared = set(stores["train"].digests) & set(stores["valid"].digests)
     if shared:
-        count = sum(digest in shared for digest in stores["valid"].list_digests())
-        held = counted(count, "image")
-        warn(f"train.csv holds {held} of valid.csv too, byte for byte; its accuracy will flatter.")
+        count = counted(sum(digest in shared for digest in stores["valid"].list_digests()), "image")
+        warn(f"train.csv contains {count} of valid.csv too, byte for byte; the valid accuracy will be optimistic.")

@@ -1,4 +1,4 @@
-"""Writing a Kaggle submission, and checking one against the list that it answers."""
+"""Writes a Kaggle submission, and checks one against its test list."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ HEADER = "ID,label"
 
 
 def write_submission(path: Path, images: ImageList, labels: np.ndarray, data: DataSet) -> None:
-    """Write a list's IDs, as it spells and orders them, with their labels, int64 [N]; and read it back, checked."""
+    """Write the IDs of a list, unchanged and in its order, with their labels, int64 [N]; then check the file."""
     table = pd.DataFrame({"ID": images.ids, "label": labels.astype(int)})
     write_whole(path, table.to_csv(index=False, lineterminator="\n"))
     check_submission(path, images, data)
 
 
 def check_submission(path: Path, images: ImageList, data: DataSet) -> np.ndarray:
-    """The labels, int64 [N], of a submission that is right in every row. Raises :class:`UserError` where the header or the number
-    of fields is wrong, or the order is another list's; else one for all rows: IDs that are missing, foreign or twice, labels
-    that are no whole numbers of a class."""
+    """Return the labels, int64 [N], of a correct submission.
+
+    Raises :class:`UserError` if the header, the number of fields or the order is wrong, or else one error for all rows with
+    missing, unknown or duplicate IDs or invalid labels.
+    """
     (first, header), *rows = read_rows(path, HEADER)
     if first != 1 or header != HEADER.split(","):
         quoted = " in one pair of quotes" if header == [HEADER] else ""
@@ -38,39 +40,38 @@ def check_submission(path: Path, images: ImageList, data: DataSet) -> np.ndarray
             raise UserError(f"{path} line {line}: {counted(len(fields), 'field')}; Kaggle expects two, '{HEADER}'.")
     ids = [name for _, (name, _) in rows]
     if ids != images.ids and sorted(ids) == sorted(images.ids):
-        raise UserError(f"{path}: the IDs stand in another order than in {images.csv.name}{same_order(ids, data)}.")
-    asked, seen = set(images.ids), set[str]()
+        raise UserError(f"{path}: the IDs are in another order than in {images.csv.name}{same_order(ids, data)}.")
+    listed, answered = set(images.ids), set[str]()
     problems = []
     for line, (name, text) in rows:
-        if name not in asked:
+        if name not in listed:
             problems.append(f"line {line}: ID '{shown(name)}' is not in {images.csv.name}")
-        elif name in seen:
-            problems.append(f"line {line}: ID '{shown(name)}' stands there twice")
-        seen.add(name)
+        elif name in answered:
+            problems.append(f"line {line}: ID '{shown(name)}' is a duplicate")
+        answered.add(name)
         label = parse_label(text)
         if label is None or str(label) != text or not 0 <= label < (len(data.classes) or label + 1):
-            known = f" to {len(data.classes) - 1}" if data.classes else ""
-            problems.append(f"line {line}: label '{shown(text)}' is not a whole number from 0{known}")
-    problems += [f"no row answers '{shown(name)}'" for name in images.ids if name not in seen]
+            last = f" to {len(data.classes) - 1}" if data.classes else ""
+            problems.append(f"line {line}: label '{shown(text)}' is not a whole number from 0{last}")
+    problems += [f"there is no row for '{shown(name)}'" for name in images.ids if name not in answered]
     if problems:
         raise problems_error(f"{path}: {counted(len(problems), 'problem')}:", problems)
     return np.array([int(text) for _, (_, text) in rows], dtype=np.int64)
 
 
 def same_order(ids: list[str], data: DataSet) -> str:
-    """Which other test list of the data set has this order, in words."""
+    """Name another test list of the data set that has this order, as the end of a message; "" if there is none."""
     for path in sorted(data.folder.glob("resnet_*_test.csv")):
         try:
             other = read_list(data, path.stem, labelled=False, check_files=False)
         except UserError:
-            continue  # a list that cannot be read is not the one that was answered
+            continue  # an unreadable list cannot have been predicted
         if other.ids == ids:
-            return f", namely in that of {path.name}: it answers another depth's list"
+            return f"; it is that of {path.name}, another depth's list"
     return ""
 
 
 def submission_folder(data: DataSet) -> Path:
-    """The lists' own folder where it lies in csv/, else csv/<data>: other folders of lists are not ours to write into."""
-    ours = Path("csv").resolve()
+    """Return the folder of the lists if it is below csv/, else csv/<data>, because other folders are not written to."""
     folder = data.folder.resolve()
-    return data.folder if ours == folder or ours in folder.parents else Path("csv") / data.name
+    return data.folder if folder.is_relative_to(Path("csv").resolve()) else Path("csv") / data.name

@@ -1,10 +1,11 @@
-"""Submissions: the IDs as their own list spells and orders them, each once, with the labels that the saved network gives."""
+"""predict.py: a submission has the IDs of its own list, unchanged and in order, with the labels of the saved network."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,7 @@ def work(tmp_path: Path, trained: Path) -> Iterator[Path]:
 
 
 def listed(data: Path, model: str) -> list[str]:
-    """The IDs of a depth's own list, read without this project."""
+    """The IDs of a depth's own list, read without this project's code."""
     lines = (data / f"resnet_{model[6:]}_test.csv").read_text().split("\n")
     assert lines[0] == "Path"
     return lines[1:]
@@ -48,21 +49,21 @@ def listed(data: Path, model: str) -> list[str]:
 def test_submissions_of_all_depths(trained: Path, work: Path, data: str) -> None:
     lists, weights = trained / "csv" / data, trained / "weights"
     command(predict, "--data", lists, "--weights", weights, "--d4", "off", *CPU)
-    found = set()
+    labels = set()
     for model in DEPTHS:
-        # Lists that are not ours, outside csv/, are not written into.
+        # Nothing is written to a folder of lists outside csv/.
         lines = (work / "csv" / data / f"submission_{model}.csv").read_bytes().decode().split("\n")
         ids = listed(lists, model)
         slow = slow_probabilities(weights / data / model / "best.safetensors", [lists / path for path in ids])
         assert lines == ["ID,label", *(f"{path},{label}" for path, label in zip(ids, slow.argmax(1), strict=True)), ""]
-        found |= set(slow.argmax(1))
-    assert len(found) > 1  # networks that always say the same would prove nothing about the order
+        labels |= set(slow.argmax(1))
+    assert len(labels) > 1  # with equal labels the order would not be tested
     assert len({tuple(listed(lists, model)) for model in DEPTHS}) == 3
     assert not list(lists.glob("submission*"))
 
 
-def test_ids_are_spelled_as_in_the_list(work: Path, trained: Path) -> None:
-    """CRLF, a byte-order mark, spaces, an extra column, no final newline; in our own csv/ the submission lies with the list."""
+def test_ids_are_written_as_in_the_list(work: Path, trained: Path) -> None:
+    """CRLF, a byte-order mark, spaces, an extra column, no final newline; below csv/ the submission is beside its list."""
     data = make_data(work / "csv" / "tiny")
     text = '\ufeff path ,note\r\n./test/3.png,x\r\n test/1.png,"a,b"\r\n.\\test\\0.png,'
     (data / "resnet_18_test.csv").write_bytes(text.encode())
@@ -75,17 +76,17 @@ def test_ids_are_spelled_as_in_the_list(work: Path, trained: Path) -> None:
     assert sorted(path.name for path in data.glob("submission*")) == ["submission_resnet18.csv"]
 
 
-def test_preprocessing_is_the_checkpoints(work: Path, trained: Path) -> None:
-    """Another window and size in the checkpoint give what the slow way gives with them."""
-    network, said = load_network(trained / "weights/tiny/resnet50/best.safetensors", "resnet50")
-    changed = replace(said.preprocessing, window=40, source=80, size=40, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1))
+def test_preprocessing_is_that_of_the_checkpoint(work: Path, trained: Path) -> None:
+    """The predictions equal the oracle's for another window and size in the checkpoint."""
+    network, checkpoint = load_network(trained / "weights/tiny/resnet50/best.safetensors", "resnet50")
+    changes: dict[str, Any] = {"window": 40, "source": 80, "size": 40, "mean": (0.1, 0.2, 0.3), "std": (0.3, 0.2, 0.1)}
     path = work / "weights" / "tiny" / "resnet50" / "best.safetensors"
-    save_thin(path, replace(said, preprocessing=changed), network)
+    preprocessing = replace(checkpoint.preprocessing, **changes)
+    save_thin(path, replace(checkpoint, preprocessing=preprocessing), network)
     lists = trained / "csv" / "tiny"
     command(predict, "--model", "resnet50", "--data", lists, "--out", ".", *CPU)
-    found = pd.read_csv("submission_resnet50.csv")["label"]
     slow = slow_probabilities(path, [lists / name for name in listed(lists, "resnet50")])
-    assert list(found) == list(slow.argmax(1))
+    assert list(pd.read_csv("submission_resnet50.csv")["label"]) == list(slow.argmax(1))
 
 
 def test_a_checkpoint_of_another_depth_is_refused(work: Path, trained: Path) -> None:
@@ -97,39 +98,34 @@ def test_a_checkpoint_of_another_depth_is_refused(work: Path, trained: Path) -> 
     assert not list(work.rglob("submission*"))
 
 
-def test_without_a_list_or_a_checkpoint_nothing_is_written(work: Path, trained: Path) -> None:
+def test_a_missing_checkpoint_or_list(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="there is no such checkpoint"):
         command(predict, "--model", "resnet18", "--data", trained / "csv" / "tiny", *CPU)
     data = make_data(work / "csv" / "tiny")
     (data / "resnet_152_test.csv").unlink()
+    options: list[str | Path] = ["--data", "tiny", "--weights", trained / "weights", *CPU]
     with pytest.raises(UserError, match=r"resnet_152_test.csv: there is no such list"):
-        command(predict, "--model", "resnet152", "--data", "tiny", "--weights", trained / "weights", *CPU)
+        command(predict, "--model", "resnet152", *options)
     assert not list(work.rglob("submission*"))
-
-
-def test_a_depth_without_a_list_is_left_out_of_all_and_said(
-    work: Path, trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = make_data(work / "csv" / "tiny")
-    (data / "resnet_152_test.csv").unlink()
-    command(predict, "--data", "tiny", "--weights", trained / "weights", *CPU)
-    assert "resnet152: left out, there is no resnet_152_test.csv in csv/tiny" in capsys.readouterr().out
+    command(predict, *options)
+    assert "resnet152: skipped, there is no resnet_152_test.csv in csv/tiny" in capsys.readouterr().out
     assert {path.name for path in work.rglob("submission*")} == {"submission_resnet18.csv", "submission_resnet50.csv"}
 
 
 def test_all_lists_are_checked_before_the_first_submission(work: Path, trained: Path) -> None:
     data = make_data(work / "csv" / "tiny")
     (data / "resnet_152_test.csv").write_text("Path\n./test/0.png\n./test/0.png\n")
-    with pytest.raises(UserError, match=r"resnet_152_test.csv.*\n.*line 3: ./test/0.png stands already on line 2"):
+    with pytest.raises(UserError, match=r"resnet_152_test.csv.*\n.*line 3: ./test/0.png is already on line 2"):
         command(predict, "--data", "tiny", "--weights", trained / "weights", *CPU)
     assert not list(work.rglob("submission*"))
 
 
-def test_d4_is_used_as_noted_on_valid(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    network, said = load_network(trained / "weights/tiny/resnet18/best.safetensors", "resnet18")
+def test_d4_is_used_if_it_helped_on_valid(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network, checkpoint = load_network(trained / "weights/tiny/resnet18/best.safetensors", "resnet18")
     for d4, plain, expected in ((0.9, 0.8, "on"), (0.7, 0.8, "off")):
-        said = replace(said, metrics=said.metrics | {"valid_accuracy": plain, "valid_accuracy_d4": d4})
-        save_thin(work / "weights" / "tiny" / "resnet18" / "best.safetensors", said, network)
+        metrics = checkpoint.metrics | {"valid_accuracy": plain, "valid_accuracy_d4": d4}
+        path = work / "weights" / "tiny" / "resnet18" / "best.safetensors"
+        save_thin(path, replace(checkpoint, metrics=metrics), network)
         capsys.readouterr()
         command(predict, "--data", trained / "csv" / "tiny", *CPU)
         assert f"resnet18: D4 averaging {expected}, on valid" in capsys.readouterr().out
@@ -138,34 +134,33 @@ def test_d4_is_used_as_noted_on_valid(work: Path, trained: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("blasts", "count", "warned"),
     [
-        # Of 1000 images, 68 % in training: the limit is 5 points, more than three standard errors of 1.5.
+        # 1000 images, 68 % in training: the limit is 5 points, because three standard errors are 4.4.
         (680, 1000, False),
         (725, 1000, False),
         (735, 1000, True),
         (625, 1000, True),
-        # Of 10 images three standard errors are 44 points.
+        # 10 images: three standard errors are 44 points.
         (10, 10, False),
         (2, 10, True),
     ],
 )
-def test_shares_far_from_the_training_shares_are_warned_of(
+def test_shares_far_from_those_in_training_give_a_warning(
     capsys: pytest.CaptureFixture[str], blasts: int, count: int, warned: bool
 ) -> None:
     predictions = np.array([1] * blasts + [0] * (count - blasts))
     predict.warn_of_shares("resnet18", predictions, about().classes, [0.32, 0.68])
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == (2 if warned else 0)
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == (2 if warned else 0)
     if warned:
-        assert f"resnet18 predicts leukemia blast for {100 * blasts / count:.1f} %" in said[1]
-        assert "68.0 % in training" in said[1]
+        assert f"resnet18 predicts leukemia blast for {100 * blasts / count:.1f} %" in warnings[1]
+        assert "68.0 % in training" in warnings[1]
 
 
-def test_the_warning_is_printed_by_the_command(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_warning(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = thin("resnet18").eval()
-    torch.nn.init.constant_(network.fc.bias, 0)
-    network.fc.bias.data[1] = 100.0  # always class 1
-    said = replace(read_about(trained / "weights/tiny/resnet18/best.safetensors"), train_share=[0.9, 0.1])
-    save_thin(work / "weights/tiny/resnet18/best.safetensors", said, network)
+    network.fc.bias.data[:] = torch.tensor([0.0, 100.0])  # always class 1
+    checkpoint = replace(read_about(trained / "weights/tiny/resnet18/best.safetensors"), train_share=[0.9, 0.1])
+    save_thin(work / "weights/tiny/resnet18/best.safetensors", checkpoint, network)
     command(predict, "--data", trained / "csv" / "tiny", *CPU)
     assert "warning: resnet18 predicts leukemia blast for 100.0 % of the images" in capsys.readouterr().err
 

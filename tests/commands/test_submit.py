@@ -205,7 +205,7 @@ def test_all_that_is_missing_is_said_at_once_with_its_command(
         "README.md: is missing": "take it from the project anew",
         "weights/tiny/resnet18/best.safetensors: is missing": "python train.py --model resnet18 --data tiny",
         "csv/tiny/submission_resnet50.csv: is missing": "python predict.py --model resnet50 --data tiny",
-        "csv/tiny/submission_resnet152.csv: 1 problem:; no row answers": "python predict.py --model resnet152 --data tiny",
+        "csv/tiny/submission_resnet152.csv: 1 problem:; there is no row for": "python predict.py --model resnet152 --data tiny",
     }
     for line, (fault, mend) in zip(said[:-1], made_by.items(), strict=True):
         assert line.startswith(f"  {fault}") and line.endswith(f"; {mend}")

@@ -129,7 +129,7 @@ def test_shared_images_are_warned_of(
     for index in (0, 1, 5):
         (data / "valid" / f"{index}.png").write_bytes((data / "train" / f"{index}.png").read_bytes())
     command(train, "--data", "leaky", *FAST, "--epochs", "1")
-    assert "warning: train.csv holds 3 images of valid.csv too" in capsys.readouterr().err
+    assert "warning: train.csv contains 3 images of valid.csv too" in capsys.readouterr().err
 
 
 # ---- which epoch is best, and when to stop

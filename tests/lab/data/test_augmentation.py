@@ -1,4 +1,4 @@
-"""lab.data.augmentation: one resampling for training and evaluation, equally sharp, and views within what was promised."""
+"""lab.data.augmentation: training and evaluation images are equally sharp, and the augmentation has the documented range."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def disc(side: int, radius: float, colour: tuple[int, int, int] = (120, 50, 140)
 
 @settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 40))
-def test_the_grid_is_that_of_torch(epoch: int, count: int, side: int) -> None:
+def test_the_grid_is_that_of_affine_grid(epoch: int, count: int, side: int) -> None:
     geometry, shift, _ = affine(0, epoch, np.arange(count))
     expected = functional.affine_grid(
         torch.cat([geometry, shift[..., None]], 2), [count, 3, side, side], align_corners=False
@@ -63,27 +63,27 @@ def test_the_grid_is_that_of_torch(epoch: int, count: int, side: int) -> None:
     torch.testing.assert_close(sampling_grid(geometry, shift, side, 1, 0, 2), expected[:, 1::2, ::2], atol=2e-6, rtol=0)
 
 
-def test_the_drawn_maps_are_rotations_mirrors_and_small_changes_of_scale_and_place() -> None:
+def test_maps_are_rotations_reflections_scalings_and_shifts_within_bounds() -> None:
     geometry, shift, _ = affine(0, 3, EVERY)
     a, b, c, d = geometry.flatten(1).double().unbind(1)
     scale = (a * d - b * c).abs().sqrt()
-    # The columns are at right angles and equally long: no shear, no stretching.
+    # The columns are orthogonal and of equal length: no shear.
     torch.testing.assert_close(a * b + c * d, torch.zeros_like(a), atol=1e-6, rtol=0)
     torch.testing.assert_close(a * a + c * c, b * b + d * d, atol=1e-6, rtol=0)
     bound = 1 + SCALE
     assert 1 / bound - 1e-6 <= scale.min() < 1 / bound + 0.01 and bound - 0.01 < scale.max() <= bound + 1e-6
-    assert scale.log().mean().abs() < 0.01  # as often larger as smaller
+    assert scale.log().mean().abs() < 0.01  # enlarged as often as reduced
     mirrored = (a * d - b * c) < 0
     assert abs(mirrored.double().mean() - 0.5) < 0.04
     angles = torch.atan2(-b, d)
-    for flip in (True, False):  # all directions equally often, mirrored or not: D4 and everything between
+    for flip in (True, False):  # all angles are equally frequent, mirrored or not
         counts = torch.histc(angles[mirrored == flip], 8, -math.pi, math.pi)
         assert (counts / counts.sum() - 1 / 8).abs().max() < 0.04
     assert shift.abs().max() <= 2 * SHIFT and shift.abs().max() > 1.9 * SHIFT
     assert shift.mean(0).abs().max() < 0.01
 
 
-def test_the_drawn_colours_stay_within_bounds_and_are_balanced() -> None:
+def test_colour_parameters_are_within_bounds_and_balanced() -> None:
     _, _, colour = affine(1, 0, EVERY)
     exponents, gain = colour[:, :3].double(), colour[:, 3].double()
     for channel in exponents.unbind(1):
@@ -96,7 +96,7 @@ def test_the_drawn_colours_stay_within_bounds_and_are_balanced() -> None:
 
 @settings(max_examples=20)
 @given(st.integers(4, 40), st.integers(4, 80), st.integers(0, 100))
-def test_the_identity_off_the_pixels_is_the_evaluation_path(size: int, side: int, seed: int) -> None:
+def test_evaluation_is_the_identity_with_an_offset(size: int, side: int, seed: int) -> None:
     assume(side != size)
     images = noise(2, side, seed)
     pooled = side // (2 * size) if side >= 4 * size else 1
@@ -105,7 +105,7 @@ def test_the_identity_off_the_pixels_is_the_evaluation_path(size: int, side: int
     torch.testing.assert_close(unchanged, resample(images, size), atol=1e-4, rtol=0)
 
 
-def test_a_source_of_the_final_size_is_left_as_it_is() -> None:
+def test_a_source_of_the_final_size_is_unchanged() -> None:
     images = noise(3, 32)
     assert torch.equal(resample(images, 32), images.permute(0, 3, 1, 2) / 255)
 
@@ -113,16 +113,16 @@ def test_a_source_of_the_final_size_is_left_as_it_is() -> None:
 def test_evaluation_is_a_mean_of_neighbours_then_of_two_by_two() -> None:
     images = noise(3, 32)
     np.testing.assert_allclose(resample(images, 16).numpy(), slow_evaluation(images.numpy()), atol=1e-5)
-    # From a much finer source all pixels take part, not only every other one.
+    # With a much finer source every pixel contributes.
     fine = noise(3, 64)
     averaged = fine.numpy().reshape(3, 16, 4, 16, 4, 3).mean(axis=(2, 4))
     np.testing.assert_allclose(resample(fine, 8).numpy(), slow_evaluation(averaged), atol=1e-5)
 
 
 def slow_evaluation(pixels: np.ndarray) -> np.ndarray:
-    """By hand, of pixels [N, S, S, 3]: each mixed with its right and lower neighbours by OFFSET, then the mean of 2×2."""
+    """Oracle for pixels [N, S, S, 3]: interpolate each with its right and lower neighbours by OFFSET, then average 2×2."""
     count, side = pixels.shape[:2]
-    for axis in (1, 2):  # beyond the last pixel the image is reflected, so that its neighbour is itself
+    for axis in (1, 2):  # the image is reflected at the border, so that the last pixel is its own neighbour
         following = np.concatenate([np.take(pixels, range(1, side), axis), np.take(pixels, [side - 1], axis)], axis)
         pixels = (1 - OFFSET) * pixels + OFFSET * following
     return pixels.reshape(count, side // 2, 2, side // 2, 2, 3).mean(axis=(2, 4)).transpose(0, 3, 1, 2) / 255
@@ -138,11 +138,13 @@ def test_a_shift_moves_by_its_share_of_the_window() -> None:
 # ---- sharpness -------------------------------------------------------------------------------------------------------
 
 
-SHARPNESS = 0.05  # unturned images sampled on the pixels would be 15 % sharper, rotated at their own size 42 % blunter
+SHARPNESS = (
+    0.05  # tolerance; sampling without the offset would be 15 % sharper, rotating at the final size 42 % less sharp
+)
 
 
 def texture(count: int, side: int) -> Tensor:
-    """Grain as fine as that of a shrunk photograph of chromatin, uint8 [count, side, side, 3]."""
+    """Grain as fine as that of a scaled photograph of chromatin, uint8 [count, side, side, 3]."""
     rng = np.random.default_rng(0)
     grain = np.stack([ndimage.gaussian_filter(rng.normal(size=(side, side)), 1.2, mode="wrap") for _ in range(count)])
     grey = (128 + 35 * grain / grain.std()).clip(0, 255).astype(np.uint8)
@@ -150,16 +152,10 @@ def texture(count: int, side: int) -> Tensor:
 
 
 def sharpness(views: Tensor) -> float:
-    """Mean squared difference of neighbours in the middle of the views, where no border can reach."""
+    """Mean squared difference of neighbouring pixels in the middle of the views, away from the border."""
     margin = views.shape[-1] // 5
     middle = views[..., margin:-margin, margin:-margin]
     return float((middle.diff(dim=2)[..., :-1] ** 2 + middle.diff(dim=3)[..., :-1, :] ** 2).mean())
-
-
-def rotated_at_its_own_size(views: Tensor, degrees: float) -> Tensor:
-    """What is not done: rotate the network input itself."""
-    grid = sampling_grid(rotation(degrees, len(views)), torch.zeros(len(views), 2), views.shape[-1])
-    return functional.grid_sample(views, grid, padding_mode="reflection", align_corners=False)
 
 
 @pytest.mark.parametrize("degrees", [10, 27, 45, 80])
@@ -168,24 +164,15 @@ def test_rotated_views_are_as_sharp_as_evaluation_views(degrees: float) -> None:
     evaluation = resample(images, 64)
     rotated = resample(images, 64, rotation(degrees, 8), torch.zeros(8, 2))
     assert sharpness(rotated) == pytest.approx(sharpness(evaluation), rel=SHARPNESS)
-    # The check can fail: sampling on the pixels keeps too much, and rotating at the input's own size loses far more.
-    on_the_pixels = resample(images, 64, torch.eye(2).repeat(8, 1, 1), torch.zeros(8, 2))
-    assert sharpness(on_the_pixels) > (1 + 2 * SHARPNESS) * sharpness(evaluation)
-    assert sharpness(rotated_at_its_own_size(evaluation, degrees)) < (1 - 2 * SHARPNESS) * sharpness(evaluation)
+    # The check can fail: without the offset an image is too sharp, and rotated at the final size it is too blurred.
+    without_offset = resample(images, 64, torch.eye(2).repeat(8, 1, 1), torch.zeros(8, 2))
+    assert sharpness(without_offset) > (1 + 2 * SHARPNESS) * sharpness(evaluation)
+    grid = sampling_grid(rotation(degrees, 8), torch.zeros(8, 2), 64)
+    blurred = functional.grid_sample(evaluation, grid, padding_mode="reflection", align_corners=False)
+    assert sharpness(blurred) < (1 - 2 * SHARPNESS) * sharpness(evaluation)
 
 
 # ---- whole views -----------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=20)
-@given(st.integers(0, 99), st.integers(0, 99), st.lists(st.integers(0, 10**6), min_size=1, max_size=6))
-def test_a_batch_is_its_images_one_at_a_time(seed: int, epoch: int, indices: list[int]) -> None:
-    images = noise(len(indices), 32)
-    together = augment(images, 16, seed, epoch, np.array(indices))
-    assert together.shape == (len(indices), 3, 16, 16) and together.dtype == torch.float32
-    for place, index in enumerate(indices):
-        alone = augment(images[place : place + 1], 16, seed, epoch, np.array([index]))
-        torch.testing.assert_close(together[place : place + 1], alone, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflection"])
@@ -198,12 +185,12 @@ def test_augment_is_the_geometry_then_the_colour(padding: str) -> None:
     )
     views = functional.avg_pool2d(sampled, 2).numpy()
     exponent, gain = colour.numpy()[:, :3, None, None], colour.numpy()[:, 3:, None, None]
-    density = -np.log(views.clip(1e-4))  # of Beer and Lambert
+    density = -np.log(views.clip(1e-4))  # Beer-Lambert law
     expected = (np.exp(-exponent * density) * gain).clip(0, 1)
     np.testing.assert_allclose(augment(images, 16, 3, 8, indices, padding).numpy(), expected, atol=1e-4)
 
 
-def test_views_stay_within_zero_and_one_and_black_stays_black() -> None:
+def test_views_are_within_zero_and_one_and_black_stays_black() -> None:
     indices = np.arange(64)
     for images in (noise(64, 32), torch.full((64, 32, 32, 3), 255, dtype=torch.uint8)):
         views = augment(images, 16, 0, 0, indices)
@@ -212,8 +199,8 @@ def test_views_stay_within_zero_and_one_and_black_stays_black() -> None:
     assert black.max() < 0.5 / 255  # less than half a grey level
 
 
-def test_a_turned_window_is_continued_as_its_padding_says() -> None:
-    """A cell that fills its window: black corners come in around it on black, and stained ones on a smear."""
+def test_padding_beyond_a_rotated_window() -> None:
+    """The corners around a cell that fills its window are black with zeros, and stained with reflection."""
     cell, geometry = disc(64, 31.5), rotation(45, 1)
     corners = [0, 0, -1, -1], [0, -1, 0, -1]
     black = resample(cell, 32, geometry, torch.zeros(1, 2), "zeros")
@@ -244,20 +231,17 @@ def test_normalise_gives_zero_mean_and_unit_variance_channels_last() -> None:
 # ---- the parts of --augmentation -------------------------------------------------------------------------------------
 
 
-def test_nothing_but_the_evaluated_view_without_augmentation() -> None:
+def test_without_augmentation_the_view_is_that_of_evaluation() -> None:
     images = noise(5, 48)
     assert torch.equal(augment(images, 16, 0, 0, np.arange(5), augmentation="none"), resample(images, 16))
 
 
-def test_d4_shows_each_image_in_one_of_its_eight_views_all_equally_often() -> None:
+def test_d4_gives_the_eight_views_equally_often() -> None:
     image = noise(1, 32)
-    # Turning the sources is another way to the same views, but for where the grid lies off the pixels.
-    turned = [
-        view for quarter in range(4) for view in (image.rot90(quarter, (1, 2)), image.rot90(quarter, (1, 2)).flip(2))
-    ]
-    sources = torch.cat(turned)
-    centred = torch.eye(2).repeat(8, 1, 1)
-    expected = resample(sources, 16, centred, torch.zeros(8, 2))
+    # Without the offset, rotating the source gives the same views.
+    rotated = [image.rot90(quarter, (1, 2)) for quarter in range(4)]
+    sources = torch.cat([*rotated, *(view.flip(2) for view in rotated)])
+    expected = resample(sources, 16, torch.eye(2).repeat(8, 1, 1), torch.zeros(8, 2))
     geometry, shift, colour = draw_augmentation(0, 0, EVERY, "d4")
     assert shift is None and colour is None and geometry is not None
     views = resample(image.expand(len(EVERY), -1, -1, -1), 16, geometry, torch.zeros(len(EVERY), 2))
@@ -267,25 +251,21 @@ def test_d4_shows_each_image_in_one_of_its_eight_views_all_equally_often() -> No
     assert counts.min() > len(EVERY) / 8 * 0.8 and counts.max() < len(EVERY) / 8 * 1.2
 
 
-def test_a_part_is_drawn_alike_with_others_and_alone() -> None:
-    whole = affine(5, 2, EVERY)
-    geometry, shift, nothing = draw_augmentation(5, 2, EVERY, "geometry,mixup")
-    assert geometry is not None and shift is not None and nothing is None
-    assert torch.equal(geometry, whole[0]) and torch.equal(shift, whole[1])
-    colour = draw_augmentation(5, 2, EVERY, "colour")
-    assert colour[0] is None and colour[1] is None and colour[2] is not None and torch.equal(colour[2], whole[2])
-    assert all(
-        torch.equal(one, other)
-        for one, other in zip(draw_augmentation(5, 2, EVERY), whole, strict=True)
-        if one is not None
-    )
+@pytest.mark.parametrize(
+    ("augmentation", "expected"), [("geometry,colour", (0, 1, 2)), ("geometry,mixup", (0, 1)), ("colour", (2,))]
+)
+def test_a_part_draws_the_same_alone_and_with_others(augmentation: str, expected: tuple[int, ...]) -> None:
+    everything = affine(5, 2, EVERY)
+    for index, values in enumerate(draw_augmentation(5, 2, EVERY, augmentation)):
+        assert (values is not None) == (index in expected)
+        assert values is None or torch.equal(values, everything[index])
 
 
 @given(st.lists(st.sampled_from([*PARTS, "none", "", "flip"]), max_size=4))
-def test_an_augmentation_is_a_choice_of_its_parts(words: list[str]) -> None:
-    text, parts = ",".join(words), set(words)
-    wrong = not parts <= set(PARTS) or not words or {"d4", "geometry"} <= parts or {"mixup", "cutmix"} <= parts
-    if wrong and text != "none":
+def test_an_augmentation_is_a_selection_of_parts(names: list[str]) -> None:
+    text, parts = ",".join(names), set(names)
+    invalid = not parts <= set(PARTS) or not names or {"d4", "geometry"} <= parts or {"mixup", "cutmix"} <= parts
+    if invalid and text != "none":
         with pytest.raises(UserError, match="--augmentation"):
             parts_of(text)
     else:

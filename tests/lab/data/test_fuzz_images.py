@@ -1,4 +1,4 @@
-"""Generated images, bad and hostile, and stores of them, by the rules of tests/lab/data/test_fuzz_lists.py."""
+"""Generated images, damaged and hostile, and stores of them; see tests/lab/data/test_fuzz_lists.py."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lab.data.store import open_stores
 from tests.hostile import Tree, hostile, problems, refused
 from tests.hostile_images import any_image, bitmap, chunk, encode, gif, png, samples, tiff
 
-pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # pytest sets aside the filter of lab.data.images
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # pytest replaces the filter of lab.data.images
 
 
 def decoded(content: bytes) -> np.ndarray | None:
-    """The pixels, or None where a reason on one line was given."""
+    """The pixels, or None if decoding raised an error with a reason on one line."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # of our own code; for Pillow's see the test below
+        warnings.simplefilter("error")  # of this project's code; for Pillow's see test_images.py
         warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             pixels = decode(content)
@@ -37,7 +37,7 @@ def decoded(content: bytes) -> np.ndarray | None:
     return pixels
 
 
-def test_whole_images_of_every_format_are_read() -> None:
+def test_whole_images_of_every_format_are_decoded() -> None:
     assert len(samples()) > 100
     for name, content in samples().items():
         pixels = decoded(content)
@@ -45,7 +45,7 @@ def test_whole_images_of_every_format_are_read() -> None:
 
 
 @hostile(any_image(), share=1.5)
-def test_any_bytes_are_an_image_or_have_a_reason(content: bytes) -> None:
+def test_any_bytes_are_an_image_or_an_error_with_a_reason(content: bytes) -> None:
     decoded(content)
 
 
@@ -56,7 +56,7 @@ def test_headers_of_any_fields(content: bytes) -> None:
 
 @st.composite
 def any_pixels(draw: st.DrawFn) -> np.ndarray:
-    """An image of any size: black, white, noise, or a disc on black."""
+    """An image of any size: black, white, noise, or a disc on black or white."""
     height, width = draw(st.sampled_from([(1, 1), (1, 2), (2, 1), (3, 3), (5, 4), (40, 40), (1, 5000), (5000, 1)]))
     rng = np.random.default_rng(draw(st.integers(0, 9)))
     y, x = np.mgrid[:height, :width]
@@ -67,7 +67,7 @@ def any_pixels(draw: st.DrawFn) -> np.ndarray:
 
 
 @hostile(st.lists(any_pixels(), min_size=1, max_size=4), share=0.4)
-def test_images_of_any_size_together_give_a_window_that_cuts_them_all(images: list[np.ndarray]) -> None:
+def test_images_of_any_size_have_a_window_that_crops_them_all(images: list[np.ndarray]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         side, locate, reason = choose_window(images)
@@ -93,7 +93,7 @@ UNUSABLE = list(FILES)[:-2]
 
 @hostile(st.data(), share=0.2)
 def test_a_store_holds_every_row_or_every_bad_row_is_named(tree: Tree, data: st.DataObject) -> None:
-    """Whole images of any format, under any extension, between unusable ones, through the layers that a training goes through."""
+    """Whole images of any format and extension, mixed with unusable ones, are read as by a training."""
     usable = [*FILES, *(name for name in samples() if not name.startswith(("AVIF", "ICO")))]
     with tempfile.TemporaryDirectory(dir=tree.top) as temporary:
         folder = Path(temporary)
@@ -111,9 +111,9 @@ def test_a_store_holds_every_row_or_every_bad_row_is_named(tree: Tree, data: st.
                 text += f"{path.name},{line % 2}\n"
                 (bad if kind in UNUSABLE else good)[f"{name}.csv line {line}: {path.name}: "] = path
             (folder / f"{name}.csv").write_text(text)
-        if data.draw(st.integers(0, 3)) == 0:  # a missing one has all of them looked at sooner
+        if data.draw(st.integers(0, 3)) == 0:  # if one is missing, all are decoded when the lists are read
             (folder / "valid.csv").write_text(text + "gone.bmp,1\n")
-            bad["valid.csv line " + str(line + 1) + ": gone.bmp does not exist"] = folder
+            bad[f"valid.csv line {line + 1}: gone.bmp does not exist"] = folder
         lists: dict[str, ImageList] = {}
         stores: dict[str, Any] = {}
 
@@ -125,7 +125,7 @@ def test_a_store_holds_every_row_or_every_bad_row_is_named(tree: Tree, data: st.
         message = refused(start)
         if bad:
             listed, expected = problems(message), [*bad]
-            if "of the images tried can be used" in message:  # no image of the training list can be read
+            if "of the sampled images can be used" in message:  # no image of the training list can be read
                 expected = [text for text in bad if text.startswith("train")]
                 assert len(expected) == len(lists["train"])
             assert len(listed) == min(10, len(expected)), message

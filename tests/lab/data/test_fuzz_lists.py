@@ -1,7 +1,7 @@
-"""Generated lists, bad and hostile.
+"""Generated lists, damaged and hostile.
 
-Either a good result, compared with a plain model of it, or one clear message with file and row. ``make fuzz`` runs 10,000
-cases and more, others each time; ``make test`` a quick share, the same each time."""
+The result must equal a simple model of it, or be one message that names file and row. ``make fuzz`` runs at least 10,000 new
+cases each time; ``make test`` runs a smaller number, the same each time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 from hypothesis import strategies as st
 
-from lab.data.lists import ImageList, read_data_set, read_list
+from lab.data.lists import read_data_set, read_list
 from lab.tables import CONTROL
-from tests.hostile import LABELS, LINE, NO_LABELS, Tree, broken_text, hostile, problems, refused, table
+from tests.hostile import LABELS, LINE, NO_LABELS, Tree, broken_text, hostile, problems, read, refused, table
 
 GOOD = ["img/0.png", "./img/1.png", "img/../img/2.png", ".\\img\\3.png", " img/4.png ", "TOP/lists/img/5.png"]
 GOOD += ["img/6.png", "img/NA", "img/a, b.png", 'img/q"t.png', "img/ü €.png", "img/link.png", "img/far.png"]
@@ -27,20 +27,20 @@ BAD = {
     ".": ". is not a file",
     "img/hollow.png": "img/hollow.png is a link that leads to no file",
     "img/loop.png": "img/loop.png is a link that leads to no file",
-    "../outside/0.png": "../outside/0.png lies outside of",
-    "img/out/../../../outside/0.png": "lies outside of",
-    "TOP/outside/0.png": "lies outside of",
-    "/etc/passwd": "/etc/passwd lies outside of",
-    "//etc/passwd": "//etc/passwd lies outside of",
-    "../../../../../../../../../../../../etc/passwd": "lies outside of",
-    "..": ".. lies outside of",
-    "..\\..\\..\\secret": "lies outside of",
-    "/dev/zero": "lies outside of",
-    "img/\0.png": "img/\\x00.png holds a line break or another control character",
-    "img/\x1b[2J.png": "img/\\x1b[2J.png holds",
-    "img/0.png\nimg/1.png": "img/0.png\\nimg/1.png holds",
-    "img/0.png\u2028": "img/0.png holds",
-    "a\u2028b": "a\\u2028b holds",
+    "../outside/0.png": "../outside/0.png is outside of",
+    "img/out/../../../outside/0.png": "is outside of",
+    "TOP/outside/0.png": "is outside of",
+    "/etc/passwd": "/etc/passwd is outside of",
+    "//etc/passwd": "//etc/passwd is outside of",
+    "../../../../../../../../../../../../etc/passwd": "is outside of",
+    "..": ".. is outside of",
+    "..\\..\\..\\secret": "is outside of",
+    "/dev/zero": "is outside of",
+    "img/\0.png": "img/\\x00.png contains a line break or another control character",
+    "img/\x1b[2J.png": "img/\\x1b[2J.png contains",
+    "img/0.png\nimg/1.png": "img/0.png\\nimg/1.png contains",
+    "img/0.png\u2028": "img/0.png contains",
+    "a\u2028b": "a\\u2028b contains",
     "x" * 5000: "x does not exist",
     "x/" * 3000: "does not exist",
     "~/cell.png": "~/cell.png does not exist",
@@ -52,43 +52,39 @@ BAD = {
 
 @hostile(st.data())
 def test_a_list_is_read_whole_or_refused_with_each_bad_row(tree: Tree, data: st.DataObject) -> None:
-    """Rows of known worth, in any order and spelling."""
+    """Rows whose result is known, in any order and form."""
     labelled = data.draw(st.booleans())
     kinds = st.sampled_from(GOOD) if data.draw(st.integers(0, 3)) == 0 else st.sampled_from([*GOOD, *BAD])
     paths = data.draw(st.lists(kinds, min_size=1, max_size=14))
     labels = [data.draw(st.sampled_from([*LABELS] * 4 + NO_LABELS)) for _ in paths]
     paths = [text.replace("TOP", str(tree.top)) for text in paths]
     bad = {text.replace("TOP", str(tree.top)): phrase for text, phrase in BAD.items()}
-    columns, rows = ["Path"], [[text] for text in paths]
-    if labelled:
-        columns, rows = ["Path", "label"], [[text, label] for text, label in zip(paths, labels, strict=True)]
-    content, lines = data.draw(table(columns, rows))
+    columns = ["Path", "label"] if labelled else ["Path"]
+    content, lines = data.draw(table(columns, [[*row][: len(columns)] for row in zip(paths, labels, strict=True)]))
     name = "train" if labelled else "resnet_18_test"
     tree.write("classes", "label,name\n0,a\n1,b\n2,c\n")
     tree.write(name, content)
 
     expected: dict[int, list[str]] = {}
-    first: dict[str, int] = {}
+    first_lines: dict[str, int] = {}
     for line, text, label in zip(lines, paths, labels, strict=True):
-        where = {"img/6.png": "../here/img/6.png"}.get(text, text).strip().replace("\\", "/")
-        key = os.path.normpath(tree.lists / where)
-        if "holds" in bad.get(text, "") or "empty" in bad.get(text, ""):
-            expected[line] = [bad[text]]
-        elif key in first:
-            expected[line] = [f"stands already on line {first[key]}"]
+        path = {"img/6.png": "../here/img/6.png"}.get(text, text).strip().replace("\\", "/")
+        key = os.path.normpath(tree.lists / path)
+        is_path = "contains" not in bad.get(text, "") and "empty" not in bad.get(text, "")
+        if is_path and key in first_lines:
+            expected[line] = [f"is already on line {first_lines[key]}"]
         elif text in bad:
             expected[line] = [bad[text]]
-        if "holds" not in bad.get(text, "") and text.strip():
-            first.setdefault(key, line)
+        if is_path:
+            first_lines.setdefault(key, line)
         if labelled and label not in LABELS:
             expected.setdefault(line, []).append("is not a whole number from 0 to 2")
 
-    found: list[ImageList] = []
-    message = refused(lambda: found.append(read_list(read_data_set(tree.lists), name, labelled)))
+    message, images = read(lambda: read_list(read_data_set(tree.lists), name, labelled))
     if not expected:
-        assert message == "" and found[0].ids == paths and list(found[0].lines) == lines
-        assert all(path.is_file() for path in found[0].paths)
-        assert found[0].labels.tolist() == ([LABELS[label] for label in labels] if labelled else [-1] * len(paths))
+        assert message == "" and images.ids == paths and list(images.lines) == lines
+        assert all(path.is_file() for path in images.paths)
+        assert images.labels.tolist() == ([LABELS[label] for label in labels] if labelled else [-1] * len(paths))
         return
     assert f"{name}.csv: {len(expected)} problem" in message
     for text, line in zip(problems(message), sorted(expected), strict=False):
@@ -114,11 +110,8 @@ def test_classes_are_counted_in_any_labels(tree: Tree, labels: list[str], data: 
         assert message.startswith(f"{path}: label {count} never occurs, only ")
     else:
         count = count if used else 2
-        wrong = [
-            line
-            for line, label in zip(lines, labels, strict=True)
-            if LABELS.get(label, 3 if label == "3" else 9) >= count
-        ]
+        numbers = [LABELS.get(label, 3 if label == "3" else 9) for label in labels]
+        wrong = [line for line, number in zip(lines, numbers, strict=True) if number >= count]
         listed = [int(text.split(":")[0].removeprefix("train.csv line ")) for text in problems(message)]
         assert listed == wrong[:10] and bool(message) == bool(wrong)
 
@@ -128,23 +121,22 @@ NAMES = ["a", "b", " c ", "ü €", "$x$", "NA", "1", "a, b", "", " ", "a\nb", "
 
 @hostile(st.data(), share=0.25)
 def test_class_names(tree: Tree, data: st.DataObject) -> None:
-    """Labels with gaps, twice or none; names that are empty, alike or of no letters."""
+    """Labels with gaps, duplicates or none; names that are empty, equal or without letters."""
     names = data.draw(st.lists(st.sampled_from(NAMES), max_size=6))
     numbers = [str(index) for index in data.draw(st.permutations(range(len(names))))]
     for _ in range(data.draw(st.integers(0, 1)) if names else 0):
         numbers[data.draw(st.integers(0, len(names) - 1))] = data.draw(st.sampled_from([*LABELS, *NO_LABELS]))
     rows = [[label, name] for label, name in zip(numbers, names, strict=True)]
-    tree.write("train", "Path,label\n")  # which is not read, but makes it a folder of lists
+    tree.write("train", "Path,label\n")  # not read, but it makes the folder a folder of lists
     path = tree.write("classes", data.draw(table(["label", "name"], rows))[0])
-    found: list[list[str]] = []
-    message = refused(lambda: found.append(read_data_set(tree.lists).classes))
+    message, data_set = read(lambda: read_data_set(tree.lists))
     labels = [LABELS.get(label, int(label) if label in ("3", "4", "5") else -1) for label in numbers]
     if sorted(labels) != list(range(len(labels))) or len(labels) < 2:
         assert message.startswith(f"{path}: the labels must be 0, 1, …")
     elif len({name.strip() for name in names}) < len(names) or any(not n.strip() or CONTROL.search(n) for n in names):
-        assert message.startswith(f"{path}: every class needs a name of its own")
+        assert message.startswith(f"{path}: every class needs a different name")
     else:
-        assert found == [[name.strip() for _, name in sorted(zip(labels, names, strict=True))]]
+        assert data_set.classes == [name.strip() for _, name in sorted(zip(labels, names, strict=True))]
     (tree.lists / "classes.csv").unlink()
 
 
@@ -153,7 +145,7 @@ SEGMENTS = ["..", "..", "..", ".", "", "img", "lists", "here", "outside", "out",
 
 @hostile(st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=9), st.data())
 def test_no_path_leaves_the_folder_it_starts_from(tree: Tree, segments: list[str], data: st.DataObject) -> None:
-    """However it is spelled; links are followed, which is the owner's will and not the list's."""
+    """However it is written, except through links, which the owner of the folder has made."""
     begin = data.draw(st.sampled_from(["", "", "", "/", f"{tree.top}/", f"{tree.lists}/", f"{tree.top}/here/../"]))
     text = begin + data.draw(st.sampled_from(["/", "/", "\\"])).join(segments)
     root = data.draw(st.sampled_from([None, None, tree.lists, tree.top, Path("../lists"), Path("/")]))
@@ -172,22 +164,19 @@ def test_no_path_leaves_the_folder_it_starts_from(tree: Tree, segments: list[str
     folders = [Path(os.path.normpath(Path.cwd() / root))] if root is not None else [tree.lists, Path.cwd()]
     walked = [walk(folder, text.replace("\\", "/")) for folder in folders]
     inside = [at for at in walked if any(at[: len(f.parts) - 1] == list(f.parts[1:]) for f in folders)]
-    found: list[ImageList] = []
-    message = refused(
-        lambda: found.append(read_list(read_data_set(tree.lists, root), "resnet_18_test", labelled=False))
-    )
-    there = [Path("/", *at) for at in inside if Path("/", *at).is_file()]
-    if there and not text.endswith(("/", "\\")):
+    message, images = read(lambda: read_list(read_data_set(tree.lists, root), "resnet_18_test", labelled=False))
+    files = [Path("/", *at) for at in inside if Path("/", *at).is_file()]
+    if files and not text.endswith(("/", "\\")):
         assert not message
-    if found:
-        assert os.path.normpath(found[0].paths[0].absolute()) == str(there[0])
+    if not message:
+        assert os.path.normpath(images.paths[0].absolute()) == str(files[0])
     elif text.strip():
-        assert ("line 2: " in message and "lies outside of" in message) == (not inside), message
+        assert ("line 2: " in message and "is outside of" in message) == (not inside), message
 
 
 @hostile(st.data(), share=0.8)
 def test_a_broken_list_loses_no_row(tree: Tree, data: st.DataObject) -> None:
-    """Bytes changed at random, other encodings, other separators: what is read is what stands there."""
+    """Bytes changed at random, other encodings, other separators: the rows must equal the lines of the file."""
     name = data.draw(st.sampled_from(["train", "resnet_18_test"]))
     columns = ["Path", "label"] if name == "train" else ["Path"]
     rows = [[text, str(index % 2)][: len(columns)] for index, text in enumerate(GOOD[:5])]
@@ -195,8 +184,7 @@ def test_a_broken_list_loses_no_row(tree: Tree, data: st.DataObject) -> None:
     path = tree.write(name, content)
     tree.write("classes", "label,name\n0,a\n1,b\n2,c\n")
     check_files = data.draw(st.booleans())
-    found: list[ImageList] = []
-    message = refused(lambda: found.append(read_list(read_data_set(tree.lists), name, name == "train", check_files)))
+    message, images = read(lambda: read_list(read_data_set(tree.lists), name, name == "train", check_files))
     if message:
         assert str(path) in message
         assert " line " in message or "the file is empty" in message or "no rows" in message
@@ -204,11 +192,11 @@ def test_a_broken_list_loses_no_row(tree: Tree, data: st.DataObject) -> None:
     lines = LINE.split(content.decode("utf-8-sig"))
     numbers = [number for number, line in enumerate(lines, 1) if line.strip(" \t")]
     if '"' not in "".join(lines):
-        at = [field.strip().lower() for field in lines[numbers[0] - 1].split(",")].index("path")
-        assert found[0].ids == [lines[number - 1].split(",")[at] for number in numbers[1:]]
-        assert list(found[0].lines) == numbers[1:]
-    for index, text in enumerate(found[0].ids):
-        assert text.replace('"', "") in lines[found[0].row(index) - 1].replace('"', "")
-    # pandas with room for any number of fields agrees on where rows begin, the header among them.
-    room = pd.read_csv(io.BytesIO(content), dtype=str, header=None, names=range(40), encoding="utf-8-sig")
-    assert len(found[0]) + 1 == len(room)
+        column = [field.strip().lower() for field in lines[numbers[0] - 1].split(",")].index("path")
+        assert images.ids == [lines[number - 1].split(",")[column] for number in numbers[1:]]
+        assert list(images.lines) == numbers[1:]
+    for index, text in enumerate(images.ids):
+        assert text.replace('"', "") in lines[images.row(index) - 1].replace('"', "")
+    # pandas, allowed any number of fields, finds the same number of rows including the header.
+    expected = pd.read_csv(io.BytesIO(content), dtype=str, header=None, names=range(40), encoding="utf-8-sig")
+    assert len(images) + 1 == len(expected)

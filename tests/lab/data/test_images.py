@@ -1,4 +1,4 @@
-"""lab.data.images: of any format and kind of pixels comes RGB uint8 with the right values, or an error that names the file."""
+"""lab.data.images: every format and pixel type becomes RGB uint8 with the right values, or an error that names the file."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_one_bit_and_palette_images(file_format: str) -> None:
     np.testing.assert_array_equal(decode(encode(palette(RED, GREEN, BLUE, BROWN), file_format)), RGB)
 
 
-def test_transparency_lies_on_black() -> None:
+def test_transparent_colours_are_composited_on_black() -> None:
     colours = palette(RED, GREEN, BLUE, BROWN)
     one_entry = decode(encode(colours, "PNG", transparency=1))
     np.testing.assert_array_equal(one_entry, blocks([RED, (0, 0, 0), BLUE, BROWN]))
@@ -81,7 +81,7 @@ def test_transparency_lies_on_black() -> None:
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
-def test_alpha_lies_on_black(file_format: str) -> None:
+def test_alpha_is_composited_on_black(file_format: str) -> None:
     rgba = Image.fromarray(blocks([(*RED, 255), (*GREEN, 0), (*BLUE, 51), (*BROWN, 128)]))
     pixels = decode(encode(rgba, file_format)).astype(int)
     np.testing.assert_allclose(pixels, blocks([RED, (0, 0, 0), (0, 0, 51), (100, 50, 25)]), atol=1)
@@ -98,31 +98,26 @@ def test_cmyk(file_format: str, tolerance: int) -> None:
     np.testing.assert_allclose(pixels, blocks([RED, GREEN, (0, 0, 0), (200, 200, 200)]), atol=tolerance)
 
 
-@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
-@pytest.mark.parametrize("kind", ["<u2", ">u2"])
-def test_sixteen_bit_grey_keeps_its_upper_half(file_format: str, kind: str) -> None:
-    image = Image.fromarray(np.array([[0, 0x1234, 0x80FF, 0xFFFF]], kind))
-    np.testing.assert_array_equal(decode(encode(image, file_format))[0, :, 0], [0, 0x12, 0x80, 0xFF])
+SIXTEEN_BIT = [0, 0x1234, 0x80FF, 0xFFFF]
 
 
-@pytest.mark.parametrize(("kind", "scale"), [(np.int32, 257), (np.float32, 1)])
-def test_wide_whole_numbers_are_sixteen_bit_greys_and_fractions_eight_bit_ones(kind: type, scale: int) -> None:
-    wide = Image.fromarray((blocks(GREYS, np.int32) * scale).astype(kind))
-    np.testing.assert_array_equal(decode(encode(wide, "TIFF")), triples(GREYS))
-
-
-def test_fractions_up_to_one_are_shares_of_white() -> None:
-    image = Image.fromarray(np.array([[0.0, 0.2, 0.5, 1.0]], np.float32))
-    np.testing.assert_array_equal(decode(encode(image, "TIFF"))[0, :, 0], [0, 51, 127, 255])
-
-
-def test_greys_beyond_the_range_are_clipped() -> None:
-    image = Image.fromarray(np.array([[-300.0, 0, 99, 300, np.nan]], np.float32))
-    np.testing.assert_array_equal(decode(encode(image, "TIFF"))[0, :, 0], [0, 0, 99, 255, 0])
+@pytest.mark.parametrize(
+    ("kind", "values", "expected", "file_format"),
+    [
+        *((kind, SIXTEEN_BIT, [0, 0x12, 0x80, 0xFF], name) for kind in ("<u2", ">u2") for name in ("PNG", "TIFF")),
+        ("i4", [257 * grey for grey in GREYS], GREYS, "TIFF"),
+        ("f4", GREYS, GREYS, "TIFF"),
+        ("f4", [0.0, 0.2, 0.5, 1.0], [0, 51, 127, 255], "TIFF"),  # no value above 1
+        ("f4", [-300.0, 0, 99, 300, np.nan], [0, 0, 99, 255, 0], "TIFF"),
+    ],
+)
+def test_wide_greys_become_eight_bit(kind: str, values: list[float], expected: list[int], file_format: str) -> None:
+    pixels = decode(encode(Image.fromarray(np.array([values], kind)), file_format))
+    np.testing.assert_array_equal(pixels[0], np.transpose([expected] * 3))
 
 
 def png_sixteen_bit_rgb(pixels: np.ndarray) -> bytes:
-    """A 16-bit RGB PNG, which Pillow reads but does not write, by hand (PNG specification, sections 5 and 11)."""
+    """A 16-bit RGB PNG, which Pillow reads but cannot write (PNG specification, sections 5 and 11)."""
     height, width = pixels.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
@@ -134,7 +129,7 @@ def test_sixteen_bit_rgb_png() -> None:
     np.testing.assert_array_equal(decode(png_sixteen_bit_rgb(RGB.astype(np.uint16) * 257)), RGB)
 
 
-def test_of_an_animation_the_first_frame() -> None:
+def test_only_the_first_frame_of_an_animation_is_read() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
     pixels = decode(encode(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     np.testing.assert_array_equal(pixels, np.full((8, 8, 3), RED))
@@ -167,7 +162,7 @@ def test_an_unusable_file_is_named_with_the_reason(content: bytes, reason: str, 
     assert str(path) in str(caught.value)
 
 
-def test_what_pillow_reads_by_running_a_program_is_no_image() -> None:
+def test_postscript_is_refused_because_pillow_would_run_it() -> None:
     assert Image.open(io.BytesIO(POSTSCRIPT)).format == "EPS"
     with pytest.raises(ValueError, match="not an image"):
         decode(POSTSCRIPT)
@@ -180,10 +175,12 @@ def test_what_pillow_reads_by_running_a_program_is_no_image() -> None:
         (KeyError(277), r"damaged or truncated \(277\)"),
         (ZeroDivisionError(), r"damaged or truncated \(ZeroDivisionError\)"),
         (RuntimeError("a\nb\x1b" + "c" * 999), r"damaged or truncated \(a\\nb\\x1bc+…c+\)"),
-        (MemoryError(), "damaged, or larger than the memory that is free"),
+        (MemoryError(), "damaged, or larger than the free memory"),
     ],
 )
-def test_whatever_pillow_raises_is_a_reason(raised: Exception, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_exception_of_pillow_becomes_a_reason(
+    raised: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def load(_: object) -> None:
         raise raised
 
@@ -193,14 +190,14 @@ def test_whatever_pillow_raises_is_a_reason(raised: Exception, reason: str, monk
 
 
 def test_odd_files_do_not_flood_the_terminal(tmp_path: Path) -> None:
-    """What Pillow warns of or logs, image after image, in a process of its own: pytest has filters of its own."""
+    """Neither Pillow's warnings nor its log reach stderr; in a child process, because pytest sets other filters."""
     good = WHOLE["TIFF"]
-    samples = good.index(struct.pack("<HHI", 277, 3, 1)) + 8  # samples per pixel: 999, which Pillow logs
+    samples = good.index(struct.pack("<HHI", 277, 3, 1)) + 8  # 999 samples per pixel, which Pillow logs
     (tmp_path / "logged").write_bytes(good[:samples] + struct.pack("<H", 999) + good[samples + 2 :])
-    (tmp_path / "warned").write_bytes(good[:-20])  # a tag's data cut off
-    line = "import sys; from lab.data.images import decode\nfor name in sys.argv[1:]:\n"
-    line += "    try: decode(open(name, 'rb').read())\n    except ValueError as error: print(error)"
-    command = [sys.executable, "-c", line, str(tmp_path / "logged"), str(tmp_path / "warned")]
+    (tmp_path / "warned").write_bytes(good[:-20])  # the data of a tag are cut off
+    code = "import sys; from lab.data.images import decode\nfor name in sys.argv[1:]:\n"
+    code += "    try: decode(open(name, 'rb').read())\n    except ValueError as error: print(error)"
+    command = [sys.executable, "-c", code, str(tmp_path / "logged"), str(tmp_path / "warned")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], check=True)
     assert done.stderr == "" and len(done.stdout.splitlines()) == 2
 
@@ -213,9 +210,9 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_images_too_large_to_be_cells_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_above_pillows_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert decode(encode(Image.new("RGB", (10, 10)), "PNG")).shape == (10, 10, 3)
-    for side in (11, 12, 40):  # above the limit, and above twice the limit, where Pillow itself refuses
+    for side in (11, 12, 40):  # above the limit, and above twice the limit, where Pillow itself raises
         with pytest.raises(ValueError, match=r"^larger than 100 pixels"):
             decode(encode(Image.new("RGB", (side, side)), "PNG"))

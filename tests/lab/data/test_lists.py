@@ -1,8 +1,7 @@
-"""lab.data.lists: CSV lists as people really write them, and everything that is wrong with one reported together, by row."""
+"""lab.data.lists: CSV lists are read in every common form, and all problems of a list are reported together, by row."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def write(folder: Path, content: str | bytes, name: str = "train") -> Path:
 
 
 def images(folder: Path, *names: str) -> Path:
-    """Files that merely exist."""
+    """Make empty files."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
@@ -60,24 +59,18 @@ def refusal(folder: Path, name: str = "train", check_files: bool = False, root: 
     ],
     ids=["plain", "no newline", "CRLF", "CR", "BOM", "case", "spaces", "quoted", "extra", "swapped", "blank", "signs"],
 )
-def test_spellings_that_just_work(content: str | bytes, tmp_path: Path) -> None:
-    found = load(write(tmp_path, content))
-    assert found.ids == ["a.bmp", "b.bmp"]
-    assert found.paths == [tmp_path / "a.bmp", tmp_path / "b.bmp"]
-    assert found.labels.dtype == np.int64 and found.labels.tolist() == [0, 1]
+def test_accepted_forms(content: str | bytes, tmp_path: Path) -> None:
+    listed = load(write(tmp_path, content))
+    assert listed.ids == ["a.bmp", "b.bmp"]
+    assert listed.paths == [tmp_path / "a.bmp", tmp_path / "b.bmp"]
+    assert listed.labels.dtype == np.int64 and listed.labels.tolist() == [0, 1]
 
 
-def test_a_test_list_has_no_labels(tmp_path: Path) -> None:
-    write(write(tmp_path, "Path,label\na.bmp,0\nb.bmp,1\n"), "Path\nd.bmp\nc.bmp", "resnet_18_test")
-    found = load(tmp_path, "resnet_18_test")
-    assert found.ids == ["d.bmp", "c.bmp"] and found.labels.tolist() == [-1, -1] and len(found) == 2
-
-
-# ---- what is refused -------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         ("", "the file is empty; expected the columns Path,label"),
         ("Path;label\na.bmp;0\n", "line 1 has the columns 'Path;label'; expected Path,label, separated by commas"),
@@ -85,37 +78,30 @@ def test_a_test_list_has_no_labels(tmp_path: Path) -> None:
         (b"Path,label\n\xff\xfe.bmp,0\n", "cannot be read as a UTF-8 CSV file"),
         ('Path,label\n"a.bmp,0\n', "cannot be read as a UTF-8 CSV file"),
         ("Path,label\n", "a header but no rows"),
-        ("Path,label\na.bmp,0\nb.bmp,0\n", "label 1 never occurs, only 0; the column 'label' must hold"),
+        ("Path,label\na.bmp,0\nb.bmp,0\n", "label 1 never occurs, only 0; the column 'label' must contain"),
         ("Path,label\na.bmp,1\nb.bmp,2\n", "label 0 never occurs, only 1, 2; .* in classes.csv"),
         ("Path,label\na.bmp,0\nb.bmp,1\nc,d.bmp,1\n", "line 4: 3 fields where the lines before have 2; a comma within"),
     ],
 )
-def test_a_file_that_is_no_list(content: str | bytes, words: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=words) as caught:
+def test_a_file_that_is_no_list_is_refused(content: str | bytes, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message) as caught:
         load(write(tmp_path, content))
     assert str(tmp_path / "train.csv") in str(caught.value)
 
 
-def test_a_label_far_beyond_the_others_is_named_by_row_with_the_rest(tmp_path: Path) -> None:
-    """One slip of the keyboard is no class, and hides no other problem."""
+def test_a_label_above_the_others_is_reported_by_row_with_the_rest(tmp_path: Path) -> None:
+    """A typing error must not add classes or hide another problem."""
     write(tmp_path, "Path,label\na.bmp,0\nb.bmp,1\nc.bmp,999999999\nd.bmp,1\n")
     write(tmp_path, "Path,label\ne.bmp,7\n", "valid")
     images(tmp_path, "a.bmp", "b.bmp", "c.bmp", "e.bmp")
     with pytest.raises(UserError) as caught:
         read_lists(read_data_set(tmp_path), ("train", "valid"))
-    said = str(caught.value)
-    assert "train.csv line 4: label '999999999' is not a whole number from 0 to 1 (2 never occurs in train.csv)" in said
-    assert "train.csv line 5: d.bmp does not exist" in said and "valid.csv line 2: label '7'" in said
+    text = str(caught.value)
+    assert "train.csv line 4: label '999999999' is not a whole number from 0 to 1 (2 never occurs in train.csv)" in text
+    assert "train.csv line 5: d.bmp does not exist" in text and "valid.csv line 2: label '7'" in text
 
 
-def test_rows_with_a_surplus_field_are_read_without_a_word(tmp_path: Path) -> None:
-    write(tmp_path, "Path,label\na.bmp,0,\nb.bmp,1,\n")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert load(tmp_path).labels.tolist() == [0, 1]
-
-
-def test_a_header_alone_and_a_list_that_is_not_there(tmp_path: Path) -> None:
+def test_an_empty_or_missing_list_is_named(tmp_path: Path) -> None:
     write(write(tmp_path, "Path,label\na.bmp,0\nb.bmp,1\n"), "Path\n", "resnet_18_test")
     assert "resnet_18_test.csv: the list has a header but no rows" in refusal(tmp_path, "resnet_18_test")
     assert "valid.csv: there is no such list" in refusal(tmp_path, "valid")
@@ -129,7 +115,7 @@ def test_every_kind_of_problem_is_reported_at_once_with_its_row(tmp_path: Path) 
     for line in (
         "train.csv line 3: label '1.0' is not a whole number from 0 to 1",
         "train.csv line 4: gone.bmp does not exist",
-        "train.csv line 6: ./a.bmp stands already on line 2",  # line 5 is blank, and counted
+        "train.csv line 6: ./a.bmp is already on line 2",  # the blank line 5 is counted
         "train.csv line 7: label '-1' is not",
         "train.csv line 8: label '2' is not",
         "train.csv line 9: the path is empty",
@@ -140,14 +126,14 @@ def test_every_kind_of_problem_is_reported_at_once_with_its_row(tmp_path: Path) 
     assert "8 problems" in text and "more" not in text
 
 
-def test_the_order_of_a_list_is_read_wherever_its_paths_lead(tmp_path: Path) -> None:
-    """A submission is checked by its IDs; no image is opened, and no root given."""
+def test_without_a_check_of_files_paths_may_lead_anywhere(tmp_path: Path) -> None:
+    """Checking a submission needs the IDs only, and no --root."""
     write(tmp_path, "Path\n/data/b.bmp\n../a.bmp\n", "resnet_18_test")
     assert load(tmp_path, "resnet_18_test").ids == ["/data/b.bmp", "../a.bmp"]
 
 
 @given(st.integers(-(10**9) + 1, 10**9 - 1), st.sampled_from(["", " ", "\t "]))
-def test_whole_numbers_are_read_whatever_stands_around_them(number: int, space: str) -> None:
+def test_labels_are_whole_numbers_with_spaces_around(number: int, space: str) -> None:
     assert parse_label(f"{space}{number}{space}") == number
 
 
@@ -173,49 +159,48 @@ def test_classes_come_from_classes_csv_in_label_order(tmp_path: Path) -> None:
         ("lab3", 3, ["class 0", "class 1", "class 2"]),
     ],
 )
-def test_classes_are_counted_in_train_csv_otherwise(folder: str, count: int, names: list[str], tmp_path: Path) -> None:
+def test_without_classes_csv_train_csv_is_counted(folder: str, count: int, names: list[str], tmp_path: Path) -> None:
     rows = "".join(f"{i}.bmp,{i % count}\n" for i in range(7))
     (tmp_path / folder).mkdir()
     assert read_data_set(write(tmp_path / folder, "Path,label\n" + rows)).classes == names
 
 
-# ---- places ----------------------------------------------------------------------------------------------------------
+# ---- folders ---------------------------------------------------------------------------------------------------------
 
 
-def test_paths_resolve_against_root_then_the_list_then_the_working_folder(working_folder: Path, tmp_path: Path) -> None:
+def test_paths_start_from_root_or_else_the_list_or_the_working_folder(working_folder: Path, tmp_path: Path) -> None:
     lists, root = write(tmp_path / "lists", "Path,label\nx/a.bmp,0\nx/b.bmp,1\n"), tmp_path / "root"
     images(working_folder, "x/a.bmp", "x/b.bmp")
     images(lists, "x/a.bmp")
     images(root, "x/a.bmp", "x/b.bmp")
-    found = load(lists, check_files=True)
-    assert [path.absolute() for path in found.paths] == [lists / "x" / "a.bmp", working_folder / "x" / "b.bmp"]
+    listed = load(lists, check_files=True)
+    assert [path.absolute() for path in listed.paths] == [lists / "x" / "a.bmp", working_folder / "x" / "b.bmp"]
     assert load(lists, check_files=True, root=root).paths == [root / "x" / "a.bmp", root / "x" / "b.bmp"]
 
-    (root / "x" / "b.bmp").unlink()  # a root that was named is the only place
+    (root / "x" / "b.bmp").unlink()  # with --root no other folder is searched
     text = refusal(lists, check_files=True, root=root)
-    assert f"paths were tried against {root}:" in text and "line 3: x/b.bmp does not exist" in text
+    assert f"the images were searched in {root}:" in text and "line 3: x/b.bmp does not exist" in text
     (working_folder / "x" / "b.bmp").unlink()
-    assert f"paths were tried against {lists} and {working_folder}:" in refusal(lists, check_files=True)
+    assert f"the images were searched in {lists} and {working_folder}:" in refusal(lists, check_files=True)
     with pytest.raises(UserError, match=r"--root .*nowhere is not a folder"):
         read_data_set(lists, tmp_path / "nowhere")
 
 
-def test_a_data_set_is_found_by_folder_by_name_and_dropped_into_csv(working_folder: Path) -> None:
+def test_a_data_set_is_found_by_folder_by_name_and_directly_in_csv(working_folder: Path) -> None:
     content = "Path,label\na.bmp,0\nb.bmp,1\n"
     with pytest.raises(UserError) as caught:
         find_folder("csv/lab3")
     assert "csv/lab3, csv/csv/lab3, csv" in str(caught.value) and "prepare.py" in str(caught.value)
     write(working_folder / "csv", content)
-    dropped = read_data_set("csv/lab3")
-    assert (dropped.name, dropped.folder) == ("lab3", Path("csv"))
+    data = read_data_set("csv/lab3")
+    assert (data.name, data.folder) == ("lab3", Path("csv"))
     assert read_data_set("csv").name == "lab3"
-    write(working_folder / "csv" / "lab3", content)
-    assert read_data_set("csv/lab3").folder == Path("csv/lab3")
-    write(working_folder / "csv" / "mine", content)
-    assert read_data_set("mine") == read_data_set("csv/mine")
-    assert read_data_set("mine").name == "mine"
+    for name in ("lab3", "mine"):
+        write(working_folder / "csv" / name, content)
+        data = read_data_set(name)
+        assert data == read_data_set(f"csv/{name}") and (data.name, data.folder) == (name, Path("csv", name))
     with pytest.raises(UserError, match=r"--data other: looked for train\.csv in other, csv/other"):
-        read_data_set("other")  # only lab3 may lie in csv itself
+        read_data_set("other")  # only lab3 may be directly in csv
 
 
 # ---- the lab's own lists ---------------------------------------------------------------------------------------------
@@ -226,8 +211,7 @@ def test_the_real_lists_of_the_lab(shared_data: Callable[[str], Path]) -> None:
     for mode, rows in (("train", 7995), ("valid", 1599)):
         paths, labels = getData(mode, folder)
         table = pd.read_csv(folder / f"{mode}.csv")
-        assert len(paths) == len(labels) == rows
-        assert (paths, labels) == (table["Path"].tolist(), table["label"].tolist())
+        assert (paths, labels) == (table["Path"].tolist(), table["label"].tolist()) and len(paths) == rows
         assert all(type(label) is int for label in labels)
     orders = [getData(f"resnet_{depth}_test", folder) for depth in (18, 50, 152)]
     for depth, order in zip((18, 50, 152), orders, strict=True):
@@ -235,5 +219,5 @@ def test_the_real_lists_of_the_lab(shared_data: Callable[[str], Path]) -> None:
         assert len(order) == len(set(order)) == 1067
     assert orders[0] != orders[1] != orders[2] and set(orders[0]) == set(orders[1]) == set(orders[2])
     assert orders[0][0] == "./new_dataset/test/867.bmp"
-    text = refusal(folder, check_files=True)  # the lists lie there without their images
+    text = refusal(folder, check_files=True)  # the folder has no images
     assert "7,995 problems" in text and "and 7,985 more" in text

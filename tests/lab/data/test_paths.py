@@ -1,4 +1,4 @@
-"""lab.data.paths: a path leads below the folder that it starts from, or nowhere; links are followed."""
+"""lab.data.paths: a path must stay below the folder that it starts from; links are followed."""
 
 from __future__ import annotations
 
@@ -22,25 +22,28 @@ def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("text", "where"),
+    ("text", "file"),
     [
-        ("./0.bmp", "lists/0.bmp"),  # beside the list before the working directory
+        ("./0.bmp", "lists/0.bmp"),  # the list's folder comes before the working directory
         ("2.bmp", "here/2.bmp"),
         (" .\\sub\\..\\sub//1.bmp ", "lists/sub/1.bmp"),
         ("../lists/sub/1.bmp", "lists/sub/1.bmp"),
         ("../here/2.bmp", "here/2.bmp"),
         ("TOP/here/2.bmp", "here/2.bmp"),
         ("linked", "lists/linked"),
-        ("out/3.bmp", "lists/out/3.bmp"),  # a link is the owner's will, not the list's
+        ("out/3.bmp", "lists/out/3.bmp"),  # links are made by the owner of the folder, not by the list
     ],
 )
-def test_files_within(top: Path, text: str, where: str) -> None:
-    place, spelling, wrong = locate(text.replace("TOP", str(top)), starts(top / "lists", None))
-    assert (Path(place).absolute(), spelling, wrong) == (top / where, str(top / where), "")
+def test_files_inside_the_folders_are_found(top: Path, text: str, file: str) -> None:
+    path, absolute, problem = locate(text.replace("TOP", str(top)), starts(top / "lists", None))
+    assert (Path(path).absolute(), absolute, problem) == (top / file, str(top / file), "")
+
+
+OUTSIDE = ("../3.bmp", "out/../../3.bmp", "TOP/3.bmp", "/etc/passwd", "../../../../../../../etc/passwd", "..")
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "expected"),
     [
         ("none.bmp", "does not exist"),
         ("x" * 5000, "does not exist"),
@@ -48,29 +51,21 @@ def test_files_within(top: Path, text: str, where: str) -> None:
         (".", "is not a file"),
         ("hollow", "is a link that leads to no file"),
         ("loop", "is a link that leads to no file"),
-        *[
-            (text, "lies outside of TOP/lists and TOP/here; name the folder that holds it with --root")
-            for text in (
-                "../3.bmp",
-                "out/../../3.bmp",
-                "TOP/3.bmp",
-                "/etc/passwd",
-                "../../../../../../../etc/passwd",
-                "..",
-            )
-        ],
+        *(
+            (text, "is outside of TOP/lists and TOP/here; name the folder that contains it with --root")
+            for text in OUTSIDE
+        ),
     ],
 )
-def test_what_is_not_there_or_not_within(top: Path, text: str, words: str) -> None:
-    assert locate(text.replace("TOP", str(top)), starts(top / "lists", None))[2] == words.replace("TOP", str(top))
+def test_other_paths_are_problems(top: Path, text: str, expected: str) -> None:
+    assert locate(text.replace("TOP", str(top)), starts(top / "lists", None))[2] == expected.replace("TOP", str(top))
 
 
-def test_a_root_is_the_only_place_and_may_be_the_whole_disk(top: Path) -> None:
+def test_a_root_is_the_only_folder_and_may_be_the_whole_disk(top: Path) -> None:
     root = starts(top / "lists", Path("../lists"))
     assert locate("0.bmp", root) == ("../lists/0.bmp", str(top / "lists" / "0.bmp"), "")
     assert locate(f"{top}/lists/0.bmp", root)[2] == ""
-    for text in ("2.bmp", "../here/2.bmp", f"{top}/here/2.bmp"):
-        assert locate(text, root)[2] != ""
-    assert f"lies outside of {top}/lists;" in locate("../3.bmp", root)[2]
-    assert f"lies outside of {top}/lists;" in locate(f"{top}/lists2/0.bmp", root)[2]  # a like name is another folder
+    assert locate("2.bmp", root)[2] == "does not exist"
+    for text in ("../here/2.bmp", f"{top}/here/2.bmp", "../3.bmp", f"{top}/lists2/0.bmp"):
+        assert f"is outside of {top}/lists;" in locate(text, root)[2]
     assert locate(f"{top}/3.bmp", starts(top / "lists", Path("/")))[2] == ""

@@ -1,4 +1,4 @@
-"""lab.data.preprocessing: the window keeps the scale, follows the cell, suits what is no cell on black, survives a checkpoint."""
+"""lab.data.preprocessing: the window keeps the scale and follows the cell, and all parameters are measured and saved."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lab.data.preprocessing import (
 from lab.errors import UserError
 
 ON_CELL = Preprocessing(128, 64, 32, "cell")
-SMEAR = (235, 215, 225)  # what lies between the cells of a stained smear
+SMEAR = (235, 215, 225)  # the background of a stained smear
 STAIN = (120, 50, 140)
 
 
@@ -50,7 +50,7 @@ def bright(image: np.ndarray) -> np.ndarray:
 # ---- the window ------------------------------------------------------------------------------------------------------
 
 
-def test_the_scale_is_fixed_a_cell_twice_as_large_stays_twice_as_large() -> None:
+def test_a_cell_twice_as_large_stays_twice_as_large() -> None:
     small, large = (bright(ON_CELL.crop(disc(200, 200, 100, 100, radius))) for radius in (20, 40))
     widths = [np.ptp(np.flatnonzero(view.any(axis=0))) + 1 for view in (small, large)]
     np.testing.assert_allclose(widths, [20, 40], atol=1)  # 40 and 80 px of the raw image at 64/128
@@ -58,13 +58,13 @@ def test_the_scale_is_fixed_a_cell_twice_as_large_stays_twice_as_large() -> None
 
 
 BLOB = np.random.default_rng(0).integers(DARK, 256, (37, 52, 3), dtype=np.uint8)
-BLOB[:12, 30:] = 0  # lopsided: the centroid is not the middle of the bounding box
-EVEN = BLOB[12:, :30]  # a plain box of odd height: its centroid lies just between two whole pixels
+BLOB[:12, 30:] = 0  # asymmetric, so that the centroid is not the centre of the bounding box
+EVEN = BLOB[12:, :30]  # a box of odd height: its centroid is halfway between two pixels
 
 
 @settings(max_examples=80)
 @given(st.sampled_from([BLOB, EVEN]), st.data())
-def test_the_view_of_a_cell_is_the_same_wherever_it_lies(cell: np.ndarray, data: st.DataObject) -> None:
+def test_the_crop_does_not_depend_on_the_position_of_the_cell(cell: np.ndarray, data: st.DataObject) -> None:
     height, width = cell.shape[:2]
 
     def view(top: int, left: int) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_the_view_of_a_cell_is_the_same_wherever_it_lies(cell: np.ndarray, data:
         image[top : top + height, left : left + width] = cell
         return ON_CELL.crop(image)
 
-    # One pixel away from the border: a cell that touches it would go on beyond.
+    # One pixel away from the border, because a cell that touches it is continued beyond.
     top, left = data.draw(st.integers(1, 199 - height)), data.draw(st.integers(1, 239 - width))
     np.testing.assert_array_equal(view(top, left), view(80, 90))
 
@@ -84,19 +84,19 @@ def test_the_window_is_centred_on_the_centroid() -> None:
         rows, columns = np.nonzero(image.any(axis=2))
         np.testing.assert_allclose(corner, [columns.mean() + 0.5 - 20, rows.mean() + 0.5 - 20], atol=0.5)
     tailed = disc(120, 160, 80, 60, 20)
-    tailed[58:60, 100:155] = STAIN  # a thin smear of stain moves the centroid far less than the bounding box
+    tailed[58:60, 100:155] = STAIN  # a thin streak of stain moves the centroid far less than the bounding box
     assert abs(window_corner(tailed, 64, cell_mask(tailed))[0] - 48) < 8
 
 
-def test_outside_the_image_black_stays_black_and_a_smear_goes_on() -> None:
-    at_corner = disc(100, 100, 26, 26, 25)  # three eighths of the window lie outside
+def test_outside_the_image_black_stays_black_and_a_smear_is_continued() -> None:
+    at_corner = disc(100, 100, 26, 26, 25)  # three eighths of the window are outside
     view = ON_CELL.crop(at_corner)
     rows, columns = np.nonzero(bright(view))
     assert window_corner(at_corner, 128, cell_mask(at_corner)) == (-38, -38)
     assert view[:, :18].max() == view[:18].max() == 0
     assert abs(rows.mean() - 31.5) < 1 and abs(columns.mean() - 31.5) < 1
     smear = disc(100, 100, 50, 50, 25, background=SMEAR)
-    view = Preprocessing(128, 64, 32, "cell").crop(smear)
+    view = ON_CELL.crop(smear)
     np.testing.assert_array_equal(view[0], np.full((64, 3), SMEAR))
     assert bright(view).all()
 
@@ -106,41 +106,38 @@ def test_cut_is_a_slice_of_the_image_continued_by_its_border(
     height: int, width: int, x: int, y: int, side: int, data: st.DataObject
 ) -> None:
     image = data.draw(arrays(np.uint8, (height, width, 3)))
-    far = 30
-    continued = np.pad(image, ((far, far), (far, far), (0, 0)), mode="edge")
-    np.testing.assert_array_equal(cut(image, x, y, side), continued[y + far : y + far + side, x + far : x + far + side])
+    padded = np.pad(image, ((30, 30), (30, 30), (0, 0)), mode="edge")
+    np.testing.assert_array_equal(cut(image, x, y, side), padded[y + 30 : y + 30 + side, x + 30 : x + 30 + side])
 
 
-def test_without_a_cell_on_black_the_window_lies_on_the_centre() -> None:
+def test_without_a_cell_on_black_the_window_is_centred() -> None:
     centre = (30, 20)  # of 100×80 with a window of 40
     for image in (
-        disc(80, 100, 20, 20, 15, background=SMEAR),  # centred or whole smear: bright all around
-        np.zeros((80, 100, 3), np.uint8),  # nothing at all
-        np.full((80, 100, 3), DARK - 1, np.uint8),  # noise of the background
+        disc(80, 100, 20, 20, 15, background=SMEAR),
+        np.zeros((80, 100, 3), np.uint8),
+        np.full((80, 100, 3), DARK - 1, np.uint8),  # background noise
     ):
         assert cell_mask(image) is None
-        assert window_corner(image, 40, cell_mask(image)) == centre
+        assert window_corner(image, 40, None) == centre
     cell = disc(80, 100, 20, 20, 15)
     assert window_corner(cell, 40, cell_mask(cell)) == (0, 0)
-    assert window_corner(cell, 40, None) == centre
 
 
-def test_the_mask_is_the_cell_without_the_noise_of_the_background() -> None:
+@pytest.mark.parametrize("x", [45, 10])  # the second cell touches the border
+def test_the_mask_is_the_cell_without_background_noise(x: int) -> None:
     noise = np.random.default_rng(1).integers(0, DARK, (90, 90, 3), dtype=np.uint8)
-    for x in (45, 10):  # the second one touches the border
-        cell = disc(90, 90, x, 45, 20)
-        expected = cell.any(axis=2)
-        mask = cell_mask(np.maximum(cell, noise))
-        assert mask is not None
-        np.testing.assert_array_equal(mask, expected)
+    cell = disc(90, 90, x, 45, 20)
+    mask = cell_mask(np.maximum(cell, noise))
+    assert mask is not None
+    np.testing.assert_array_equal(mask, cell.any(axis=2))
 
 
 # ---- choosing the window ---------------------------------------------------------------------------------------------
 
 
-def test_cells_on_black_get_the_widest_box_and_five_per_cent() -> None:
+def test_cells_on_black_get_the_widest_box_plus_five_per_cent() -> None:
     images = [disc(200, 200, 100, 100, radius) for radius in (30, 35, 40, 50)]
-    images.append(disc(200, 200, 100, 100, 90, background=SMEAR))  # one odd image does not decide
+    images.append(disc(200, 200, 100, 100, 90, background=SMEAR))  # a single other image has no influence
     side, locate, reason = choose_window(images)
     assert (side, locate) == (112, "cell")  # 99 % fit into 100 px; 105 rounds up to 112
     assert "cells on black" in reason
@@ -169,15 +166,17 @@ def test_centred_cells_get_a_window_around_the_stain() -> None:
     assert choose_window(images)[:2] == (side, "centre")
 
 
-def test_whole_fields_are_taken_whole() -> None:
+def test_the_window_of_a_smear_field_is_the_whole_image() -> None:
     images = smears(lambda rng: [(x, y, 12) for x, y in rng.uniform(0, 160, (14, 2))])
     side, locate, reason = choose_window([image[:, :150] for image in images])
     assert (side, locate) == (150, "centre") and "whole" in reason
 
 
 @pytest.mark.parametrize("value", [0, 90, 255])
-def test_blank_images_are_taken_whole(value: int) -> None:
-    assert choose_window([np.full((50, 70, 3), value, np.uint8)] * 3)[:2] == (50, "centre")
+@pytest.mark.parametrize(("other", "side"), [(50, 50), (1, 50), (40, 40)])
+def test_the_window_of_blank_images_is_whole_and_ignores_a_thumbnail(value: int, other: int, side: int) -> None:
+    images = [np.full((50, 70, 3), value, np.uint8)] * 9
+    assert choose_window([*images, np.full((other, other, 3), value, np.uint8)])[:2] == (side, "centre")
 
 
 def test_the_window_of_the_real_cells_on_black(shared_data: Callable[[str], Path]) -> None:
@@ -188,17 +187,17 @@ def test_the_window_of_the_real_cells_on_black(shared_data: Callable[[str], Path
     for image in images:
         mask = cell_mask(image)
         assert mask is not None
-        x, y = window_corner(image, side, cell_mask(image) if locate == "cell" else None)
-        kept = mask[max(y, 0) : y + side, max(x, 0) : x + side].sum() / mask.sum()
-        assert kept > 0.97  # of the widest, which is not symmetric about its centroid
+        x, y = window_corner(image, side, mask)
+        # The widest cell is not symmetric about its centroid.
+        assert mask[max(y, 0) : y + side, max(x, 0) : x + side].sum() / mask.sum() > 0.97
         assert max(abs(x + side / 2 - 225), abs(y + side / 2 - 225)) < 16  # every centroid is near the centre
 
 
-@pytest.mark.parametrize(("name", "side", "words"), [("pbc8", 208, "centred"), ("all4", 224, "whole smear")])
-def test_the_window_of_the_real_smears(name: str, side: int, words: str, shared_data: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize(("name", "side", "reason"), [("pbc8", 208, "centred"), ("all4", 224, "whole smear")])
+def test_the_window_of_the_real_smears(name: str, side: int, reason: str, shared_data: Callable[[str], Path]) -> None:
     train = read_list(read_data_set(shared_data(name)), "train", labelled=True, check_files=False)
     chosen = choose_window(sample_images(train, 60))
-    assert chosen[:2] == (side, "centre") and words in chosen[2]
+    assert chosen[:2] == (side, "centre") and reason in chosen[2]
 
 
 # ---- statistics and plain data ---------------------------------------------------------------------------------------
@@ -241,7 +240,7 @@ def test_through_json_and_back(window: int, source: int, size: int, locate: Any,
     ],
     ids=str,
 )
-def test_what_is_no_preprocessing_is_refused(change: dict[str, Any]) -> None:
+def test_invalid_values_are_refused(change: dict[str, Any]) -> None:
     good = asdict(ON_CELL)
     assert Preprocessing.from_dict(good) == ON_CELL
     with pytest.raises((KeyError, TypeError, ValueError)):
@@ -250,20 +249,8 @@ def test_what_is_no_preprocessing_is_refused(change: dict[str, Any]) -> None:
         Preprocessing.from_dict({key: value for key, value in good.items() if key not in change})
 
 
-def test_black_goes_on_around_a_cell_on_black_and_a_smear_is_reflected() -> None:
+def test_padding_is_zeros_around_a_cell_on_black_and_reflection_for_a_smear() -> None:
     assert (ON_CELL.padding, replace(ON_CELL, locate="centre").padding) == ("zeros", "reflection")
-
-
-def test_a_crop_depends_on_the_window_the_source_and_the_place_alone() -> None:
-    image = np.random.default_rng(5).integers(0, 256, (90, 90, 3), np.uint8)
-    again = replace(ON_CELL, size=99, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
-    np.testing.assert_array_equal(again.crop(image), ON_CELL.crop(image))
-
-
-def test_a_stray_thumbnail_does_not_shrink_the_window_of_all() -> None:
-    whole = [np.full((60, 64, 3), 200, np.uint8)] * 9
-    assert choose_window([*whole, np.full((1, 1, 3), 200, np.uint8)])[:2] == (60, "centre")
-    assert choose_window([*whole, np.full((40, 40, 3), 200, np.uint8)])[:2] == (40, "centre")
 
 
 def test_window_and_statistics_are_measured_on_the_training_images(make_data: Callable[..., Path]) -> None:
@@ -276,17 +263,17 @@ def test_window_and_statistics_are_measured_on_the_training_images(make_data: Ca
     assert (measured.mean, measured.std) == channel_statistics(crops)
 
 
-def test_a_sample_is_spread_evenly_and_leaves_out_what_cannot_be_read(make_data: Callable[..., Path]) -> None:
+def test_a_sample_is_spread_evenly_and_skips_unreadable_images(make_data: Callable[..., Path]) -> None:
     train = read_list(read_data_set(make_data(train=9)), "train", labelled=True)
-    everything = [read_image(path) for path in train.paths]
-    for count, places in ((200, range(9)), (3, (0, 4, 8)), (1, (0,))):
-        sample = sample_images(train, count)
-        assert len(sample) == len(places)
-        assert all(np.array_equal(image, everything[i]) for image, i in zip(sample, places, strict=True))
-    # The check of the whole list reports the damaged one together with all others; measuring must not stop before.
+    for count, indices in ((200, range(9)), (3, (0, 4, 8)), (1, (0,))):
+        for image, index in zip(sample_images(train, count), indices, strict=True):
+            np.testing.assert_array_equal(image, read_image(train.paths[index]))
+    # The store reports a damaged image together with all others, so measuring must not stop before.
     train.paths[4].write_bytes(b"")
     assert len(sample_images(train, 200)) == 8
     for path in train.paths:
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"0\.bmp: the file is empty"):
+    with pytest.raises(
+        UserError, match=r"none of the sampled images .*:\n  train.csv line 2: .*0\.bmp: the file is empty"
+    ):
         sample_images(train)

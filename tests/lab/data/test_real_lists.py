@@ -1,4 +1,4 @@
-"""The whole way on the lab's real lists, 7,995 rows and all, with images made for the test and thin networks."""
+"""Training, evaluation and prediction on the lab's real lists of 7,995 rows, with generated images and thin networks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def bitmaps() -> list[bytes]:
 
 @pytest.fixture
 def lab(tmp_path: Path, shared_data: Callable[[str], Path]) -> Path:
-    """A folder with the real lists dropped straight into ``csv/`` and an image at every path that they name."""
+    """A folder with the real lists directly in ``csv/``, and an image at every path in them."""
     (tmp_path / "csv").mkdir()
     cells = bitmaps()
     for source in shared_data("lab3_lists").glob("*.csv"):
@@ -41,27 +41,27 @@ def lab(tmp_path: Path, shared_data: Callable[[str], Path]) -> Path:
         for name, label in zip(table["Path"], labels, strict=True):
             target = tmp_path / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            # Two bytes after the pixels make each file's content its own; readers of bitmaps ignore them.
+            # The path after the pixels makes each file's content unique; readers of bitmaps ignore it.
             target.write_bytes(cells[int(label)] + str(target).encode())
     return tmp_path
 
 
 def test_the_lists_of_the_lab(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Dropped into csv/ they train, evaluate and give three submissions, each in the order of its own list."""
+    """Directly in csv/ they can be trained on and evaluated, and give three submissions, each in the order of its own list."""
     with inside(lab, figures=False):
         command(train, "--model", "all", "--size", "32", "--epochs", "1", "--device", "cpu", "--precision", "fp32")
         trained, warnings = capsys.readouterr()
         command(evaluate, "--d4", "off")
         command(predict, "--d4", "off")
     assert "train: 7,995 images" in trained and "valid: 1,599 images" in trained
-    assert "warning: " not in warnings  # no content is shared
-    submissions = {}
+    assert "warning: " not in warnings  # train and valid share no content
+    orders = []
     for depth in (18, 50, 152):
         table = pd.read_csv(lab / "csv" / f"submission_resnet{depth}.csv")
-        asked = pd.read_csv(lab / "csv" / f"resnet_{depth}_test.csv")
+        test_list = pd.read_csv(lab / "csv" / f"resnet_{depth}_test.csv")
         assert list(table.columns) == ["ID", "label"] and table["label"].dtype == np.int64
-        assert list(table["ID"]) == list(asked["Path"]) and len(set(table["ID"])) == 1067
-        submissions[depth] = list(table["ID"])
-    assert submissions[18] != submissions[50] != submissions[152]
+        assert list(table["ID"]) == list(test_list["Path"]) and len(set(table["ID"])) == 1067
+        orders.append(list(table["ID"]))
+    assert orders[0] != orders[1] != orders[2]
     accuracy = pd.read_csv(lab / "report" / "lab3" / "metrics.csv").query("metric == 'accuracy'")["value"]
-    assert len(accuracy) == 3 and accuracy.min() > 0.9  # two colours and sizes: labels and images stay together
+    assert len(accuracy) == 3 and accuracy.min() > 0.9  # easy classes, so labels and images belong together

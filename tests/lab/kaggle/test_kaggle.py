@@ -139,7 +139,7 @@ def test_a_wrong_submission_is_not_sent(kaggle: Kaggle) -> None:
     Path("csv/tiny/submission_resnet18.csv").write_bytes(Path("csv/tiny/submission_resnet50.csv").read_bytes())
     Path("csv/tiny/submission_resnet152.csv").unlink()
     said = refused(*SEND)
-    assert "another order than in resnet_18_test.csv, namely in that of resnet_50_test.csv" in said
+    assert "another order than in resnet_18_test.csv; it is that of resnet_50_test.csv" in said
     assert "submission_resnet152.csv: is missing; python predict.py --model resnet152 --data csv/tiny" in said
     assert kaggle.asked == []
 

@@ -1,4 +1,4 @@
-"""The checker of submissions: what is right passes, and each way to be wrong is named."""
+"""lab.kaggle.submissions: a correct submission passes the check, and every fault is named."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataSet, ImageList]:
 
 
 def rows(images: ImageList) -> list[str]:
-    """A right submission's lines."""
+    """The lines of a correct submission."""
     return ["ID,label", *(f"{name},{index % 2}" for index, name in enumerate(images.ids))]
 
 
@@ -34,7 +34,7 @@ def check(folder: Path, task: tuple[DataSet, ImageList], lines: list[str], newli
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_a_right_one_gives_its_labels(tmp_path: Path, task: tuple[DataSet, ImageList], newline: str) -> None:
+def test_a_correct_submission_gives_its_labels(tmp_path: Path, task: tuple[DataSet, ImageList], newline: str) -> None:
     assert check(tmp_path, task, rows(task[1]), newline) == [index % 2 for index in range(len(task[1]))]
 
 
@@ -45,8 +45,8 @@ CHANGES: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
     "extra column": (lambda lines: [f"{line},0" for line in lines], "line 1 is 'ID,label,0'"),
     "surplus field": (lambda lines: [lines[0], *(f"{line},junk" for line in lines[1:])], "line 2: 3 fields"),
     "columns": (lambda lines: [",".join(line.split(",")[::-1]) for line in lines], "line 1 is 'label,ID'"),
-    "row missing": (lambda lines: lines[:-1], "no row answers './test/"),
-    "row twice": (lambda lines: [*lines, lines[1]], "line 12: ID './test/.*' stands there twice"),
+    "row missing": (lambda lines: lines[:-1], "there is no row for './test/"),
+    "row twice": (lambda lines: [*lines, lines[1]], "line 12: ID './test/.*' is a duplicate"),
     "foreign": (lambda lines: [*lines[:3], "./test/99.png,0", *lines[4:]], "line 4: ID './test/99.png' is not in"),
     "float": (lambda lines: [*lines[:2], lines[2].replace(",1", ",1.0"), *lines[3:]], "line 3: label '1.0' is not"),
     "class": (lambda lines: [*lines[:1], lines[1][:-1] + "2", *lines[2:]], "line 2: label '2' .* from 0 to 1"),
@@ -56,15 +56,17 @@ CHANGES: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_is_wrong_is_named(tmp_path: Path, task: tuple[DataSet, ImageList], name: str) -> None:
-    change, words = CHANGES[name]
-    with pytest.raises(UserError, match=words):
+def test_each_fault_is_named(tmp_path: Path, task: tuple[DataSet, ImageList], name: str) -> None:
+    change, message = CHANGES[name]
+    with pytest.raises(UserError, match=message):
         check(tmp_path, task, change(rows(task[1])))
 
 
-def test_the_answer_to_another_depths_list_is_recognised(tmp_path: Path, task: tuple[DataSet, ImageList]) -> None:
+def test_the_order_of_another_depths_list_is_recognised(tmp_path: Path, task: tuple[DataSet, ImageList]) -> None:
     other = read_list(task[0], "resnet_50_test", labelled=False)
-    with pytest.raises(UserError, match=r"namely in that of resnet_50_test.csv: it answers another depth's list"):
+    with pytest.raises(
+        UserError, match=r"in resnet_18_test.csv; it is that of resnet_50_test.csv, another depth's list"
+    ):
         check(tmp_path, task, rows(other))
 
 
@@ -72,14 +74,12 @@ def test_the_command(task: tuple[DataSet, ImageList], tmp_path: Path, capsys: py
     path = tmp_path / "submission_resnet18.csv"
     path.write_text("\n".join(rows(task[1])))
     command(predict, "--data", task[0].folder, "--check", path)
-    assert (
-        "right, 10 rows in the order of resnet_18_test.csv; 50.0 % normal, 50.0 % leukemia blast"
-        in capsys.readouterr().out
-    )
+    expected = "correct, 10 rows in the order of resnet_18_test.csv; 50.0 % normal, 50.0 % leukemia blast"
+    assert expected in capsys.readouterr().out
     path.write_text("\n".join(["ID,label", *(f"{name},1" for name in task[1].ids)]))
     command(predict, "--data", task[0].folder, "--check", path)
     assert "warning: resnet18 predicts leukemia blast for 100.0 %" in capsys.readouterr().err
-    alone = tmp_path / "alone"  # a folder of test lists only, beside weights made elsewhere
+    alone = tmp_path / "alone"  # a folder of test lists only, as for weights trained elsewhere
     alone.mkdir()
     (alone / "resnet_18_test.csv").write_bytes(task[1].csv.read_bytes())
     command(predict, "--data", alone, "--check", path)
