@@ -1,121 +1,84 @@
 """Train networks from scratch.
 
     python train.py --model resnet18                        # the lists in csv/lab3
-    python train.py --model all --data csv/sample           # the three depths in turn
+    python train.py --model all --data csv/sample           # ResNet18, 50 and 152, one after the other
     python train.py --model resnet50 --data csv/cnmc --root ~/C-NMC_Leukemia --epochs 60
-    torchrun --nproc-per-node=4 train.py --model resnet152  # a process for each of four GPUs
+    torchrun --nproc-per-node=4 train.py --model resnet152  # four processes, one per GPU
 
-The same command resumes an unfinished run; --fresh starts over. A run writes weights/<data>/<model>/best.safetensors (the best
-epoch by valid accuracy), last.safetensors (to resume from), report/<data>/history_<model>.csv and accuracy_comparison.png.
+The same command resumes an unfinished run; --fresh starts over. A run writes weights/<data>/<model>/best.safetensors (the epoch
+with the best valid accuracy), last.safetensors (to resume from), report/<data>/history_<model>.csv and accuracy_comparison.png.
 """
 
 from __future__ import annotations
 
 import argparse
+from argparse import BooleanOptionalAction
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lab.options import (
-    GivenParser,
-    add_machine,
-    add_places,
-    add_quiet,
-    add_report,
-    check_numbers,
-    parse,
-)
+from lab.options import GivenParser, add_machine, add_places, add_quiet, add_report, check_numbers, parse
 from models import catalog
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The options, each with its one default."""
+    """The options and their defaults."""
     parser = GivenParser(
         description="Train ResNets from scratch on lists of labelled images.",
         epilog="The same command resumes an unfinished run; --fresh starts over.",
     )
     add_quiet(parser)
-    run = parser.add_argument_group("what to train")
-    run.add_argument(
-        "--model", default="resnet18", choices=[*catalog.names(), "all"], help="all means 18, 50 and 152 in turn"
-    )
-    add_places(run)
-    add_report(run)
-    run.add_argument(
-        "--like", type=Path, help="repeat this run (a folder such as weights/all4/resnet18) with its settings"
-    )
-    run.add_argument("--fresh", action="store_true", help="start over; an earlier run of the same model is overwritten")
+    group = parser.add_argument_group("what to train")
+    models = [*catalog.names(), "all"]
+    group.add_argument("--model", default="resnet18", choices=models, help="all: ResNet18, 50 and 152 in turn")
+    add_places(group)
+    add_report(group)
+    group.add_argument("--like", type=Path, help="repeat the run in this folder, such as weights/all4/resnet18")
+    group.add_argument("--fresh", action="store_true", help="start over; an earlier run of the model is overwritten")
     trackers = ["tensorboard", "mlflow"]
-    run.add_argument("--track", nargs="+", default=(), choices=trackers, help="follow the run there (default: nowhere)")
+    group.add_argument("--track", nargs="+", default=(), choices=trackers, help="log the run there (default: none)")
 
-    images = parser.add_argument_group("images")
-    images.add_argument("--size", type=int, help="side of the network input in px (default: 64 on the CPU, else 128)")
-    images.add_argument(
-        "--window", type=int, help="side of the square taken from the raw image, px (default: measured)"
+    group = parser.add_argument_group("images")
+    group.add_argument("--size", type=int, help="side of the network input in px (default: 64 on the CPU, else 128)")
+    group.add_argument("--window", type=int, help="side of the crop of the raw image in px (default: measured)")
+    help_progressive = (
+        "half the size for a third of the epochs, three quarters for the next (default: from ResNet50 on)"
     )
-    images.add_argument(
-        "--progressive",
-        action=argparse.BooleanOptionalAction,
-        help="half size for a third of the epochs, three quarters for the next (default: from ResNet50 on)",
-    )
-
-    images.add_argument(
-        "--augmentation",
-        default="geometry,colour",
-        help="none, or some of d4, geometry (any angle, zoom, shift), colour, and mixup or cutmix (default: geometry,colour)",
-    )
+    group.add_argument("--progressive", action=BooleanOptionalAction, help=help_progressive)
+    help_augmentation = "none, or some of d4, geometry (any angle, zoom, shift), colour, and mixup or cutmix"
+    help_augmentation += " (default: geometry,colour)"
+    group.add_argument("--augmentation", default="geometry,colour", help=help_augmentation)
 
     add_recipe(parser)
-    machine = parser.add_argument_group("machine")
-    add_machine(machine)
-    machine.add_argument(
-        "--deterministic",
-        action="store_true",
-        help="the same bits on a GPU every time, more slowly; the CPU always does",
-    )
-    machine.add_argument(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        help="torch.compile the training step (default: on a GPU where measured steps say that it pays)",
-    )
+
+    group = parser.add_argument_group("machine")
+    add_machine(group)
+    help_deterministic = "reproduce a run on a GPU bit for bit, which is slower; the CPU always does"
+    group.add_argument("--deterministic", action="store_true", help=help_deterministic)
+    help_compile = "torch.compile the training step (default: on a GPU, if measured steps show that it pays)"
+    group.add_argument("--compile", action=BooleanOptionalAction, help=help_compile)
     return parser
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """The options of the training recipe."""
-    recipe = parser.add_argument_group("recipe", "a model may have other defaults: see models/catalog.py")
-    recipe.add_argument("--epochs", type=int, default=30, help="passes over the training list (default: 30)")
-    recipe.add_argument("--batch-size", type=int, help="images per optimizer step (default: 32 on the CPU, else 64)")
-    recipe.add_argument("--accumulate", type=int, default=1, help="split each batch into this many parts (default: 1)")
-    recipe.add_argument(
-        "--optimizer",
-        choices=["sgd", "adamw"],
-        default="sgd",
-        help="sgd with Nesterov momentum 0.9, or adamw (default: sgd)",
-    )
-    recipe.add_argument("--lr", type=float, help="peak learning rate (default: 0.05 for sgd, 0.001 for adamw)")
-    recipe.add_argument("--weight-decay", type=float, help="on weights only (default: 0.0005 for sgd, 0.05 for adamw)")
-    recipe.add_argument("--warmup", type=float, default=1.0, help="epochs of linear warm-up (default: 1)")
-    recipe.add_argument("--smoothing", type=float, default=0.1, help="label smoothing (default: 0.1)")
-    recipe.add_argument(
-        "--ema", type=float, default=0.99, help="decay of the averaged weights per step (default: 0.99)"
-    )
-    recipe.add_argument("--clip", type=float, default=5.0, help="limit of the gradient's norm, 0 for none (default: 5)")
-    recipe.add_argument(
-        "--class-weights",
-        default="none",
-        help="none, balanced, or K numbers such as 1.2,1, of which ratios count (default: none)",
-    )
-    recipe.add_argument(
-        "--patience", type=int, default=0, help="stop after this many epochs without a new best (0: never)"
-    )
-    recipe.add_argument(
-        "--zero-init",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="blocks start as the identity (default: yes)",
-    )
-    recipe.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
+    add = parser.add_argument_group("recipe", "a model may have other defaults: see models/catalog.py").add_argument
+    add("--epochs", type=int, default=30, help="passes over the training list (default: 30)")
+    add("--batch-size", type=int, help="images per optimizer step (default: 32 on the CPU, else 64)")
+    add("--accumulate", type=int, default=1, help="split each batch into this many parts (default: 1)")
+    help_optimizer = "sgd with Nesterov momentum 0.9, or adamw (default: sgd)"
+    add("--optimizer", choices=["sgd", "adamw"], default="sgd", help=help_optimizer)
+    add("--lr", type=float, help="peak learning rate (default: 0.05 for sgd, 0.001 for adamw)")
+    add("--weight-decay", type=float, help="on weights only (default: 0.0005 for sgd, 0.05 for adamw)")
+    add("--warmup", type=float, default=1.0, help="epochs of linear warm-up (default: 1)")
+    add("--smoothing", type=float, default=0.1, help="label smoothing (default: 0.1)")
+    add("--ema", type=float, default=0.99, help="decay of the moving average of the weights per step (default: 0.99)")
+    add("--clip", type=float, default=5.0, help="maximum norm of the gradient, 0 for none (default: 5)")
+    help_weights = "none, balanced, or K numbers such as 1.2,1, whose ratios count (default: none)"
+    add("--class-weights", default="none", help=help_weights)
+    add("--patience", type=int, default=0, help="stop after this many epochs without a new best (default: 0, never)")
+    add("--zero-init", action=BooleanOptionalAction, default=True, help="blocks start as the identity (default: yes)")
+    add("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
 
 
 ARGS = parse(arguments, __name__)
@@ -130,18 +93,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lab.checkpoints.checkpoint import (
-    About,
-    TrainingState,
-    load_network,
-    load_optimizer,
-    load_strictly,
-    part,
-    read_about,
-    read_state,
-    read_tensors,
-    save_checkpoint,
-)
+from lab.checkpoints.checkpoint import About, TrainingState, load_network, read_about, read_state, save_checkpoint
 from lab.checkpoints.ensembles import remove_members
 from lab.checkpoints.histories import best_of, describe_best, epoch_line, write_history, write_run
 from lab.cpu.winograd import use_fast_gradients
@@ -172,7 +124,7 @@ from resnet import zero_init_residual
 
 @dataclass(frozen=True)
 class Task:
-    """What all runs of one command share."""
+    """What all runs of a command share."""
 
     args: argparse.Namespace
     given: dict[str, Any]
@@ -186,11 +138,11 @@ class Task:
 
 
 class OutOfMemory(Exception):
-    """The device has not the memory for a step of a run that has a last checkpoint."""
+    """A training step ran out of memory; the run has a last checkpoint."""
 
 
 def main(args: argparse.Namespace) -> None:
-    """Check everything, then train each model asked for."""
+    """Check the options and the lists, then train each model."""
     given, ranks = args.given, join()
     like = read_run(args.like) if args.like else None
     if like is not None:
@@ -203,7 +155,7 @@ def main(args: argparse.Namespace) -> None:
         except UserError as error:
             if like is None or "data" in args.given:
                 raise
-            raise UserError(f"{error} Or name the lists of the run that is repeated, with --data and --root.") from None
+            raise UserError(f"{error} Or name the lists of the repeated run with --data and --root.") from None
         lists = read_lists(data, ("train", "valid"))
     for name, images in lists.items():
         counts = np.bincount(images.labels, minlength=len(data.classes))
@@ -223,45 +175,38 @@ def main(args: argparse.Namespace) -> None:
 
 
 def train_with_retries(files: RunFiles, task: Task) -> None:
-    """Train. A run whose loss is no longer a number returns to its last checkpoint once, with half the learning rate; one that
-    runs out of memory returns with half as many images at once, and again."""
+    """Train one model. A run that diverges returns to its last checkpoint once, with half the learning rate. A run that runs out
+    of memory returns with half as many images per forward pass, as often as necessary."""
     model, fresh, lr_factor, at_once = files.weights.name, task.args.fresh, None, None
     while True:
         try:
             return train(files, task, fresh, lr_factor, at_once)
-        except Diverged as error:
-            problem = str(error)
-        except OutOfMemory:
-            problem = ""
-        # Outside the except block, which holds on to the networks of the attempt.
-        fresh = False
-        about, state = read_about(files.last, model), read_state(files.last)
-        if not problem:
-            settings = read_settings(files.last, about)
+        except (Diverged, OutOfMemory) as error:
+            diverged, problem = isinstance(error, Diverged), str(error)
+        # Outside the except block, because the exception keeps the networks of the attempt in memory.
+        fresh, state = False, read_state(files.last)
+        if not diverged:
+            settings = read_settings(files.last, read_about(files.last, model))
             at_once = divide(settings, task.ranks, len(task.lists["train"]), state.at_once)[0] // 2
-            print(
-                f"{model}: out of memory; returning to the last checkpoint, with {at_once} images at once", flush=True
-            )
-            continue
-        if state.lr_factor < 1:
-            raise UserError(
-                f"{problem}, with half the learning rate too; its checkpoints are kept. Train it anew with --fresh and a "
-                f"lower --lr."
-            )
-        lr_factor = 0.5
-        print(f"{problem}; returning to the last checkpoint, once, with half the learning rate.", flush=True)
+            print(f"{problem}; returning to the last checkpoint, with {at_once} images at once", flush=True)
+        elif state.lr_factor == 1:
+            lr_factor = 0.5
+            print(f"{problem}; returning to the last checkpoint, once, with half the learning rate.", flush=True)
+        else:
+            mend = "its checkpoints are kept. Train it anew with --fresh and a lower --lr."
+            raise UserError(f"{problem}, with half the learning rate too; {mend}")
 
 
 def train(files: RunFiles, task: Task, fresh: bool, lr_factor: float | None, at_once: int | None) -> None:
-    """One run: one model on one data set, from its start or from its last checkpoint. From there on the learning rate is scaled
-    by ``lr_factor`` if given, and a forward pass takes at most ``at_once`` images."""
+    """Train one model on one data set, from the start or from its last checkpoint. If given, ``lr_factor`` scales the learning
+    rate from there on, and ``at_once`` limits the images of a forward pass."""
     if task.stop.asked:
         raise Stopped(task.stop.asked)
-    refuse_to_repeat_itself(files, task, fresh)
+    check_like(files, task, fresh)
     saved = None if fresh else earlier_run(files, task.data, list_digest(task.data), task.given)
     if saved and saved.about.finished and "valid_accuracy_d4" in read_about(files.best).metrics:
         print(f"{saved.about.model}: finished already, {describe_best(saved.about)}; --fresh trains it anew.")
-        task.tracking.begin(saved, files.best)  # in case it was not followed, or not to the end
+        task.tracking.begin(saved, files.best)  # in case an earlier command did not track it, or not to the end
         task.tracking.end()
         return
     run = prepare(files, task, saved, at_once)
@@ -270,7 +215,7 @@ def train(files: RunFiles, task: Task, fresh: bool, lr_factor: float | None, at_
         run.state.lr_factor = lr_factor
     snapshots = Snapshots(run, task.stop)
     if saved is None or lr_factor is not None:
-        snapshots.write()  # in place of an earlier run's, before anything of this one could be taken for it
+        snapshots.write()  # replaces an earlier run's, before this run writes a best checkpoint
     if run.ranks.first:
         write_run(files.description, run.about)
     task.tracking.begin(run, files.best)
@@ -280,7 +225,7 @@ def train(files: RunFiles, task: Task, fresh: bool, lr_factor: float | None, at_
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error) or run.ranks.count > 1:  # several processes would have to return together
             raise
-        raise OutOfMemory from None
+        raise OutOfMemory(f"{run.model}: out of memory") from None
     snapshots.stop_if_asked()
     finish(run)
     task.tracking.end()
@@ -289,16 +234,17 @@ def train(files: RunFiles, task: Task, fresh: bool, lr_factor: float | None, at_
 # ---- prepare: images, settings, network ----------------------------------------------------------------------------------------
 
 
-def refuse_to_repeat_itself(files: RunFiles, task: Task, fresh: bool) -> None:
-    """Refuse ``--like`` of the run's own folder."""
+def check_like(files: RunFiles, task: Task, fresh: bool) -> None:
+    """Raise :class:`UserError` if ``--like`` names the run itself."""
     like = task.args.like
     if like and not fresh and like.resolve() in [path.resolve() for path in (files.weights, files.best, files.last)]:
         raise UserError(f"--like {like}: is the run itself; give other --weights and --report to repeat it.")
 
 
 def prepare(files: RunFiles, task: Task, saved: SavedRun | None, at_once: int | None) -> Run:
-    """The run before its first step: images decoded, settings chosen, network and optimizer made; as the seed alone decides."""
-    data, lists, hardware, ranks, classes = task.data, task.lists, task.hardware, task.ranks, len(task.data.classes)
+    """Decode the images, choose the settings, and build the network and its optimizer. The seed alone decides the weights."""
+    data, hardware, ranks, classes = task.data, task.hardware, task.ranks, len(task.data.classes)
+    train_labels, valid_labels = (task.lists[name].labels for name in ("train", "valid"))
     if saved is None:
         preprocessing = new_preprocessing(files.weights.name, task)
         settings = chosen_settings(files.weights.name, task.args, task.given, hardware, preprocessing)
@@ -306,7 +252,7 @@ def prepare(files: RunFiles, task: Task, saved: SavedRun | None, at_once: int | 
         preprocessing, settings = saved.about.preprocessing, saved.settings
     if at_once is None:
         at_once = known_memory(task, settings, saved)
-    part_size, accumulate = divide(settings, ranks, len(lists["train"]), at_once)
+    part_size, accumulate = divide(settings, ranks, len(train_labels), at_once)
     stores = open_images(files, task, preprocessing)
     digests = chain.from_iterable(stores[name].list_digests() for name in ("train", "valid"))
     record = make_record(hardware, ranks.count, digests)
@@ -319,20 +265,9 @@ def prepare(files: RunFiles, task: Task, saved: SavedRun | None, at_once: int | 
         about = replace(saved.about, settings=asdict(settings))
         if not about.records or differences(about.records[-1], record):
             about = replace(about, records=[*about.records, record])
-    train = Batches(
-        stores["train"],
-        lists["train"].labels,
-        preprocessing,
-        part_size,
-        hardware.device,
-        settings.seed,
-        ranks,
-        settings.augmentation,
-        classes,
-    )
-    valid = Batches(
-        stores["valid"], lists["valid"].labels, preprocessing, EVALUATION_BATCH, hardware.device, ranks=ranks
-    )
+    device, mixing = hardware.device, (settings.augmentation, classes)
+    train = Batches(stores["train"], train_labels, preprocessing, part_size, device, settings.seed, ranks, *mixing)
+    valid = Batches(stores["valid"], valid_labels, preprocessing, EVALUATION_BATCH, device, ranks=ranks)
 
     torch.manual_seed(settings.seed)
     network = catalog.build(about.model, classes, preprocessing.size)
@@ -349,18 +284,18 @@ def prepare(files: RunFiles, task: Task, saved: SavedRun | None, at_once: int | 
         ranks=ranks,
         train=train,
         valid=valid,
-        valid_labels=lists["valid"].labels,
+        valid_labels=valid_labels,
         network=network,
         ema=EMA(network, settings.ema),
         optimizer=make_optimizer(network, settings, hardware.precision),
         scaler=torch.amp.GradScaler(hardware.device.type, enabled=hardware.precision == "fp16"),
-        class_weight=class_weights(settings.class_weights, lists["train"].labels, classes, hardware.device),
+        class_weight=class_weights(settings.class_weights, train_labels, classes, hardware.device),
         accumulate=accumulate,
     )
 
 
 def new_preprocessing(model: str, task: Task) -> Preprocessing:
-    """The preprocessing of a new run, whose size and window are printed with their reasons."""
+    """Choose the preprocessing of a new run; print size and window with the reasons."""
     asked, device = task.args.size, task.hardware.device.type
     size = asked or max(64 if device == "cpu" else 128, catalog.find(model).smallest)
     print(f"size: {size} px, {'as asked' if asked else f'the default on {device}'}")
@@ -368,7 +303,7 @@ def new_preprocessing(model: str, task: Task) -> Preprocessing:
 
 
 def known_memory(task: Task, settings: Settings, saved: SavedRun | None) -> int | None:
-    """How many images the memory was found to hold at once, by this run before or by the one that it repeats."""
+    """The number of images that fit into memory at once, as measured by this run before or by the run that it repeats."""
     if saved is not None:
         return saved.state.at_once
     if task.like is not None and task.like[0].settings == asdict(settings):
@@ -377,7 +312,7 @@ def known_memory(task: Task, settings: Settings, saved: SavedRun | None) -> int 
 
 
 def open_images(files: RunFiles, task: Task, preprocessing: Preprocessing) -> dict[str, Store]:
-    """The decoded images of both lists; the folders to write into are tried first."""
+    """Decode the images of both lists, after a check that the output folders can be written."""
     with task.ranks.first_before_others():
         if task.ranks.first:
             check_writable(files.weights)
@@ -390,28 +325,20 @@ def open_images(files: RunFiles, task: Task, preprocessing: Preprocessing) -> di
 def new_about(
     model: str, task: Task, preprocessing: Preprocessing, settings: Settings, record: dict[str, str]
 ) -> About:
-    """What the checkpoints of a new run say; prints whether a run that is repeated will come out the same."""
-    digest, labels, classes = list_digest(task.data), task.lists["train"].labels, task.data.classes
+    """The description that the checkpoints of a new run carry. With ``--like``, print whether the weights will be the same."""
+    data, labels, values = task.data, task.lists["train"].labels, asdict(settings)
+    digest, share = list_digest(data), np.bincount(labels, minlength=len(data.classes)) / len(labels)
     if task.like is not None:
-        compare(*task.like, asdict(settings), digest, record, task.args.like)
-    share = (np.bincount(labels, minlength=len(classes)) / len(labels)).tolist()
-    return About(
-        model,
-        classes,
-        preprocessing,
-        task.data.name,
-        lists=digest,
-        settings=asdict(settings),
-        train_share=share,
-        records=[record],
-    )
+        compare(*task.like, values, digest, record, task.args.like)
+    about = About(model, data.classes, preprocessing, data.name, digest, settings=values, records=[record])
+    return replace(about, train_share=share.tolist())
 
 
 # ---- start or resume -----------------------------------------------------------------------------------------------------------
 
 
 def start(run: Run, task: Task) -> Pace:
-    """Draw what the images look like, take an earlier run's files away, and measure the pace."""
+    """Draw the preprocessing and the augmentation, measure the pace, and remove the files of an earlier run."""
     settings, files = run.settings, run.files
     if run.ranks.first:
         labels = (task.lists["train"], task.data.classes)
@@ -427,16 +354,11 @@ def start(run: Run, task: Task) -> Pace:
 
 
 def resume(run: Run, task: Task, saved: SavedRun) -> Pace | None:
-    """Load the last checkpoint's tensors, bring history and figure up to date with it, and measure the pace of what is left."""
-    state, last = run.state, run.files.last
-    tensors = read_tensors(last)
-    load_strictly(run.network, part(tensors, "train."), last)
-    load_strictly(run.ema.network, part(tensors, "model."), last)
-    load_optimizer(run.optimizer, tensors, last, begun=bool(state.epoch or state.step) and not state.scaler)
-    if state.scaler:
-        run.scaler.load_state_dict(state.scaler)
+    """Load the last checkpoint, update the history and the figure to it, and measure the pace of the remaining epochs."""
+    state = run.state
+    run.load_last_checkpoint()
     if run.ranks.first:
-        write_history(run.files.history, saved.about.history)  # the run may have been killed before these were written
+        write_history(run.files.history, saved.about.history)  # the run may have been killed before it wrote these
         redraw_accuracy(run.files.report, run.model, training=True)
     within = f" and {counted(state.step, 'step')} of the next" if state.step else ""
     so_far = f", {describe_best(saved.about)}" if saved.about.metrics else ""
@@ -445,7 +367,7 @@ def resume(run: Run, task: Task, saved: SavedRun) -> Pace | None:
 
 
 def plan(run: Run, task: Task) -> Pace:
-    """Split the batch until a step fits into the memory, say how long the run will take, and decide whether to compile it."""
+    """Split the batch until a step fits into memory, print how long the run will take, and decide whether to compile it."""
     settings, before = run.settings, run.accumulate
     run.train, run.accumulate, pace = measure_what_fits(
         run.network, settings, run.hardware, run.train, run.valid, run.ranks, before
@@ -468,13 +390,13 @@ def plan(run: Run, task: Task) -> Pace:
 
 
 def train_epochs(run: Run, pace: Pace | None, snapshots: Snapshots, task: Task) -> None:
-    """Train, validate and keep, epoch after epoch, until all are done or ``--patience`` ends."""
+    """Train, validate and save, epoch by epoch, until the last one or until ``--patience`` stops the run."""
     while not run.about.finished:
         assert pace is not None
         size = size_at(run.state.epoch, run.settings)
         train_epoch(run, snapshots)
         row = validate(run, size, snapshots)
-        keep(run, row, snapshots)
+        save(run, row, snapshots)
         task.tracking.epoch()
         left = pace.run(run.settings, run.state.epoch) * row["seconds"] / pace.epoch(size)
         print(f"{epoch_line(run.model, row, run.about, run.settings.epochs)}, {duration(left)} left", flush=True)
@@ -485,14 +407,14 @@ def train_epochs(run: Run, pace: Pace | None, snapshots: Snapshots, task: Task) 
 
 
 def train_epoch(run: Run, snapshots: Snapshots) -> None:
-    """One pass over the training images: forward, loss, backward, optimizer step, averaged weights."""
+    """One pass over the training images: forward pass, loss, backward pass, optimizer step, moving average of the weights."""
     settings, optimizer, scaler = run.settings, run.optimizer, run.scaler
     run.begin_epoch()
     for step, parts in run.optimizer_steps(snapshots.after_step):
         for images, labels in parts:
             with run.hardware.autocast():
                 logits = run.forward(images)
-                # Not the mean, which divides by the class weights of the part: parts would not add up to the batch.
+                # Not reduction="mean": it divides by the sum of the part's class weights, so that parts would not add up.
                 loss = functional.cross_entropy(
                     logits, labels, run.class_weight, label_smoothing=settings.smoothing, reduction="sum"
                 )
@@ -511,17 +433,17 @@ def train_epoch(run: Run, snapshots: Snapshots) -> None:
 
 
 def validate(run: Run, size: int, snapshots: Snapshots) -> dict[str, float]:
-    """The epoch's row of the history: accuracy and loss of the training images as they were trained on, and of the averaged
-    weights on valid."""
+    """Measure the averaged weights on valid. Returns the epoch's row of the history; accuracy and loss of the training images
+    were summed up during the epoch."""
     loss_sum, correct = run.sums()
     trained = time.perf_counter() - run.began
     epoch, ranks = run.state.epoch + 1, run.ranks
     ranks.share_buffers(run.ema.network)
     try:
         with snapshots.stop.patiently(ranks.count > 1):  # several processes stop together, after the epoch
-            batches = run.valid.epoch(size=size)
+            batches, total = run.valid.epoch(size=size), len(run.valid)
             probabilities = predict(
-                run.ema.network, batches, run.hardware, title="validating", ranks=ranks, total=len(run.valid)
+                run.ema.network, batches, run.hardware, title="validating", ranks=ranks, total=total
             )
     except Stopped:
         if ranks.count == 1:
@@ -529,7 +451,7 @@ def validate(run: Run, size: int, snapshots: Snapshots) -> dict[str, float]:
         raise
     accuracy, loss = score(probabilities, run.valid_labels)
     if not math.isfinite(loss):
-        raise Diverged(f"{run.model} epoch {epoch}: the network's answers are no longer finite numbers")
+        raise Diverged(f"{run.model} epoch {epoch}: the network's outputs are no longer finite numbers")
     return {
         "epoch": epoch,
         "train_accuracy": correct / run.images,
@@ -543,28 +465,21 @@ def validate(run: Run, size: int, snapshots: Snapshots) -> dict[str, float]:
     }
 
 
-def keep(run: Run, row: dict[str, float], snapshots: Snapshots) -> None:
-    """Write the checkpoints and the history of an epoch that has ended. Best comes first, then last, so that a run killed
-    between the two writes its best again."""
+def save(run: Run, row: dict[str, float], snapshots: Snapshots) -> None:
+    """Write the checkpoints and the history after an epoch. The best checkpoint is written before the last one, so that a run
+    killed in between repeats the epoch and writes both."""
     settings, epoch, accuracy, loss = run.settings, int(row["epoch"]), row["valid_accuracy"], row["valid_loss"]
     about = replace(run.about, history=[*run.about.history, row])
     better = (accuracy, -loss) > best_of(about.metrics)
     if better:
-        metrics = {
-            "epoch": epoch,
-            "valid_accuracy": accuracy,
-            "valid_loss": loss,
-            "valid_images": len(run.valid_labels),
-        }
-        about = replace(about, metrics=metrics)
+        metrics = {"epoch": epoch, "valid_accuracy": accuracy, "valid_loss": loss}
+        about = replace(about, metrics=metrics | {"valid_images": len(run.valid_labels)})
     stopping = bool(settings.patience) and epoch - int(about.metrics["epoch"]) >= settings.patience
     run.about = replace(about, finished=stopping or epoch == settings.epochs)
     run.state = TrainingState(epoch, lr_factor=run.state.lr_factor, at_once=run.state.at_once, scaler=run.state.scaler)
     if run.ranks.first and better:
-        preprocessing = replace(run.about.preprocessing, size=int(row["size"]))
-        save_checkpoint(
-            run.files.best, replace(run.about, preprocessing=preprocessing), run.averaged_tensors(), run.state
-        )
+        about = replace(run.about, preprocessing=replace(run.about.preprocessing, size=int(row["size"])))
+        save_checkpoint(run.files.best, about, run.averaged_tensors(), run.state)
     snapshots.write()
     if run.ranks.first:
         write_history(run.files.history, run.about.history)
@@ -575,8 +490,8 @@ def keep(run: Run, row: dict[str, float], snapshots: Snapshots) -> None:
 
 
 def finish(run: Run) -> None:
-    """Measure the best checkpoint with D4 test-time augmentation on valid, and note it there for predict.py to decide by; with
-    the whole history, since the best checkpoint may be all that is handed on."""
+    """Measure the best checkpoint with D4 test-time augmentation on valid. The result is saved in the checkpoint for predict.py,
+    together with the whole history, because the best checkpoint may be the only file that is passed on."""
     path = run.files.best
     network, about = load_network(path, None)
     run.hardware.place(network)

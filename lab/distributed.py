@@ -1,7 +1,7 @@
-"""Training with several processes, as ``torchrun --nproc-per-node=N train.py …`` starts them; one process without it.
+"""Training with several processes, started by ``torchrun --nproc-per-node=N train.py …``; without torchrun, one process.
 
-Each rank takes its part of every batch and of valid; gradients are averaged by torch's DistributedDataParallel. The first rank
-prints and writes, the others are silent. Batch norm sees the part of its own rank, as it does with ``--accumulate``.
+Each rank takes its part of every batch and of valid. Torch's DistributedDataParallel averages the gradients. Only the first rank
+prints and writes files. Batch norm's statistics are those of the rank's own part, as with ``--accumulate``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lab.terminal import silence
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those that train together."""
+    """The rank of this process, and the number of processes that train together."""
 
     rank: int = 0
     count: int = 1
@@ -36,25 +36,24 @@ class Ranks:
 
     @contextmanager
     def first_before_others(self) -> Iterator[None]:
-        """The first rank does the block, then the others: what it builds they find, and what is wrong is said once."""
+        """Run the block on the first rank, then on the others, which find its files; an error is printed only once."""
         if not self.first:
             try:
                 distributed.barrier()
             except RuntimeError:
-                sys.exit(1)  # the first has ended, and has said why
+                sys.exit(1)  # the first rank has ended and has printed the reason
         yield
         if self.first and self.count > 1:
             distributed.barrier()
 
     def parallel(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """The network to call in training: the same, with gradients averaged over the ranks."""
+        """The network to call in training, wrapped so that gradients are averaged over the ranks."""
         if self.count == 1:
             return network
-        ids = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=ids)
+        return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
 
     def local(self, network: nn.Module, wanted: bool) -> AbstractContextManager[None]:
-        """The context of a backward pass whose gradients are only gathered up, where ``wanted``, and not yet averaged."""
+        """The context of a backward pass that, if ``wanted``, accumulates gradients without averaging them over the ranks."""
         if wanted and isinstance(network, DistributedDataParallel):
             return network.no_sync()
         return nullcontext()
@@ -66,17 +65,17 @@ class Ranks:
         return values
 
     def any(self, here: bool) -> bool:
-        """Whether it is so on any rank."""
+        """Whether ``here`` is true on any rank."""
         return here if self.count == 1 else bool(self.sum(torch.tensor(float(here))))
 
     def share_buffers(self, network: nn.Module) -> None:
-        """Give every rank the first one's buffers: the norms' running statistics, of which each rank sees its own part."""
+        """Copy the first rank's buffers to all ranks: batch norm's running statistics differ between ranks."""
         if self.count > 1:
             for buffer in network.buffers():
                 distributed.broadcast(buffer, 0)
 
     def join_rows(self, rows: np.ndarray) -> np.ndarray:
-        """The rows of all ranks, the first one's first."""
+        """The rows of all ranks, in the order of the ranks."""
         if self.count == 1:
             return rows
         parts: list[np.ndarray] = [rows] * self.count
@@ -88,15 +87,15 @@ ALONE = Ranks()
 
 
 def join() -> Ranks:
-    """Join the processes that torchrun started, found by its environment variables; :data:`ALONE` without them."""
+    """Join the processes that torchrun started, by its environment variables; :data:`ALONE` without them."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return ALONE
-    # NCCL for tensors on GPUs, Gloo for those in memory; a large list may take the first rank long to decode.
+    # NCCL for tensors on GPUs, Gloo for those on the CPU. The first rank may need long to decode a large list.
     distributed.init_process_group(timeout=timedelta(days=1))
     atexit.register(distributed.destroy_process_group)
     ranks = Ranks(distributed.get_rank(), count)
     if not ranks.first:
         silence()
-    print(f"ranks: {count} processes train together, as started; each takes its part of a batch")
+    print(f"ranks: {count} processes train together; each takes its part of a batch")
     return ranks

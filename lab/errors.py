@@ -1,4 +1,4 @@
-"""Errors that a user sees: one sentence that says what is wrong, where, and what to do."""
+"""Errors that a user sees: one sentence with what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ P = ParamSpec("P")
 
 
 class UserError(Exception):
-    """Something the user can mend. Its text is one clear sentence: what, which file and row, what to do."""
+    """An error that the user can correct. The message is one sentence: what is wrong, in which file and row, what to do."""
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory has ended; torch's is told by its name, since importing torch takes seconds."""
-    words = ("not enough memory", "can't allocate memory")  # torch on the CPU
+    """Whether memory ran out. Torch's error type is recognised by its name, because importing torch takes seconds."""
+    messages = ("not enough memory", "can't allocate memory")  # torch on the CPU
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or any(text in str(error) for text in words)
+    return named or any(message in str(error) for message in messages)
 
 
 def leave_at_once(*_: object) -> None:
-    """The handler of Ctrl-C while a command imports its modules: no traceback through half-imported ones."""
+    """The handler of Ctrl-C while a command imports its modules: exits without a traceback."""
     print("stopped by Ctrl-C before anything was begun.", file=sys.stderr, flush=True)
     os._exit(128 + signal.SIGINT)
 
 
 def run(main: Callable[P, int | None], *args: P.args, **options: P.kwargs) -> None:
     """Run a command's ``main`` with its arguments and exit; a :class:`UserError` becomes one line on stderr and exit status 2."""
-    if signal.getsignal(signal.SIGINT) is leave_at_once:  # the imports are done
+    if signal.getsignal(signal.SIGINT) is leave_at_once:  # set before the imports, which have finished
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = main(*args, **options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # whoever read the output (head, less) has gone, and wants no more
+    except BrokenPipeError:  # the reader of the output (head, less) has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # 128 and SIGPIPE, as the shell expects
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         placed = isinstance(error, (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError))
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-        mend = "name another place" if placed else "make room or give access" if full else "see to it"
+        mend = "name another place" if placed else "make room or give access" if full else "correct this"
         print(f"error: {where}{error.strerror or error}; {mend}, then run the command again.", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:

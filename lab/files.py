@@ -19,18 +19,18 @@ from lab.errors import UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path of the same name; when the block ends well, flush it to disk and move it to ``path``.
+    """Yield a temporary path of the same name. After the block it is flushed to disk and moved to ``path``, unless an error was
+    raised.
 
-    It lies in a folder of its own beside ``path``, since some writers (safetensors) make temporary files beside the one they
-    are told to write, and all of them are to be gone when a process was killed on the way. An ``OSError`` of one of them
-    comes out naming ``path``.
+    The temporary path is in a new folder beside ``path``, because some writers (safetensors) create temporary files beside their
+    output, and all of these have to be removed after a process was killed. An ``OSError`` of such a file names ``path`` instead.
     """
     make_folder(path.parent)
-    mine, ending = f".{path.name}.{socket.gethostname()}-", ".tmp"
-    for left in path.parent.glob(f"{glob.escape(mine)}*{ending}"):
-        if not is_running(left.name.removeprefix(mine).removesuffix(ending)):
-            shutil.rmtree(left, ignore_errors=True)  # of a process of this machine that was killed as it wrote
-    folder = path.with_name(f"{mine}{os.getpid()}{ending}")
+    prefix, suffix = f".{path.name}.{socket.gethostname()}-", ".tmp"
+    for left in path.parent.glob(f"{glob.escape(prefix)}*{suffix}"):
+        if not is_running(left.name.removeprefix(prefix).removesuffix(suffix)):
+            shutil.rmtree(left, ignore_errors=True)  # of a process on this machine that was killed while it wrote
+    folder = path.with_name(f"{prefix}{os.getpid()}{suffix}")
     try:
         folder.mkdir(exist_ok=True)
         temporary = folder / path.name
@@ -40,25 +40,27 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         flush_folder(path.parent)
     except OSError as error:
-        # One that a library words itself has no number, and would lose its words.
+        # An error without a number has a message of a library, which a file name would replace.
         if error.errno is not None and (error.filename is None or str(error.filename).startswith(str(folder))):
             error.filename = str(path)
         raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # even where the disk has become read-only; the error matters more
+        shutil.rmtree(
+            folder, ignore_errors=True
+        )  # it fails on a disk that has become read-only; the first error counts
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each to be found again after a power failure."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    """Make a folder and its parents, and flush their entries to disk."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for place in missing:
-        flush_folder(place.parent)
+    for path in missing:
+        flush_folder(path.parent)
 
 
 def flush_folder(folder: Path) -> None:
-    """Bring a folder's entries to disk: without that a file moved into place may be gone after a power failure, or be its
-    predecessor again. Where folders cannot be opened (Windows) the system sees to it."""
+    """Flush a folder's entries to disk. Otherwise a file moved into place may be missing, or be its predecessor, after a power
+    failure. Does nothing on Windows, where a folder cannot be opened."""
     if hasattr(os, "O_DIRECTORY"):
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -68,8 +70,8 @@ def flush_folder(folder: Path) -> None:
 
 
 def reserve(path: Path) -> None:
-    """Take the room on disk that a file with holes claims by its size; ``OSError`` where there is none. A memory map would
-    notice a full disk only as it is written to, and then the system ends the process (SIGBUS)."""
+    """Allocate the disk space of a sparse file. Raises ``OSError`` if the disk is full. Without this, writing to a memory map of
+    the file on a full disk would end the process (SIGBUS)."""
     size = path.stat().st_size
     if hasattr(os, "posix_fallocate"):
         with path.open("rb+") as file:
@@ -79,14 +81,14 @@ def reserve(path: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder, and try it with a file that leaves nothing behind; ``OSError`` where that fails: sooner than after hours."""
+    """Make a folder and write a temporary file there. Raises ``OSError`` if that fails, before hours of work are lost."""
     make_folder(folder)
     with tempfile.TemporaryFile(dir=folder):
         pass
 
 
 def is_running(process: str) -> bool:
-    """Whether a process of this number runs; yes where that cannot be told."""
+    """Whether a process with this number is running; true if that cannot be determined."""
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:
@@ -98,8 +100,8 @@ def is_running(process: str) -> bool:
 
 @contextmanager
 def alone(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
-    """Hold a folder for this process alone. The system gives it free when the process ends, however it ends. Where another
-    process holds it, ``wait`` for that, or raise :class:`UserError`."""
+    """Lock a folder for this process. The system releases the lock when the process ends, even if it is killed. If another
+    process holds the lock, ``wait`` for it or raise :class:`UserError`."""
     make_folder(folder)
     lock = FileLock(folder / ".lock")
     try:

@@ -1,4 +1,4 @@
-"""Device and precision of a command: chosen, and printed with the reason."""
+"""Chooses the device and the precision of a command, and prints the choice with the reason."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class Hardware:
     precision: str
 
     def place(self, network: nn.Module) -> nn.Module:
-        """Move a network to the device, in channels-last layout: the one in which convolutions run fastest."""
+        """Move a network to the device, in channels-last memory format, in which convolutions are fastest."""
         return network.to(self.device).to(memory_format=torch.channels_last)
 
     def describe(self) -> str:
-        """The device and its name, or on a CPU its threads: their number decides in which order sums are rounded."""
+        """The device with the name of the GPU, or with the number of CPU threads, which affects the rounding of sums."""
         if self.device.type == "cuda":
             return f"{self.device.type} ({torch.cuda.get_device_name(self.device)})"
         return f"{self.device} ({counted(torch.get_num_threads(), 'thread')})"
 
     def synchronise(self) -> None:
-        """Wait for the device, whose work is queued."""
+        """Wait until a GPU has finished its queued work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -45,10 +45,10 @@ class Hardware:
 
 
 def choose_hardware(device: str = "auto", precision: str = "auto", deterministic: bool = False) -> Hardware:
-    """Decide, print each decision with its reason, and set the device up; ``deterministic`` has a GPU compute the same bits every
-    time. Raises :class:`UserError` for a device that is not there."""
+    """Choose device and precision, print both with the reasons, and set the device up. With ``deterministic`` a GPU computes the
+    same bits every time. Raises :class:`UserError` if the device or the precision is not available."""
     if deterministic:
-        # cuBLAS reads this as it starts: without work space of its own it may add up in another order each time.
+        # cuBLAS reads this at its start; without a fixed workspace the order of its sums may vary between runs.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if device == "auto":
         chosen = "cuda" if torch.cuda.is_available() else "cpu"
@@ -58,10 +58,10 @@ def choose_hardware(device: str = "auto", precision: str = "auto", deterministic
     if chosen == "cuda" and "LOCAL_RANK" in os.environ:
         chosen = f"cuda:{os.environ['LOCAL_RANK']}"  # torchrun: a GPU for each process
     elif chosen.startswith("cuda:") and "LOCAL_RANK" in os.environ:
-        raise UserError(f"--device {chosen}: under torchrun each process takes a GPU of its own; leave --device out.")
+        raise UserError(f"--device {chosen}: under torchrun each process takes another GPU; leave --device out.")
     try:
         where = torch.device(chosen)
-        torch.ones(1, device=where).item()  # a device that computes: "meta" does not
+        torch.ones(1, device=where).item()  # fails on "meta", which has no data
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"--device {chosen} cannot be used here ({str(error).splitlines()[0]}); try --device cpu."
@@ -76,21 +76,21 @@ def choose_hardware(device: str = "auto", precision: str = "auto", deterministic
     print(f"precision: {precision}, {reason}")
     if where.type == "cuda":
         torch.cuda.set_device(where)
-        # The convolutions' shapes never change within a size, so cuDNN's search for the fastest pays. TF32 serves what
-        # autocast leaves in float32; fp32 means float32.
+        # The shapes of the convolutions change only with the image size, so that cuDNN's search for the fastest algorithm
+        # pays. TF32 is for operations that autocast leaves in float32; with --precision fp32 there is no TF32.
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
     elif where.type == "cpu":
         keep_memory()
     if deterministic:
         torch.use_deterministic_algorithms(True)
-        slower = "kernels are chosen for it, at some cost in speed" if where.type == "cuda" else "as the CPU always is"
+        slower = "at some cost in speed" if where.type == "cuda" else "as the CPU always is"
         print(f"deterministic: the same start gives the same bits; {slower}")
     return Hardware(where, precision)
 
 
 def best_precision(device: torch.device) -> tuple[str, str]:
-    """The fastest precision that trains these networks as well as float32, with the reason."""
+    """The fastest precision that trains these networks as accurately as float32, and the reason."""
     if device.type == "cuda":
         if torch.cuda.get_device_capability(device) >= (8, 0):
             return "bf16", "the GPU has bf16 matrix units"
@@ -102,22 +102,22 @@ def best_precision(device: torch.device) -> tuple[str, str]:
     except OSError:
         flags = []
     if "avx512_bf16" in flags or "amx_bf16" in flags:
-        return "bf16", "the processor multiplies bf16 in hardware"
-    return "fp32", "the processor has no bf16 arithmetic, and emulating it is slower"
+        return "bf16", "the CPU multiplies bf16 in hardware"
+    return "fp32", "the CPU has no bf16 arithmetic, and emulating it is slower"
 
 
 def keep_memory() -> None:
-    """Have the C library keep the memory of a step, or of a batch, for the next one. glibc would give large buffers back, and the
-    kernel would clear their pages anew, in every step. Does nothing where the C library is another."""
+    """Make glibc keep freed memory for the next step or batch. Otherwise it returns large buffers to the kernel in every step,
+    and the kernel clears their pages again. Does nothing with another C library."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
     trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of mallopt(3)
     mallopt(trim_threshold, -1)  # never trim
-    mallopt(mmap_max, 0)  # no buffer is a mapping of its own, which would end with it
+    mallopt(mmap_max, 0)  # allocate no buffer by mmap, because freeing it would unmap it
 
 
 def decoding_threads() -> int:
-    """Threads that decode images: as many as there are cores this process may use."""
+    """The number of threads that decode images: the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

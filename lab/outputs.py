@@ -7,32 +7,32 @@ from pathlib import Path
 
 from lab.data.lists import data_name
 
-WHAT = [
-    ("csv/{data}/train.csv", "the lab's lists, with valid.csv and three test lists beside it"),
+FILES = [
+    ("csv/{data}/train.csv", "the lab's lists, with valid.csv and three test lists in the same folder"),
     ("weights/{data}/*/best.safetensors", "the network to hand in, with the best valid accuracy"),
     ("weights/{data}/*/last.safetensors", "the state to resume from"),
-    ("csv/{data}/submission_*.csv", "the Kaggle submission of a depth"),
+    ("csv/{data}/submission_*.csv", "the Kaggle submission of a model"),
     ("report/{data}/accuracy_comparison.png", "accuracy per epoch, training and testing"),
-    ("report/{data}/confusion_*.png", "confusion matrix of a depth, counts and by row"),
+    ("report/{data}/confusion_*.png", "confusion matrix of a model, as counts and as row percentages"),
     ("report/{data}/roc.png", "ROC curves"),
     ("report/{data}/metrics.csv", "accuracy with its interval, precision, recall, AUC, McNemar"),
     ("report/{data}/history_*.csv", "one row per epoch"),
-    ("report/{data}/run_*.json", "what a run was made with: settings, versions, device, images"),
-    ("report/{data}/valid_*.csv", "each valid image's prediction"),
+    ("report/{data}/run_*.json", "settings, versions, device and image hashes of a run"),
+    ("report/{data}/valid_*.csv", "the prediction for each valid image"),
     ("report/{data}/preprocessing.png", "raw image, mask, window and network input"),
     ("report/{data}/augmentation.png", "augmented views"),
     ("report/{data}/demo.png", "the demo's figure"),
-    ("report/{data}/report.*", "the report, as PDF and as a page"),
+    ("report/{data}/report.*", "the report, as PDF and as HTML"),
 ]
 
 
 def table(data: str) -> str:
-    """One line per file that is there: path, size in KiB, what it is."""
-    found = [(path, what) for pattern, what in WHAT for path in sorted(Path().glob(pattern.format(data=data)))]
-    if data == "lab3":  # its lists may lie straight in csv/
-        found += [(path, "submission or list") for path in sorted(Path("csv").glob("*.csv"))]
-    width = max((len(str(path)) for path, _ in found), default=0)
-    lines = [f"{path!s:<{width}}  {path.stat().st_size / 1024:>9,.0f} KiB  {what}" for path, what in found]
+    """One line per existing file: path, size in KiB, content."""
+    files = [(path, content) for pattern, content in FILES for path in sorted(Path().glob(pattern.format(data=data)))]
+    if data == "lab3":  # its lists may be directly in csv/
+        files += [(path, "submission or list") for path in sorted(Path("csv").glob("*.csv"))]
+    width = max((len(str(path)) for path, _ in files), default=0)
+    lines = [f"{path!s:<{width}}  {path.stat().st_size / 1024:>9,.0f} KiB  {content}" for path, content in files]
     return "\n".join(lines) if lines else f"nothing written for {data} yet"
 
 

@@ -1,4 +1,4 @@
-"""Stopping a run cleanly: Ctrl-C and SIGTERM take effect after the step under way."""
+"""Stops a run cleanly: Ctrl-C and SIGTERM take effect after the current step."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-AGAIN = 0.5  # seconds: torchrun passes on a Ctrl-C that the terminal has sent already
+AGAIN = 0.5  # seconds within which a second signal is the same Ctrl-C, sent by the terminal and by torchrun
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was asked to stop by the signal ``number``; the process exits with 128 and that, as the shell expects."""
+    """The run was asked to stop by the signal ``number``. The process exits with 128 + ``number``, as the shell expects."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -22,8 +22,8 @@ class Stopped(KeyboardInterrupt):
 
 
 class Stop:
-    """While ``patient``, the first SIGINT or SIGTERM is only noted in ``asked``, for the loop to look at after its step. A second
-    one raises :class:`Stopped` at once, and so does the first while not patient."""
+    """While ``patient``, the first SIGINT or SIGTERM only sets ``asked``, which the loop checks after each step. A second signal
+    raises :class:`Stopped` at once, and so does the first one while not ``patient``."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -42,7 +42,7 @@ class Stop:
 
     @contextmanager
     def patiently(self, patient: bool = True) -> Iterator[None]:
-        """Within the block the first signal is only noted, or not, where ``patient`` is False."""
+        """Set ``patient`` within the block."""
         before, self.patient = self.patient, patient
         try:
             yield
@@ -51,7 +51,7 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle both signals. Elsewhere than in the main thread Python allows no handlers, and nothing changes."""
+        """Handle both signals within the block. Does nothing outside the main thread, where Python allows no handlers."""
         main = threading.current_thread() is threading.main_thread()
         numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
         before = {number: signal.signal(number, self.note) for number in numbers}

@@ -1,7 +1,6 @@
-"""CSV files as people write them, read row by row, each row with the line that it begins on.
+"""Reads CSV files row by row, each row with the number of its first line.
 
-Python's reader is used and not pandas', which drops fields beyond those of the first row and, after a stray double quote,
-whole rows, without a word.
+Uses Python's csv module, because pandas silently drops extra fields and, after a stray double quote, whole rows.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from lab.errors import UserError
 from lab.text import shown
 
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
-# Line breaks and what a terminal obeys. No name needs them, and a submission with them would fall apart.
+# Line breaks and other control characters. No name needs them, and they would break a submission.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without its byte-order mark. Raises :class:`UserError` where it is none."""
+    """The text of a UTF-8 file, without its byte-order mark. Raises :class:`UserError` if it cannot be read as such."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for, a device read without end
+        if path.exists() and not path.is_file():  # reading a pipe or a device may never end
             raise UserError(f"{path}: is not a file; name a CSV file.")
         data = path.read_bytes()
         return data.decode("utf-8-sig")
@@ -39,8 +38,8 @@ def read_text(path: Path) -> str:
 
 
 def read_rows(path: Path, columns: str) -> list[tuple[int, list[str]]]:
-    """All rows of a CSV file, the header first, each with the line that it begins on; blank lines are left out. Raises
-    :class:`UserError` where the file is empty (``columns``: what was expected) or its double quotes do not match."""
+    """The rows of a CSV file, header first, each with the number of its first line; blank lines are skipped. Raises
+    :class:`UserError` if the file is empty (``columns`` are those expected) or its double quotes do not match."""
     lines = LINE.findall(read_text(path))
     reader = csv.reader(lines, strict=True)
     rows, line = [], 1
@@ -59,9 +58,9 @@ def read_rows(path: Path, columns: str) -> list[tuple[int, list[str]]]:
 
 
 def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Read ``columns`` of a CSV file as text, indexed by line. Headers match in any letter case; a byte-order mark, CRLF,
-    spaces around headers, extra columns, blank lines and a missing final newline are all fine. Raises :class:`UserError`
-    otherwise."""
+    """Read ``columns`` of a CSV file as text, indexed by line number. Headers match in any letter case. A byte-order mark, CRLF,
+    spaces around headers, extra columns, blank lines and a missing final newline are accepted. Raises :class:`UserError` for
+    other deviations."""
     (line, header), *rows = read_rows(path, ",".join(columns))
     names = [name.strip().lower() for name in header]
     if any(column.lower() not in names for column in columns):
@@ -75,6 +74,6 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
                 f"{path} line {line}: {len(fields)} fields where the lines before have {len(header)}; a comma within a path "
                 f'needs double quotes around the path: "a,b.bmp",1.'
             )
-    place = {column: names.index(column.lower()) for column in columns}
-    table = {column: [fields[at] if at < len(fields) else "" for _, fields in rows] for column, at in place.items()}
+    indices = {column: names.index(column.lower()) for column in columns}
+    table = {name: [fields[i] if i < len(fields) else "" for _, fields in rows] for name, i in indices.items()}
     return pd.DataFrame(table, index=[line for line, _ in rows], columns=columns, dtype=object)

@@ -1,4 +1,4 @@
-"""What a command writes to the terminal beside its results: progress bars and warnings. Imports nothing slow."""
+"""Progress bars and warnings on the terminal. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def shows_bars() -> bool:
-    """Whether progress bars are drawn: only if both output streams are terminals, because a log keeps every redraw."""
+    """Whether progress bars are drawn: only if both output streams are terminals, because a log file keeps every redraw."""
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
@@ -30,8 +30,8 @@ def progress(
 ) -> tqdm[T]:
     """Iterate over ``items``; a progress bar is drawn if :func:`shows_bars`, and removed at the end.
 
-    ``total`` defaults to the number of items, ``initial`` is how many were done before, ``unit_scale`` is how many units an item
-    counts for, and the bar appears after ``delay`` seconds. It is a context as well, which ``update`` advances.
+    ``total`` is the number of items (default: ``len(items)``), ``initial`` the number of items done before, and ``unit_scale``
+    the number of units per item. The bar appears after ``delay`` seconds. It is also a context manager, advanced by ``update``.
     """
     return tqdm(
         items,
@@ -53,5 +53,5 @@ def warn(text: str) -> None:
 
 
 def silence() -> None:
-    """Discard what this process prints on standard output from now on; no progress bars are drawn either."""
+    """Discard this process's standard output from now on; no progress bars are drawn either."""
     sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (open until the process ends)

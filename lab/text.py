@@ -1,4 +1,4 @@
-"""Numbers as a person reads them."""
+"""Formats numbers, durations and foreign text for messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def percent(share: float, digits: int = 2) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words, two digits at most."""
+    """Seconds as text: ``45 s``, ``23 min``, ``1.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -23,7 +23,7 @@ def duration(seconds: float) -> str:
 
 
 def shown(text: str, longest: int = 200) -> str:
-    """Foreign text as an error quotes it: on one line, nothing in it that a terminal obeys, the middle of a long one left out."""
+    """Foreign text for a message: on one line, control characters escaped, a long text shortened in the middle."""
     text = text.strip()
     if not text.isprintable():
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

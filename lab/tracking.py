@@ -1,4 +1,4 @@
-"""Following a training in TensorBoard and MLflow (``train.py --track``), by threads that never stop, delay or change it."""
+"""Logs a training to TensorBoard and MLflow (``train.py --track``). Threads send the data and never stop, delay or change it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from lab.errors import UserError
 from lab.files import write_whole
 from lab.terminal import warn
 
-WAIT, WAIT_STOPPED = 60.0, 5.0  # seconds that a command waits at its end, and one that was stopped or failed
-DEFAULTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # MLflow's own: 120 s, 7
+WAIT, WAIT_STOPPED = 60.0, 5.0  # seconds that a command waits for the threads at its end; after a stop or an error
+DEFAULTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}  # MLflow's defaults: 120 s, 7
 DEFAULTS |= {"MLFLOW_LOGGING_LEVEL": "CRITICAL", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 Point = tuple[str, float, int, float]  # column of the history, value, epoch, time at which the epoch ended
 
 
 class Tracking(AbstractContextManager[object]):
-    """Follows the trainings of one command, one after the other. Raises :class:`UserError` if a package is not installed."""
+    """Logs the trainings of one command, one after the other. Raises :class:`UserError` if a package is not installed."""
 
     def __init__(self, tools: Sequence[str], report: Path) -> None:
         for name in tools:
@@ -39,7 +39,7 @@ class Tracking(AbstractContextManager[object]):
         self.tools, self.report, self.started, self.active = dict.fromkeys(tools), report, list[Tool](), list[Tool]()
 
     def begin(self, run: Any, best: Path) -> None:
-        """Follow a training by its ``run.about``. One that returned to its last checkpoint begins again."""
+        """Log a training by its ``run.about``. Called again if the training returned to its last checkpoint."""
         if not self.active:
             kinds = [TensorBoard if name == "tensorboard" else MLflow for name in self.tools]
             self.active = [kind(self.report, run.about, best) for kind in kinds]
@@ -48,22 +48,22 @@ class Tracking(AbstractContextManager[object]):
         self.epoch()
 
     def epoch(self, status: str = "RUNNING") -> None:
-        """Hand the history to each tool, without waiting; called after each epoch."""
-        for tool in self.active:  # epochs of earlier starts count as trained without a pause
+        """Pass the history to each tool without waiting. Called after each epoch."""
+        for tool in self.active:  # the times of epochs of earlier starts are computed as if there had been no pause
             history = self.training.about.history
             times = time.time() - np.cumsum([0.0, *(row["seconds"] for row in history[:0:-1])])[::-1]
             rows = list(zip(history, times.tolist(), strict=False))
             points = [(k, v, int(row["epoch"]), ended) for row, ended in rows for k, v in row.items() if k != "epoch"]
-            tool.message = points, status  # in place of one that was not read, which holds less
+            tool.message = points, status  # replaces an unread message, which is part of this one
             tool.event.set()
 
     def end(self, status: str = "FINISHED") -> None:
-        """Report how the training ended; what is left is sent while the next one runs."""
+        """Pass on the final status of the training. Unsent data is sent while the next training runs."""
         self.epoch(status)
         self.active = []
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        """End a training that was left by an error, and wait until all is sent."""
+        """End a training that an error has stopped, and wait until all data is sent."""
         self.end("KILLED" if kind and issubclass(kind, KeyboardInterrupt) else "FAILED")
         size = sum(tool.best.stat().st_size for tool in self.started if tool.best.is_file())
         limit = time.monotonic() + (WAIT_STOPPED if kind else WAIT + size / 1e6)
@@ -74,12 +74,12 @@ class Tracking(AbstractContextManager[object]):
 
     @staticmethod
     def forget(best: Path) -> None:
-        """Remove MLflow's run id beside the checkpoints: a training that starts anew is another run."""
+        """Remove MLflow's run id beside the checkpoints, because a training that starts over is a new run."""
         best.with_name("mlflow_run").unlink(missing_ok=True)
 
 
 class Tool(threading.Thread):
-    """A daemon thread that passes one training on to one tool, by ``send`` of its subclasses, which may raise any error."""
+    """A daemon thread that sends one training to one tool. ``send`` of a subclass may raise any error."""
 
     send: Callable[[list[Point], str], None]
     message: tuple[list[Point], str]
@@ -95,7 +95,7 @@ class Tool(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Send the newest message whenever there is one, up to that which says how the training ended."""
+        """Send each new message, until one with the final status of the training."""
         status = "RUNNING"
         while status == "RUNNING":
             self.event.wait()
@@ -109,7 +109,7 @@ class Tool(threading.Thread):
                 self.warn(f"{type(error).__name__}: {str(error)!r}")
 
     def warn(self, why: str) -> None:
-        """Print, once in a training, why something was not sent, without addresses and secrets of the environment."""
+        """Warn, once per training, why data was not sent; addresses and secrets of the environment are masked."""
         secrets = [repr(v)[1:-1] for k, v in os.environ.items() if v and re.search("PASSWORD|TOKEN|SECRET|_KEY", k)]
         why = re.sub("|".join([*map(re.escape, secrets), "//.*@", r"\?\S*", " Response body.*"]), "***", why)
         if not self.warned:
@@ -118,16 +118,16 @@ class Tool(threading.Thread):
 
 
 class TensorBoard(Tool):
-    """Event files in ``<report>/<data>/tensorboard/<model>``, rewritten from the history by each start."""
+    """Event files in ``<report>/<data>/tensorboard/<model>``, written anew from the history at each start."""
 
     def send(self, points: list[Point], status: str) -> None:
-        """Write what is new. After an error everything is written anew."""
+        """Write the new epochs. After an error all are written anew."""
         from torch.utils.tensorboard import SummaryWriter, summary
 
         folder, writer, self.writer = self.report / self.about.data, self.writer, None
         if fresh := writer is None:
             for file in (target := folder / "tensorboard" / self.about.model).glob("events.out.tfevents.*"):
-                os.truncate(file, 0)  # not removed: a TensorBoard that has it open would look for no other file
+                os.truncate(file, 0)  # not removed, because a TensorBoard that has it open would not open another file
             writer, self.last = SummaryWriter(target, purge_step=0), 0
             for part in summary.hparams(self.params, {"accuracy/valid": 0.0}):
                 writer._get_file_writer().add_summary(part)
@@ -151,10 +151,10 @@ class MLflow(Tool):
     """A run on the server of MLFLOW_TRACKING_URI, by default in ``<report>/mlflow.db``."""
 
     def send(self, points: list[Point], status: str) -> None:
-        """Send what the server does not have, and the files unless ``status`` is RUNNING."""
+        """Send the epochs that the server does not have, and the files unless ``status`` is RUNNING."""
         from mlflow import MlflowClient, entities
 
-        with self.lock:  # trainings of one command create the database and the experiment one after the other
+        with self.lock:  # threads of one command must not create the database and the experiment at the same time
             client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.report}/mlflow.db")
             run = self.find_run(client)
         key, commit = run.info.run_id, self.tags.get("git", "none").split()[0]
@@ -166,7 +166,7 @@ class MLflow(Tool):
         if status == "FINISHED" and "best_epoch" not in run.data.metrics:
             best, now = read_about(self.best).metrics, int(1e3 * time.time())
             metrics += [entities.Metric(f"best_{k}", v, now, int(best["epoch"])) for k, v in best.items()]
-        size = 1000 - 1000 % max(1, len({point[0] for point in points}))  # of whole epochs
+        size = 1000 - 1000 % max(1, len({point[0] for point in points}))  # at most 1,000 values, in whole epochs
         for start in range(0, len(metrics), size):
             client.log_batch(key, metrics[start : start + size])
         if run.info.status not in ("FINISHED", status):
@@ -179,7 +179,7 @@ class MLflow(Tool):
                 client.log_artifact(key, str(file))
 
     def find_run(self, client: Any) -> Any:
-        """Return the run of this training, created if the server has none."""
+        """Return the run of this training; it is created if the server does not have it."""
         file = self.best.with_name("mlflow_run")
         known = file.read_text(errors="replace") if file.is_file() else ""
         try:

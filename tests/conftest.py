@@ -1,4 +1,4 @@
-"""What the tests of the data path share: the real data beside the checkout, small made data sets, a folder to work in."""
+"""Fixtures of the tests: the real data beside the checkout, generated data sets, trained networks, working directories."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Tests run side by side, one per core: threads of theirs would wait for each other. To be set before torch is imported.
+    # Tests run in parallel, one per core, so that more threads would only wait for each other. Set before torch is imported.
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import hypothesis
-import numpy as np
 import pytest
 from PIL import Image
 
-pytest.register_assert_rewrite("tests.made", "tests.made_page")  # so that its assertions say what they compared
+pytest.register_assert_rewrite("tests.made", "tests.made_page")  # so that their assertions print the compared values
 
 import train
 from models import catalog
@@ -27,18 +26,17 @@ from tests import hostile, hostile_images, made
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 
-# The same examples on every run, and no verdict that depends on how busy the machine is.
+# The same examples on every run, and no deadline, because the machine may be busy.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
-# Eighteen times as many, and others on every run: make fuzz. A profile named on the command line wins over the line above.
+# make fuzz: eighteen times as many, and others on every run. A profile on the command line overrides the line above.
 hypothesis.settings.register_profile("fuzz", max_examples=1800, deadline=None)
-
 
 CASES: Counter[str] = Counter()  # generated cases of hostile input, by the process that ran them
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Count the cases; make fuzz promises 10,000, and fewer are a failure."""
+    """Count the cases; make fuzz fails with fewer than 10,000."""
     CASES["here"] = hostile.CASES.total()
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["cases"] = CASES["here"]
@@ -48,19 +46,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take over the count of a process that ran tests beside others."""
+    """Add the count of a parallel process."""
     CASES[node.gateway.id] = getattr(node, "workeroutput", {}).get("cases", 0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many cases were generated, where some were."""
+    """Print the number of generated cases, if any."""
     if CASES.total():
         terminalreporter.write_line(f"{CASES.total():,} generated cases of hostile input")
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
-    """Finds a folder of the real sample data, ``../shared/data/<name>``; skips the test where it is missing."""
+    """Returns a folder of the real sample data, ``../shared/data/<name>``; skips the test if it is missing."""
 
     def find(name: str) -> Path:
         if not (REAL / name).is_dir():
@@ -72,48 +70,26 @@ def shared_data() -> Callable[[str], Path]:
 
 @pytest.fixture
 def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, for what writes ``.store`` into the working directory."""
+    """An empty working directory, in which a test may write ``.store``."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
 
 
-def draw_cell(seed: int, label: int, side: int) -> np.ndarray:
-    """A textured disc on black, RGB uint8 [side, side, 3]; wider and bluer for label 1."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:side, :side] + 0.5 - side / 2
-    disc = np.hypot(x - rng.uniform(-2, 2), y - rng.uniform(-2, 2)) < side * (0.22 + 0.1 * label)
-    texture = rng.integers(-20, 21, (side, side, 3)) + np.array([110, 50, 120 + 60 * label])
-    return (disc[..., None] * texture).astype(np.uint8)
-
-
 @pytest.fixture
 def make_data(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a data set: folders ``train``, ``valid`` and ``test`` of made cells, and the lab's five lists."""
+    """Writes a data set with the lab's five lists and generated cells in folders ``train``, ``valid`` and ``test``."""
 
-    def make(name: str = "tiny", train: int = 8, valid: int = 4, test: int = 3, side: int = 48) -> Path:
-        folder = tmp_path / name
-        for start, (part, count) in enumerate({"train": train, "valid": valid, "test": test}.items()):
-            (folder / part).mkdir(parents=True)
-            for index in range(count):
-                image = draw_cell(1000 * start + index, index % 2, side)
-                Image.fromarray(image).save(folder / part / f"{index}.bmp")
-        for part, count in (("train", train), ("valid", valid)):
-            rows = "".join(f"./{part}/{index}.bmp,{index % 2}\n" for index in range(count))
-            (folder / f"{part}.csv").write_text("Path,label\n" + rows)
-        for depth in (18, 50, 152):
-            order = np.random.default_rng(depth).permutation(test)
-            # Like the lab's own test lists: no newline at the end.
-            (folder / f"resnet_{depth}_test.csv").write_text("\n".join(["Path", *(f"./test/{i}.bmp" for i in order)]))
-        return folder
+    def make(name: str = "tiny", train: int = 8, valid: int = 4, test: int = 3) -> Path:
+        return made.make_data(tmp_path / name, counts=(train, valid, test), suffix="bmp")
 
     return make
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hostile.Tree]:
-    """Lists with images, links and an image outside, for generated lists; the working directory lies beside them."""
+    """A folder of lists with images, links and an image outside, for generated lists. The working directory is beside it."""
     tree = hostile.Tree(tmp_path_factory.mktemp("tree"))
     for name in ("lists/img", "here/img", "outside"):
         (tree.top / name).mkdir(parents=True)
@@ -126,13 +102,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hostile.Tree]:
         (tree.lists / "img" / name).symlink_to(target)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tree.top / "here")
-        patch.setattr(os, "fsync", lambda _: None)  # no power is lost here, and it would take most of the time
+        patch.setattr(os, "fsync", lambda _: None)  # it would take most of the time
         yield tree
 
 
 @pytest.fixture(scope="session")
 def trainer() -> Iterator[made.Trainer]:
-    """Trains in processes of its own, with a snapshot after every step."""
+    """Trains in child processes, with a snapshot after every step."""
     child = made.Trainer(SNAPSHOT="0")
     yield child
     child.close()
@@ -140,7 +116,7 @@ def trainer() -> Iterator[made.Trainer]:
 
 @pytest.fixture(scope="session")
 def uninterrupted(trainer: made.Trainer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """A run that nothing stopped: its folder, and the seconds it took."""
+    """An uninterrupted run: its folder, and the seconds that it took."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     made.make_data(folder / "csv" / "tiny")
     began = time.monotonic()
@@ -159,9 +135,9 @@ def thin_networks() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a trained run of each depth, on two data sets; nobody writes into it.
+    """A read-only folder with a trained run of each depth on two data sets.
 
-    Processes that run tests side by side share it: the first one makes it, the others wait.
+    Parallel test processes share it: the first one creates it, the others wait.
     """
     top = tmp_path_factory.getbasetemp()
     folder = (top.parent if "PYTEST_XDIST_WORKER" in os.environ else top) / "trained"
@@ -175,12 +151,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def work(tmp_path: Path, trained: Path) -> Iterator[pytest.MonkeyPatch]:
-    """An empty working directory with thin networks and no figures, which are the slow part."""
+    """An empty working directory with thin networks and without figures, which are slow."""
     with made.inside(tmp_path, figures=False) as patch:
         yield patch
 
 
 @pytest.fixture
-def run(trained: Path) -> Callable[..., object]:
-    """Train resnet18 on the tiny lists with more options."""
-    return lambda *more: made.command(train, "--data", trained / "csv" / "tiny", *made.FAST, *more)
+def run(trained: Path, work: pytest.MonkeyPatch) -> made.Run:
+    """Trains resnet18 on the tiny lists with more options, in an empty working directory."""
+    return lambda *options: made.command(train, "--data", trained / "csv" / "tiny", *made.FAST, *options)

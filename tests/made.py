@@ -1,4 +1,4 @@
-"""What the tests of the commands share: made cells on black, thin networks, and the commands run as a user runs them."""
+"""Helpers of the tests: generated data sets, thin networks, commands, and trainings that are stopped or fail."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,25 +30,35 @@ from lab.checkpoints.checkpoint import About, TrainingState, part, read_about, r
 from lab.data.augmentation import normalise, resample
 from lab.data.images import read_image
 from lab.data.preprocessing import Preprocessing
+from lab.signals import Stopped
 from lab.training import snapshots
+from lab.training.ema import EMA
 from lab.training.recipe import Settings
 from models import catalog
 from resnet import BasicBlock
 
-PATIENCE = 300  # seconds after which a test takes a run to hang
+Patch = pytest.MonkeyPatch
+Capture = pytest.CaptureFixture[str]
+Run = Callable[..., object]  # the fixture run
+
+PATIENCE = 300  # seconds after which a run is assumed to hang
 PROJECT = Path(__file__).resolve().parents[1]
-TIMES = ["seconds", "images_per_second"]  # the only numbers of a history that a second run may change
+TIMES = ["seconds", "images_per_second"]  # the only columns of a history that differ when a run is repeated
 DEPTHS = ["resnet18", "resnet50", "resnet152"]
-TRAIN, VALID, TEST = 24, 12, 10  # images of the made lists
+TRAIN, VALID, TEST = 24, 12, 10  # images of the generated lists
 FAST = ["--size", "32", "--epochs", "3", "--batch-size", "8", "--lr", "0.1", "--ema", "0.5"]
 FAST += ["--precision", "fp32", "--device", "cpu"]
 LONG = ["--data", "csv/tiny", *FAST, "--epochs", "8", "--batch-size", "4"]  # 48 steps
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 LAST = Path("weights", "tiny", "resnet18", "last.safetensors")
+BEST = LAST.with_name("best.safetensors")
+HISTORY = Path("report", "tiny", "history_resnet18.csv")
+GPU_MEMORY = torch.OutOfMemoryError("CUDA out of memory.")
+CPU_MEMORY = RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried …")
 
 
 class Thin(nn.Module):
-    """A network with a ResNet's kinds of parts (convolution, norm, block, mean, classifier) that trains in milliseconds."""
+    """A network with the layers of a ResNet (convolution, norm, block, pooling, classifier) that trains in milliseconds."""
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
@@ -62,12 +73,12 @@ class Thin(nn.Module):
 
 
 def thin(name: str, classes: int = 2, size: int = 32) -> Thin:
-    """Stands in for ``catalog.build``; each depth has a width of its own, so that no two depths' weights fit each other."""
+    """Replaces ``catalog.build``. Each depth has another width, so that no depth can load the weights of another."""
     return Thin(classes, {"resnet18": 4, "resnet34": 5, "resnet50": 6, "resnet101": 7, "resnet152": 8}[name])
 
 
 def cell(rng: np.random.Generator, label: int) -> np.ndarray:
-    """A disc on black, uint8 [48, 48, 3]; of a higher label larger and of another colour, with some noise."""
+    """A noisy disc on black, uint8 [48, 48, 3]; size and colour depend on the label."""
     y, x = np.mgrid[:48, :48]
     radius = 8 + 4 * label + rng.uniform(-3, 3)
     disc = np.hypot(y - 23.5 - rng.uniform(-2, 2), x - 23.5 - rng.uniform(-2, 2)) < radius
@@ -75,23 +86,30 @@ def cell(rng: np.random.Generator, label: int) -> np.ndarray:
     return (disc[..., None] * colour.clip(20, 255)).astype(np.uint8)
 
 
-def make_data(folder: Path, classes: int = 2, seed: int = 0) -> Path:
-    """Write a data set in the lab's form: cells, ``train.csv``, ``valid.csv``, and the same test list in three orders."""
+def make_data(
+    folder: Path,
+    classes: int = 2,
+    seed: int = 0,
+    counts: tuple[int, int, int] = (TRAIN, VALID, TEST),
+    suffix: str = "png",
+) -> Path:
+    """Write a data set in the lab's format: images, ``train.csv``, ``valid.csv``, and the same test list in three orders.
+    ``counts`` are the images of train, valid and test."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     if classes == 2:
         (folder / "classes.csv").write_text("label,name\n0,normal\n1,leukemia blast\n")
-    for name, count in (("train", TRAIN), ("valid", VALID), ("test", TEST)):
+    for name, images in zip(("train", "valid", "test"), counts, strict=True):
         (folder / name).mkdir()
-        labels = np.arange(count) % classes
-        ids = [f"./{name}/{index}.png" for index in range(count)]
-        for index, label in enumerate(labels):
-            Image.fromarray(cell(rng, int(label))).save(folder / name / f"{index}.png")
+        labels = np.arange(images) % classes
+        ids = [f"./{name}/{index}.{suffix}" for index in range(images)]
+        for path, label in zip(ids, labels, strict=True):
+            Image.fromarray(cell(rng, int(label))).save(folder / path)
         if name != "test":
             pd.DataFrame({"Path": ids, "label": labels}).to_csv(folder / f"{name}.csv", index=False)
             continue
         for depth in (18, 50, 152):
-            shuffled = [ids[i] for i in rng.permutation(count)]
+            shuffled = [ids[i] for i in rng.permutation(images)]
             # The lab's test lists have no final newline.
             (folder / f"resnet_{depth}_test.csv").write_text("\n".join(["Path", *shuffled]))
     return folder
@@ -99,7 +117,7 @@ def make_data(folder: Path, classes: int = 2, seed: int = 0) -> Path:
 
 @contextmanager
 def inside(folder: Path, network: Any = thin, figures: bool = True) -> Iterator[pytest.MonkeyPatch]:
-    """Work in ``folder`` with ``network`` in place of the deep ones."""
+    """Work in ``folder`` with ``network`` in place of ``catalog.build``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(catalog, "build", network)
@@ -110,13 +128,13 @@ def inside(folder: Path, network: Any = thin, figures: bool = True) -> Iterator[
 
 
 def command(module: ModuleType, *options: str | Path) -> int | None:
-    """Run a command's ``main`` in this process with these options; what it returns."""
+    """Run a command's ``main`` in this process with these options; returns its status."""
     status: int | None = module.main(module.arguments().parse_args([*map(str, options)]))
     return status
 
 
 class Trainer:
-    """Trains in child processes that can be killed; see thin_train.py. ``before`` are words of a command that starts it."""
+    """Trains in child processes that can be killed; see thin_train.py. ``before`` is a command line that starts it."""
 
     def __init__(self, *before: str, **environment: str) -> None:
         variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"} | environment
@@ -127,10 +145,10 @@ class Trainer:
         assert self.server.stdout and self.server.stdout.readline() == "ready\n"
 
     def start(self, folder: Path, *options: str, command: str = "", ranks: int = 1, **environment: str) -> int:
-        """Start a training by one process, or several together, or another command; the first process (``children``: all)."""
+        """Start a training in one process or several, or another command. Returns the first process; ``children`` are all."""
         variables = [environment]
         if ranks > 1:
-            with socket.socket() as free:  # over loopback by number: the machine's own name need not resolve
+            with socket.socket() as free:  # over loopback, because the machine's name may not resolve
                 free.bind(("127.0.0.1", 0))
                 address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), **LOOPBACK}
             several = {"WORLD_SIZE": str(ranks), **address, **environment}
@@ -142,7 +160,7 @@ class Trainer:
         return self.children[0]
 
     def run(self, folder: Path, *options: str, **more: Any) -> subprocess.CompletedProcess[str]:
-        """Start it and wait for its end."""
+        """Start it and wait until it ends."""
         self.start(folder, *options, **more)
         rank = "0" if more.get("ranks", 1) > 1 else ""
         status = self.status()
@@ -156,15 +174,19 @@ class Trainer:
         """Run a command of the checkout in ``folder`` as ``python NAME OPTIONS`` would, with the networks that it has."""
         return self.run(folder, *map(str, options), command=str(PROJECT / name))
 
-    def until_held(self, folder: Path, process: int) -> None:
-        """Wait until a run waits for the file ``hold`` of its folder to go, or has ended."""
-        limit = time.monotonic() + PATIENCE
+    @contextmanager
+    def held(self, folder: Path, step: int, *options: str, **more: Any) -> Iterator[int]:
+        """Start a training that waits after step number ``step`` until the block ends. Yields the first process."""
+        (folder / "hold").write_text(str(step))
+        process, limit = self.start(folder, *options, **more), time.monotonic() + PATIENCE
         while not (folder / "held").exists() and Path(f"/proc/{process}").exists():
             assert time.monotonic() < limit, "the run neither ends nor reaches the step"
             time.sleep(0.002)
+        yield process
+        (folder / "hold").unlink()
 
     def status(self) -> int:
-        """Wait for it to end; minus the signal where one ended it."""
+        """Wait until it ends. Returns its exit status, or minus the number of the signal that ended it."""
         assert self.server.stdout
         ready, _, _ = select.select([self.server.stdout], [], [], PATIENCE)
         assert ready, "the run does not end"
@@ -176,24 +198,71 @@ class Trainer:
         self.server.wait(10)
 
 
-def interrupt(patch: pytest.MonkeyPatch, at: int, written: bool) -> None:
-    """Stop a run as Ctrl-C would, at its ``at``-th last checkpoint: just after it is written, or just before."""
-    count = 0
+@contextmanager
+def interrupted(at: int = 1, written: bool = True) -> Iterator[None]:
+    """Stop the training of the block as Ctrl-C would: just after its last checkpoint of epoch ``at`` is written, or before."""
 
-    def interrupted(path: Path, about: About, tensors: dict[str, Tensor], state: TrainingState) -> None:
-        nonlocal count
-        count += state.epoch > 0  # the first is written before any step
-        stop = count == at and state.epoch > 0
-        if not stop or written:
+    def save_and_stop(path: Path, about: About, tensors: dict[str, Tensor], state: TrainingState) -> None:
+        if state.epoch != at or written:
             save_checkpoint(path, about, tensors, state)
-        if stop:
+        if state.epoch == at:
             raise KeyboardInterrupt
 
-    patch.setattr(snapshots, "save_checkpoint", interrupted)
+    with Patch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(snapshots, "save_checkpoint", save_and_stop)
+        yield
+
+
+@contextmanager
+def signalled(target: Any, name: str, at: int, *numbers: int) -> Iterator[pytest.ExceptionInfo[Stopped]]:
+    """Send this process signals in the ``at``-th call of a function, which stops the training of the block."""
+    calls, function = count(1), getattr(target, name)
+
+    def signalling(*args: Any, **options: Any) -> Any:
+        for number in numbers if next(calls) == at else ():
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+        return function(*args, **options)
+
+    with Patch.context() as patch, pytest.raises(Stopped) as stopped:
+        patch.setattr(target, name, signalling)
+        yield stopped
+
+
+def after_steps(patch: Patch, call: Callable[[EMA, int], object]) -> None:
+    """Call a function with the averaged weights and the step's number after each optimizer step."""
+    update = EMA.update
+
+    def update_and_call(self: EMA, step: int) -> None:
+        update(self, step)
+        call(self, step)
+
+    patch.setattr(EMA, "update", update_and_call)
+
+
+def short_of_memory(
+    most: int, first: int = 1, training: bool = True, error: Exception = GPU_MEMORY
+) -> Callable[..., nn.Module]:
+    """Thin networks that run out of memory with more than ``most`` images in a forward pass, from pass number ``first`` on, in
+    training or else in evaluation."""
+    passes = 0
+
+    def check(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        nonlocal passes
+        passes += module.training == training
+        if module.training == training and passes >= first and len(inputs[0]) > most:
+            raise error
+
+    def build(name: str, classes: int, size: int) -> nn.Module:
+        network = thin(name, classes, size)
+        network.register_forward_pre_hook(check)
+        return network
+
+    return build
 
 
 def script(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run ``python WORDS`` of the checkout as a user does, in ``folder``; a word that names a command is found there."""
+    """Run ``python WORDS`` in ``folder`` as a user does; commands are those of the checkout."""
     line = [str(PROJECT / word) if str(word).endswith(".py") else str(word) for word in words]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     return subprocess.run(
@@ -202,10 +271,8 @@ def script(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]
 
 
 def train_all(folder: Path) -> None:
-    """Train the three (thin) depths on ``csv/tiny``, and then on ``csv/other``, of three classes.
-
-    The file ``before`` lists the files that stood before ``other``.
-    """
+    """Train the three (thin) depths on ``csv/tiny``, and then on ``csv/other``, of three classes. The file ``before`` lists the
+    files before the second."""
     make_data(folder / "csv" / "tiny")
     make_data(folder / "csv" / "other", classes=3, seed=1)
     with inside(folder, figures=False):
@@ -215,27 +282,26 @@ def train_all(folder: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, int]:
-    """Every file below a folder with the check sum of its bytes."""
+    """Every file below a folder with the checksum of its bytes."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in ("before", ".lock"))
     return {str(path.relative_to(folder)): zlib.crc32(path.read_bytes()) for path in files}
 
 
 def outputs(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file below a folder with the check sum of its bytes and the time it was written."""
-    times = {name: (folder / name).stat().st_mtime_ns for name in contents(folder)}
-    return {name: (value, times[name]) for name, value in contents(folder).items()}
+    """Every file below a folder with the checksum of its bytes and the time it was written."""
+    return {name: (value, (folder / name).stat().st_mtime_ns) for name, value in contents(folder).items()}
 
 
 def timeless(path: Path) -> dict[str, Any]:
-    """What a checkpoint says, without the times in its history, and without the state of a checkout that may be worked on."""
-    said = asdict(read_about(path))
-    said["records"] = [{key: record[key] for key in record.keys() - {"git", "source"}} for record in said["records"]]
-    said["history"] = [{key: value for key, value in row.items() if key not in TIMES} for row in said["history"]]
-    return said
+    """A checkpoint's description without the times in its history, and without the state of the checkout, which may change."""
+    values = asdict(read_about(path))
+    for name, left_out in (("records", {"git", "source"}), ("history", {*TIMES})):
+        values[name] = [{key: row[key] for key in row.keys() - left_out} for row in values[name]]
+    return values
 
 
 def assert_same_run(one: Path, two: Path, model: str = "resnet18") -> None:
-    """Two working directories hold the same run: weights, optimizer and all numbers bit for bit, apart from times."""
+    """Two working directories contain the same run: weights, optimizer and all numbers bit for bit, apart from times."""
     for name in ("best", "last"):
         first, second = (folder / "weights" / "tiny" / model / f"{name}.safetensors" for folder in (one, two))
         assert timeless(first) == timeless(second)
@@ -249,10 +315,8 @@ def assert_same_run(one: Path, two: Path, model: str = "resnet18") -> None:
 
 
 def slow_probabilities(checkpoint: Path, paths: list[Path], network: Any = thin, d4: bool = False) -> np.ndarray:
-    """The obvious way to predict, as an oracle: one image at a time, read, cropped, scaled, normalised; float32 [N, K].
-
-    With ``d4`` the mean over the mirror images and quarter turns.
-    """
+    """Class probabilities, float32 [N, K], as an oracle: images are read, cropped, resized and normalised one at a time. With
+    ``d4`` the mean over the mirror images and quarter turns."""
     about = read_about(checkpoint)
     model = network(about.model, len(about.classes), about.preprocessing.size)
     model.load_state_dict(part(read_tensors(checkpoint), "model."))
@@ -271,17 +335,23 @@ def slow_probabilities(checkpoint: Path, paths: list[Path], network: Any = thin,
 
 
 def about(model: str = "resnet18", classes: list[str] | None = None, **values: Any) -> About:
-    """What a made checkpoint says of itself."""
+    """The description of a checkpoint."""
     return About(model, classes or ["normal", "leukemia blast"], Preprocessing(32, 64, 32, "cell"), **values)
 
 
-def save_thin(path: Path, said: About, network: nn.Module) -> None:
-    """Save a network as a best checkpoint is saved."""
-    save_checkpoint(path, said, {f"model.{name}": tensor for name, tensor in network.state_dict().items()})
+def save_thin(path: Path, about: About, network: nn.Module) -> None:
+    """Save a network as a best checkpoint."""
+    save_checkpoint(path, about, {f"model.{name}": tensor for name, tensor in network.state_dict().items()})
+
+
+def assert_finite(*paths: Path) -> None:
+    """The tensors of these checkpoints are finite."""
+    tensors = [tensor for path in paths for tensor in read_tensors(path).values()]
+    assert tensors and all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def settings(**values: Any) -> Settings:
-    """A run's settings, with the defaults of ``train.py`` for a small SGD run."""
+    """The settings of a small SGD run, with the defaults of ``train.py``."""
     usual: dict[str, Any] = {
         **{"model": "resnet18", "size": 64, "window": 352, "progressive": False, "epochs": 3, "batch_size": 8},
         **{"augmentation": "geometry,colour"},
@@ -293,7 +363,7 @@ def settings(**values: Any) -> Settings:
 
 @dataclass
 class Noise:
-    """Batches of noise that note the sizes asked of them."""
+    """Batches of zeros that record the requested sizes."""
 
     batch_size: int = 4
     count: int = 12

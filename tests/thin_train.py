@@ -1,13 +1,13 @@
-"""``train.py`` with thin networks, as processes that tests can kill.
+"""``train.py`` with thin networks, in processes that tests can kill.
 
-Under torchrun it trains with the options given. Without options it waits for requests on standard input and answers each with
-forked children, so that only the first start pays for importing torch, and ``torch._dynamo``, which the first optimizer of a
-process would import in two seconds. A request is a JSON list of a folder, a command to run instead of the thin training (or
-""), its options, and the environment variables of each child. The answer is the children's numbers, then their exit status.
+With options it trains, as under torchrun. Without options it reads requests from standard input and forks children for each, so
+that torch is imported only once, and ``torch._dynamo``, whose import by a process's first optimizer takes two seconds. A request
+is a JSON list: a folder, a command to run instead of the training (or ""), its options, and the environment variables of each
+child. The answer is the children's process numbers, then their exit status.
 
-STOP_AFTER=N in the environment ends a run after N epochs; SNAPSHOT=0 keeps a snapshot after every step. A file called ``hold``
-in the folder lets the step whose number it holds wait until it is gone; ``held`` says so. NAN_ON=R lets the loss of rank R be
-NaN, once, in the second epoch.
+Environment variables: STOP_AFTER=N stops a run after N epochs, SNAPSHOT=0 writes a snapshot after every step, NAN_ON=R makes the
+loss of rank R NaN once in the second epoch. If the folder has a file ``hold``, the step with the number in this file creates the
+file ``held`` and waits until ``hold`` is removed.
 """
 
 from __future__ import annotations
@@ -35,19 +35,18 @@ from lab.training import snapshots
 from lab.training.ema import EMA
 from tests import made
 
-save, update, cross_entropy = snapshots.save_checkpoint, EMA.update, functional.cross_entropy
+save, cross_entropy = snapshots.save_checkpoint, functional.cross_entropy
 
 
 def save_and_stop(path: Path, about: Any, tensors: Any, state: Any) -> None:
-    """Save, and stop as Ctrl-C would once the wanted epoch is kept."""
+    """Save, and stop as Ctrl-C would after epoch STOP_AFTER."""
     save(path, about, tensors, state)
     if state.epoch == int(os.environ["STOP_AFTER"]):
         raise KeyboardInterrupt
 
 
-def update_and_hold(self: EMA, step: int) -> None:
-    """A step that lasts as long as a test wants."""
-    update(self, step)
+def wait_if_held(_: EMA, step: int) -> None:
+    """Wait while the file ``hold`` has this step's number."""
     hold = Path("hold")
     with contextlib.suppress(FileNotFoundError):
         if step == int(hold.read_text()):
@@ -57,11 +56,11 @@ def update_and_hold(self: EMA, step: int) -> None:
 
 
 def loss_once_not_a_number() -> Callable[..., Tensor]:
-    """A loss that is NaN in its seventh call: two are made to measure a step, three in each epoch."""
+    """A loss that is NaN in its seventh call: there are two calls to measure a step, and three in each epoch."""
     calls = count(1)
 
-    def loss(*given: Any, **more: Any) -> Tensor:
-        return cross_entropy(*given, **more) * (float("nan") if next(calls) == 7 else 1.0)
+    def loss(*args: Any, **options: Any) -> Tensor:
+        return cross_entropy(*args, **options) * (float("nan") if next(calls) == 7 else 1.0)
 
     return loss
 
@@ -70,16 +69,17 @@ def thin_train() -> None:
     """Run the command in the working directory."""
     if "STOP_AFTER" in os.environ:
         snapshots.save_checkpoint = save_and_stop  # type: ignore[assignment]
-    EMA.update = update_and_hold  # type: ignore[method-assign]
     if os.environ.get("NAN_ON", "none") == os.environ.get("RANK"):
         functional.cross_entropy = loss_once_not_a_number()
     snapshots.INTERVAL = float(os.environ.get("SNAPSHOT", snapshots.INTERVAL))
-    with made.inside(Path.cwd(), figures=False):
+    with made.inside(Path.cwd(), figures=False) as patch:
+        made.after_steps(patch, wait_if_held)
         run(train.main, parse(train.arguments, "__main__"))
 
 
 def fork(folder: str, command: str, options: list[str], environment: dict[str, str]) -> int:
-    """Start a command, or the thin training, in a child; its number. It writes to the files stdout and stderr, with the rank."""
+    """Run a command, or the thin training, in a child. Returns its process number. The output goes to the files stdout and
+    stderr, with the rank as suffix."""
     child = os.fork()
     if child:
         return child
@@ -99,11 +99,11 @@ def fork(folder: str, command: str, options: list[str], environment: dict[str, s
         status = int(ended.code or 0)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # without the parent's clearing up
+    os._exit(status)  # without the parent's exit handlers
 
 
 def serve() -> None:
-    """Answer requests until standard input ends. Where one of several ranks fails the others are ended, as torchrun does."""
+    """Answer requests until standard input ends. If one of several ranks fails, the others are terminated, as by torchrun."""
     assert torch._dynamo
     print("ready", flush=True)
     for line in sys.stdin:
@@ -119,7 +119,7 @@ def serve() -> None:
                 for other in children:
                     os.kill(other, signal.SIGTERM)
         print(status, flush=True)
-    os._exit(0)  # taking all that was imported apart would take seconds
+    os._exit(0)  # a regular exit takes seconds
 
 
 if __name__ == "__main__":

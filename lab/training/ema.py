@@ -9,9 +9,10 @@ from torch import nn
 
 
 class EMA:
-    """Keeps ``network``, the average that is evaluated and saved (Polyak and Juditsky 1992; used so by Tarvainen 2017).
+    """``network`` is the average, which is evaluated and saved (Polyak and Juditsky 1992; Tarvainen and Valpola 2017, arXiv
+    1703.01780, §2).
 
-    The decay warms up as (1 + t) / (10 + t) after t steps, so that the random start is soon forgotten.
+    The decay warms up as (1 + t) / (10 + t) after t steps, so that the random initial weights are soon forgotten.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -23,12 +24,12 @@ class EMA:
             if tensor.is_floating_point():
                 self.averaged.append(tensor)
                 self.trained.append(trained[name])
-            else:  # batch norm's count of batches
+            else:  # batch norm's num_batches_tracked
                 self.copied.append((tensor, trained[name]))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average towards the network after step ``step`` (from 0)."""
+        """Move the average towards the network after step number ``step``, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.averaged, self.trained, 1 - decay)
         for average, value in self.copied:

@@ -1,4 +1,4 @@
-"""Forecasts how long a run will take, from measured steps, and what a smaller one would take."""
+"""Forecasts the duration of a run, and of a smaller one, from measured steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from models.catalog import find
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a pass over the training list and of one over valid, each at a ``small`` and at a ``full`` side in px."""
+    """Seconds of a pass over the training list and over valid, each at a ``small`` and at the ``full`` image size in px."""
 
     small: int
     full: int
@@ -35,13 +35,13 @@ class Pace:
         return self.between(self.train, size) + self.between(self.valid, size)
 
     def between(self, seconds: tuple[float, float], size: int) -> float:
-        """At ``size`` px: between the two measured sides time grows with the area."""
+        """Seconds at ``size`` px, interpolated linearly in the image area."""
         span = self.full**2 - self.small**2
         share = (size**2 - self.small**2) / span if span else 0.0
         return seconds[0] + share * (seconds[1] - seconds[0])
 
     def run(self, settings: Settings, done: int = 0) -> float:
-        """Seconds of a whole run, or of what is left after ``done`` epochs; with the eight views of valid at its end."""
+        """Seconds of a run, or of the rest after ``done`` epochs, including the final pass over valid in eight D4 views."""
         epochs = sum(self.epoch(size_at(epoch, settings)) for epoch in range(done, settings.epochs))
         return epochs + 8 * self.between(self.valid, settings.size)
 
@@ -54,23 +54,23 @@ def measure(
     valid: Batches,
     wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
 ) -> Pace:
-    """Time one training step and one evaluated batch, data included, at the smallest size and at the run's; on a copy of the
-    network, so that the run is untouched by it. The training step calls what ``wrap`` makes of the copy."""
+    """Time one training step and one evaluation batch, loading included, at the smallest size and at the run's size. The step
+    trains ``wrap`` of a copy of the network, so that the run itself does not change."""
     copied = copy.deepcopy(network).train()
-    called = wrap(copied)
+    wrapped = wrap(copied)
     optimizer = make_optimizer(copied, settings, hardware.precision)
     evaluated = for_prediction(network, hardware)
     least = find(settings.model).least_input(settings.size)
     sizes = sorted({max(least, settings.size // 2), settings.size})
     seconds: list[tuple[float, float]] = []
     for size in sizes:
-        # Both steps come out of one pass, whose beginning costs more than a step; a pass may hold a single batch.
+        # One pass provides both steps, because starting a pass takes longer than a step. A pass may have a single batch.
         feed = chain.from_iterable(train.epoch(0, size) for _ in count())
 
         def step(feed: Iterator[Batch] = feed) -> None:
             images, labels, _ = next(feed)
             with hardware.autocast():
-                loss = functional.cross_entropy(called(images), labels)
+                loss = functional.cross_entropy(wrapped(images), labels)
             loss.backward()
             if settings.clip:
                 nn.utils.clip_grad_norm_(copied.parameters(), settings.clip)
@@ -78,7 +78,7 @@ def measure(
             optimizer.zero_grad(set_to_none=True)
 
         def evaluate(size: int = size) -> None:
-            for images, _, _ in islice(valid.epoch(size=size), 1):  # of several processes one may have none
+            for images, _, _ in islice(valid.epoch(size=size), 1):  # one of several processes may have no batch
                 probabilities(evaluated, images, hardware)
 
         train_seconds, valid_seconds = timed(step, hardware), timed(evaluate, hardware)
@@ -90,9 +90,8 @@ def measure(
 def measure_what_fits(
     network: nn.Module, settings: Settings, hardware: Hardware, train: Batches, valid: Batches, ranks: Ranks, parts: int
 ) -> tuple[Batches, int, Pace]:
-    """:func:`measure`; where a step needs more memory than the device has, with its batch split into more ``parts`` until it
-    fits. Returns the batches of these parts, their number, and the pace. Raises :class:`UserError` where two images at once
-    are still too many."""
+    """:func:`measure`, with the batch split into more ``parts`` until a step fits into the device's memory. Returns the batches
+    of one part each, the number of parts, and the pace. Raises :class:`UserError` if two images at once do not fit."""
     while True:
         try:
             pace = measure(network, settings, hardware, train, valid)
@@ -106,12 +105,12 @@ def measure_what_fits(
         train = train.with_batch_size(part_size)
         print(
             f"batch: does not fit into the memory of {hardware.device}; split into {parts} parts, as by --accumulate; "
-            "batch norm sees a part at a time"
+            "batch norm's statistics are those of a part"
         )
 
 
 def timed(work: Callable[[], None], hardware: Hardware) -> float:
-    """Seconds of ``work`` done once more: the first time libraries choose their kernels."""
+    """Seconds of the second call of ``work``; in the first call libraries choose their kernels."""
     work()
     hardware.synchronise()
     began = time.perf_counter()
@@ -121,8 +120,8 @@ def timed(work: Callable[[], None], hardware: Hardware) -> float:
 
 
 def forecast(pace: Pace, settings: Settings, done: int = 0, share: float = 0.0) -> str:
-    """One line: how long the run takes, and what a smaller one would take. A run that resumes after ``done`` epochs and a
-    ``share`` of the next can no longer become smaller."""
+    """One line with the duration of the run and of smaller ones. For a run that resumes after ``done`` epochs and a ``share`` of
+    the next, only the time left."""
     whole = pace.run(settings, done)
     if done or share:
         whole -= share * pace.epoch(size_at(done, settings))

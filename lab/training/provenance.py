@@ -1,4 +1,4 @@
-"""What a run was made with, so that it can be repeated: versions, device, source code, images."""
+"""The record of a run, so that it can be repeated: versions, device, hashes of the source code and of the images."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from lab.errors import UserError
 from lab.hardware import Hardware
 
 PROJECT = Path(__file__).resolve().parents[2]
-ROOMS = ("resnet", "models", "lab/data", "lab/training", "lab/cpu")  # what decides the weights: not a page or a report
+FOLDERS = ("resnet", "models", "lab/data", "lab/training", "lab/cpu")  # of the code that determines the weights
 FILES = ("train.py", "lab/hardware.py", "lab/distributed.py")
-HASHES = ("images", "source", "lists")  # too long to show
+HASHES = ("images", "source", "lists")  # too long to print
 
 
 def make_record(hardware: Hardware, processes: int, digests: Iterable[str]) -> dict[str, str]:
-    """All that the weights depend on besides the settings; ``digests`` are those of the images, in the order of the lists."""
+    """Everything that the weights depend on besides the settings. ``digests`` are the hashes of the lists' images."""
+    exact = hardware.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
     return {
         "torch": str(torch.__version__),
         "numpy": np.__version__,
@@ -33,9 +34,7 @@ def make_record(hardware: Hardware, processes: int, digests: Iterable[str]) -> d
         "python": platform.python_version(),
         "device": hardware.describe(),
         "precision": hardware.precision,
-        "deterministic": "yes"
-        if hardware.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
-        else "no",
+        "deterministic": "yes" if exact else "no",
         "processes": str(processes),
         "images": hashlib.sha256("\n".join(digests).encode()).hexdigest(),
         "source": source_digest(),
@@ -44,13 +43,13 @@ def make_record(hardware: Hardware, processes: int, digests: Iterable[str]) -> d
 
 
 def source_files(project: Path = PROJECT) -> list[Path]:
-    """The files that decide the weights: the loop, the networks, the data, the recipe and the gradients."""
-    rooms = [path for room in ROOMS for path in (project / room).rglob("*.py")]
-    return sorted([*(project / file for file in FILES), *rooms])
+    """The files that determine the weights: the loop, the networks, the data, the recipe and the gradients."""
+    in_folders = [path for folder in FOLDERS for path in (project / folder).rglob("*.py")]
+    return sorted([*(project / file for file in FILES), *in_folders])
 
 
 def source_digest(project: Path = PROJECT) -> str:
-    """A hash of the code that trains. Git does not know it where the code was unpacked from an archive, or changed."""
+    """A hash of the training code. A git commit does not identify code that was changed or unpacked from an archive."""
     digest = hashlib.sha256()
     for path in source_files(project):
         digest.update(path.relative_to(project).as_posix().encode() + b"\0" + path.read_bytes())
@@ -58,11 +57,11 @@ def source_digest(project: Path = PROJECT) -> str:
 
 
 def git_state(project: Path = PROJECT) -> str:
-    """The commit that is checked out, and whether files differ from it; ``none`` outside a repository of the project's own."""
+    """The current commit, and whether files differ from it; ``none`` if ``project`` is not the root of a git repository."""
 
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", project, *words], capture_output=True, text=True, timeout=30, check=True)
-        return done.stdout.strip()
+    def git(*arguments: str) -> str:
+        line = ["git", "-C", str(project), *arguments]
+        return subprocess.run(line, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != project:
@@ -74,23 +73,23 @@ def git_state(project: Path = PROJECT) -> str:
 
 
 def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """The fields of two records that differ, in words. Git's state is left out: ``source`` says whether the code differs."""
+    """The fields of two records that differ, as text. The git commit is ignored, because ``source`` identifies the code."""
     names = [name for name in now if name != "git" and name in before and before[name] != now[name]]
     return [name if name in HASHES else f"{name} {before[name]} → {now[name]}" for name in names]
 
 
 def read_run(path: Path) -> tuple[About, TrainingState]:
-    """What the checkpoints of a run say: a file, or a folder such as ``weights/all4/resnet18``."""
+    """Description and state of a run. ``path`` is a checkpoint, or a folder such as ``weights/all4/resnet18``."""
     last = path / "last.safetensors"
     file = path if path.is_file() else last if last.is_file() else path / "best.safetensors"
     run = read_about(file)
     if not run.settings or run.members > 1:
-        raise UserError(f"--like {path}: is not a training that could be repeated, but imported weights or an average.")
+        raise UserError(f"--like {path}: is not a training that can be repeated, but imported weights or an average.")
     return run, read_state(file)
 
 
 def take_over(run: About, args: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
-    """Set the options that are not ``given`` to those of a run, including data set and precision; returns all that hold now."""
+    """Set the options that are not ``given`` to those of a run, including data set and precision. Returns all options set."""
     first = run.records[0] if run.records else {}
     taken = {"data": run.data, "precision": first.get("precision", "auto"), **run.settings, "model": run.model}
     taken["deterministic"] = first.get("device", "").startswith("cuda") and first["deterministic"] == "yes"
@@ -109,16 +108,16 @@ def take_over(run: About, args: argparse.Namespace, given: dict[str, Any]) -> di
 def compare(
     run: About, state: TrainingState, settings: dict[str, Any], lists: str, now: dict[str, str], path: Path
 ) -> None:
-    """Print whether a run that is repeated will come out the same."""
+    """Print whether a repeated run will have the same weights."""
     before = {"lists": run.lists, **(run.records[0] if run.records else {})}
     differ = differences(before, {"lists": lists, **now})
     if settings != run.settings:
-        print(f"repeating {path}: with other settings, so with other weights in the end")
+        print(f"repeating {path}: the settings differ, so the weights will differ")
     elif state.lr_factor < 1 or len(run.records) != 1:
         print(f"repeating {path}: it diverged, or was resumed with changes; the weights may differ")
     elif differ:
         print(f"repeating {path}: the weights may differ, because this has changed: {'; '.join(differ)}")
     else:
         same = now["deterministic"] == "yes"
-        end = "so the weights will be the same" if same else "but a GPU rounds anew without --deterministic"
+        end = "so the weights will be the same" if same else "but without --deterministic a GPU's rounding may differ"
         print(f"repeating {path}: nothing has changed, {end}")

@@ -20,7 +20,7 @@ from models.catalog import find
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the outcome of a run; a run resumes with the settings that it began with."""
+    """The settings of a run. A run resumes with the settings that it began with."""
 
     model: str
     size: int
@@ -44,11 +44,11 @@ class Settings:
 
 
 def divide(settings: Settings, ranks: Ranks, images: int, at_once: int | None = None) -> tuple[int, int]:
-    """How a batch is divided: the images of one forward pass of one process, and how many such parts each process accumulates.
+    """Divide a batch into parts. Returns the number of images of a part, and the number of parts that each process accumulates.
 
-    That is ``--accumulate`` parts, or as many more as keep a part to ``at_once`` images, which is what the memory holds. Of
-    fewer ``images`` than a batch all make one. Raises :class:`UserError` where that does not come out even, or a part has less
-    than two images, of which batch norm needs two.
+    There are ``--accumulate`` parts, or more if a part would otherwise exceed ``at_once``, the number of images that fit into
+    memory. If the list has fewer ``images`` than a batch, all of them are one batch. Raises :class:`UserError` if the parts
+    are not equal or a part has fewer than the two images that batch norm needs.
     """
     batch, parts = min(settings.batch_size, images), settings.accumulate
 
@@ -71,8 +71,8 @@ def divide(settings: Settings, ranks: Ranks, images: int, at_once: int | None = 
 
 
 def make_optimizer(network: nn.Module, settings: Settings, precision: str) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW; no decay on norms and biases, which have one dimension (He et al. 2019,
-    Bag of Tricks, arXiv 1812.01187, §3.1)."""
+    """SGD with Nesterov momentum, or AdamW. Norms and biases, the parameters of one dimension, have no weight decay (He et al.
+    2019, Bag of Tricks, arXiv 1812.01187, §3.1)."""
     matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -83,7 +83,8 @@ def make_optimizer(network: nn.Module, settings: Settings, precision: str) -> to
 
 
 def learning_rate(step: int, steps: int, settings: Settings) -> float:
-    """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter 2017, arXiv 1608.03983; Goyal et al. 2017)."""
+    """The learning rate of a step, counted from the start of the run; an epoch has ``steps``. Linear warm-up (Goyal et al. 2017,
+    arXiv 1706.02677, §2.2), then cosine decay to zero (Loshchilov and Hutter 2017, arXiv 1608.03983, §3)."""
     warmup = min(settings.warmup, settings.epochs / 2) * steps
     if step < warmup:
         return settings.lr * (step + 1) / (warmup + 1)
@@ -92,8 +93,8 @@ def learning_rate(step: int, steps: int, settings: Settings) -> float:
 
 
 def size_at(epoch: int, settings: Settings) -> int:
-    """Side of the training images in an epoch: small images first cost a quarter (progressive resizing; Tan and Le 2021,
-    EfficientNetV2, arXiv 2104.00298, §4)."""
+    """Side of the training images in an epoch, in px. With ``progressive`` the first third of the epochs trains at half the size,
+    at a quarter of the cost, and the second at three quarters (Tan and Le 2021, EfficientNetV2, arXiv 2104.00298, §4)."""
     if not settings.progressive:
         return settings.size
     share = (0.5, 0.75, 1.0)[3 * epoch // settings.epochs] if epoch + 1 < settings.epochs else 1.0
@@ -101,9 +102,9 @@ def size_at(epoch: int, settings: Settings) -> int:
 
 
 def class_weights(text: str, labels: np.ndarray, count: int, device: torch.device) -> Tensor | None:
-    """``none``; ``balanced``: N / (K · count of the class); or K numbers separated by commas. Scaled so that their mean over the
-    training images is 1: the loss is then the weighted sum over a batch by its number of images, whichever they are, and the
-    parts of a batch add up to the whole."""
+    """The weights of the classes in the loss, float32 [K] or None. ``text`` is ``none``; ``balanced``, N / (K · images of the
+    class); or K numbers separated by commas. Their mean over the training images is scaled to 1, so that the weighted loss of a
+    batch can be divided by the number of its images, and the losses of its parts add up."""
     if text == "none":
         return None
     counts = np.bincount(labels, minlength=count)
@@ -114,13 +115,13 @@ def class_weights(text: str, labels: np.ndarray, count: int, device: torch.devic
     except ValueError:
         values = []
     within = len(values) == count and all(0 < value < math.inf for value in values)
-    if not within or min(values) < 1e-30 * max(values):  # nothing would be left of it in float32
+    if not within or min(values) < 1e-30 * max(values):  # the smallest would underflow in float32
         raise UserError(f"--class-weights {text}: expected none, balanced, or {count} numbers above 0 such as 1.2,1.")
     return scaled(np.array(values), counts, device)
 
 
 def scaled(weights: np.ndarray, counts: np.ndarray, device: torch.device) -> Tensor:
-    """Class weights whose mean over the images is 1, for so many images of each class."""
+    """Class weights with a mean of 1 over the images; ``counts`` are the images of each class."""
     weights = weights / weights.max()
     return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32, device=device)
 
@@ -128,13 +129,13 @@ def scaled(weights: np.ndarray, counts: np.ndarray, device: torch.device) -> Ten
 def chosen_settings(
     model: str, args: argparse.Namespace, given: dict[str, Any], hardware: Hardware, final: Preprocessing
 ) -> Settings:
-    """The settings of a new run: options that were ``given``, else the model's own defaults, else those of train.py."""
+    """The settings of a new run: the options ``given``, else the defaults of the model, else those of train.py."""
     recipe = find(model).recipe
     options = {**vars(args), **recipe, **given}
-    if options["optimizer"] != recipe.get("optimizer", "sgd"):  # the model's rates are for its own optimizer
+    if options["optimizer"] != recipe.get("optimizer", "sgd"):  # the model's values are for its own optimizer
         options |= {name: given.get(name) for name in ("lr", "weight_decay")}
     sgd = options["optimizer"] == "sgd"
-    # A CPU is as fast with few images as with many, and more steps learn more; a GPU wants more to do at once.
+    # A small batch is as fast on a CPU, and more steps train better. A GPU needs a larger batch to be busy.
     defaults = {
         "size": final.size,
         "window": final.window,

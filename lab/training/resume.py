@@ -1,4 +1,4 @@
-"""Resuming a run: what its last checkpoint says, and whether lists, settings and images are still those it began with."""
+"""Resuming a run: reads its last checkpoint and checks that lists, settings and images are those that the run began with."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lab.training.provenance import differences
 from lab.training.recipe import Settings
 from lab.training.run import RunFiles
 
-CHANGEABLE = ("patience",)  # settings that may change while a run is under way
+CHANGEABLE = ("patience",)  # settings that may change when a run is resumed
 
 
 def read_settings(path: Path, about: About) -> Settings:
-    """The settings that a checkpoint holds. Raises :class:`UserError` where they are not those of this version of the package."""
+    """The settings in a checkpoint. Raises :class:`UserError` if they are not those of this version of the package."""
     kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
     fields = {field.name: kinds[str(field.type)] for field in dataclasses.fields(Settings)}
     odd = sorted(fields.keys() ^ about.settings.keys())
@@ -33,16 +33,14 @@ def read_settings(path: Path, about: About) -> Settings:
 
 
 def same_run(one: About, other: About) -> bool:
-    """Whether two checkpoints are of the same run: the same lists, and the same settings but for those that may change."""
+    """Whether two checkpoints are of the same run: the same lists, first record and settings, except those that may change."""
     first, second = ({**about.settings, **dict.fromkeys(CHANGEABLE)} for about in (one, other))
     return first == second and one.lists == other.lists and one.records[:1] == other.records[:1]
 
 
 def resumed_settings(began: Settings, given: dict[str, Any], last: Path, finished: bool) -> Settings:
-    """The settings to resume with: those of the run, updated by the options ``given`` now.
-
-    Raises :class:`UserError` naming the options that differ and would change what was computed before.
-    """
+    """The settings to resume with: those of the run, updated by the options ``given`` now. Raises :class:`UserError` with the
+    names of options that differ but cannot change."""
     before = asdict(began)
     differ = {name: given[name] for name in before if name in given and name != "model" and before[name] != given[name]}
     changes = {name: f"{name} {before[name]} → {value}" for name, value in differ.items()}
@@ -54,8 +52,8 @@ def resumed_settings(began: Settings, given: dict[str, Any], last: Path, finishe
     if refused:
         fine = "; ".join(changes[name] for name in differ if name in CHANGEABLE)
         raise UserError(
-            f"{last}: this run began with other settings ({'; '.join(refused)}), which cannot change on the way; leave them out "
-            f"to resume, or give --fresh to start over{f' ({fine} could change)' if fine else ''}."
+            f"{last}: this run began with other settings ({'; '.join(refused)}), which cannot change; leave them out to resume, "
+            f"or give --fresh to start over{f' ({fine} could change)' if fine else ''}."
         )
     for text in changes.values():
         print(f"{text}, used from here on")
@@ -63,7 +61,7 @@ def resumed_settings(began: Settings, given: dict[str, Any], last: Path, finishe
 
 
 class SavedRun(NamedTuple):
-    """What a last checkpoint says of its run, without its tensors."""
+    """The content of a last checkpoint without its tensors."""
 
     about: About
     state: TrainingState
@@ -71,8 +69,8 @@ class SavedRun(NamedTuple):
 
 
 def earlier_run(files: RunFiles, data: DataSet, lists: str, given: dict[str, Any]) -> SavedRun | None:
-    """The run to resume, with the settings that hold from now on; None where no run of this model began yet. ``lists`` is the
-    hash of the data set's lists. Raises :class:`UserError` where files are missing, or not of one run on these lists."""
+    """The run to resume and its settings from now on, or None if there is no run of this model. ``lists`` is the hash of the data
+    set's lists. Raises :class:`UserError` if a file is missing, or of another run or other lists."""
     best, last, model = files.best, files.last, files.weights.name
     refuse_members(files.weights)
     if not last.is_file():
@@ -98,7 +96,7 @@ def earlier_run(files: RunFiles, data: DataSet, lists: str, given: dict[str, Any
 
 
 def check_record(saved: About, now: dict[str, str], last: Path, folder: Path) -> None:
-    """Refuse images of ``folder`` that are not those the run began with, and print what else has changed."""
+    """Print which fields of the record have changed. Raises :class:`UserError` if the images of ``folder`` have."""
     differ = differences(saved.records[-1], now) if saved.records else []
     if "images" in differ:
         raise UserError(f"{last}: images of {folder} have changed since this run began; --fresh starts over on them.")

@@ -1,4 +1,4 @@
-"""One training while it runs: its files, network, data, and how far it is."""
+"""The state of one training: its files, network, data and progress."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lab.checkpoints.checkpoint import About, TrainingState, optimizer_tensors
+from lab.checkpoints.checkpoint import (
+    About,
+    TrainingState,
+    load_optimizer,
+    load_strictly,
+    optimizer_tensors,
+    part,
+    read_tensors,
+)
 from lab.data.batches import Batch, Batches
 from lab.distributed import Ranks
 from lab.hardware import Hardware
@@ -23,12 +31,12 @@ from lab.training.recipe import Settings, size_at
 
 
 class Diverged(Exception):
-    """The loss, or the weights, are no longer finite numbers."""
+    """The loss or the weights are no longer finite numbers."""
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of one model's training on one data set, below ``--weights`` and ``--report``."""
+    """The files of one model's training on one data set, in subfolders of ``--weights`` and ``--report``."""
 
     weights: Path  # weights/<data>/<model>
     report: Path  # report/<data>
@@ -50,18 +58,18 @@ class RunFiles:
 
     @property
     def description(self) -> Path:
-        """What the run was made with, as JSON."""
+        """Settings, versions and images of the run, as JSON."""
         return self.report / f"run_{self.weights.name}.json"
 
 
 @dataclass
 class Run:
-    """All that the steps of a training work on.
+    """Everything that the training steps use.
 
-    ``about`` is what the next checkpoint says, and is replaced, never changed; ``state`` is how far the training is. ``train``
-    yields parts of a batch, of which ``accumulate`` make one optimizer step. ``forward`` is the network as it is called: wrapped
-    for several processes, or compiled. ``totals`` are loss and hits, summed over this rank's images of the epoch so far, float64
-    [2], on the device: reading them in every step would make a GPU wait.
+    ``about`` is the description of the next checkpoint; it is replaced, never modified. ``state`` is the progress. ``train``
+    yields parts of a batch, and ``accumulate`` parts make one optimizer step. ``forward`` is the network as it is called: wrapped
+    for several processes, or compiled. ``totals`` are the loss and the number of correct predictions, summed over this rank's
+    images of the epoch so far, float64 [2]. They stay on the device, because reading them in every step would make a GPU wait.
     """
 
     files: RunFiles
@@ -82,11 +90,11 @@ class Run:
     parallel: nn.Module = field(init=False)
     forward: Callable[[Tensor], Tensor] = field(init=False)
     totals: Tensor = field(init=False)
-    began: float = 0.0  # of the epoch under way, as time.perf_counter() counts
+    began: float = 0.0  # start of the current epoch, by time.perf_counter()
 
     def __post_init__(self) -> None:
         self.forward = self.parallel = self.network
-        # Float64, so that sums of float32 are exact, and the same wherever a run was interrupted; Apple's GPUs have none.
+        # Sums of float32 are exact in float64, so that an interruption does not change them. Apple's GPUs have no float64.
         exact = torch.float32 if self.hardware.device.type == "mps" else torch.float64
         self.totals = torch.zeros(2, device=self.hardware.device, dtype=exact)
 
@@ -106,7 +114,7 @@ class Run:
         return self.ranks.count * self.steps * self.accumulate * self.train.batch_size
 
     def begin_epoch(self) -> None:
-        """Restore the sums of an epoch that was interrupted; zero of one that begins."""
+        """Restore the sums of an interrupted epoch, or set them to zero at the start of an epoch."""
         sums = [self.state.loss_sum, self.state.correct] if self.ranks.first else [0.0, 0.0]
         self.totals[:] = torch.tensor(sums, dtype=self.totals.dtype)
         self.began = time.perf_counter() - self.state.seconds
@@ -115,10 +123,10 @@ class Run:
     def optimizer_steps(
         self, after_step: Callable[[int], None]
     ) -> Iterator[tuple[int, Iterator[tuple[Tensor, Tensor]]]]:
-        """The steps of the epoch under way that are still to be done: the number of each since the run began, and its parts.
+        """Yield the remaining optimizer steps of the current epoch: the step's number since the run began, and its parts.
 
-        A part is images [B, 3, size, size] and labels [B] or shares of the classes [B, K]. Gradients are averaged over the
-        ranks in the last part of a step alone. ``after_step`` is called after each with the number of steps done.
+        A part is images [B, 3, size, size] and labels [B], or shares of the classes [B, K]. Gradients are averaged over the ranks
+        in the last part of a step only. After each step, ``after_step`` is called with the number of finished steps.
         """
         epoch, first = self.state.epoch, self.state.step
         begin = first * self.accumulate
@@ -139,20 +147,21 @@ class Run:
                 yield images, labels
 
     def count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a part's summed loss and its hits to the totals; of a mixture the class with the largest share counts."""
+        """Add a part's summed loss and its correct predictions to the totals. The class of a mixed image is the one with the
+        largest share."""
         classes = labels if labels.ndim == 1 else labels.argmax(dim=1)
-        hits = (logits.detach().argmax(dim=1) == classes).float().sum()
-        self.totals += torch.stack([loss.detach(), hits])
+        correct = (logits.detach().argmax(dim=1) == classes).float().sum()
+        self.totals += torch.stack([loss.detach(), correct])
 
     def sums(self) -> tuple[float, float]:
-        """Loss and hits of all ranks so far. Raises :class:`Diverged` where they are no finite numbers."""
+        """Loss and correct predictions of all ranks so far. Raises :class:`Diverged` if the loss is not finite."""
         loss_sum, correct = self.ranks.sum(self.totals.clone()).tolist()
         if not math.isfinite(loss_sum):
             raise Diverged(f"{self.model} epoch {self.state.epoch + 1}: the loss is no longer a finite number")
         return loss_sum, correct
 
     def check_finite(self) -> None:
-        """Raise :class:`Diverged` where a weight is no finite number, on any rank."""
+        """Raise :class:`Diverged` if a weight is not finite on any rank."""
         tensors = [*self.network.state_dict().values(), *self.ema.network.state_dict().values()]
         if self.ranks.any(not all(bool(tensor.isfinite().all()) for tensor in tensors)):
             raise Diverged(f"{self.model} epoch {self.state.epoch + 1}: the weights are no longer finite numbers")
@@ -162,6 +171,16 @@ class Run:
         return {f"model.{name}": tensor for name, tensor in self.ema.network.state_dict().items()}
 
     def training_tensors(self) -> dict[str, Tensor]:
-        """The tensors of a last checkpoint: the averaged weights, the raw ones, and the optimizer's state."""
+        """The tensors of a last checkpoint: the averaged weights, the raw weights and the optimizer's state."""
         raw = {f"train.{name}": tensor for name, tensor in self.network.state_dict().items()}
         return self.averaged_tensors() | raw | optimizer_tensors(self.optimizer)
+
+    def load_last_checkpoint(self) -> None:
+        """Load the tensors of :meth:`training_tensors`. Raises :class:`UserError` if they do not match."""
+        state, last = self.state, self.files.last
+        tensors = read_tensors(last)
+        load_strictly(self.network, part(tensors, "train."), last)
+        load_strictly(self.ema.network, part(tensors, "model."), last)
+        load_optimizer(self.optimizer, tensors, last, begun=bool(state.epoch or state.step) and not state.scaler)
+        if state.scaler:
+            self.scaler.load_state_dict(state.scaler)

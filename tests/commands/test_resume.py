@@ -1,10 +1,9 @@
-"""What a run goes on from, and what is refused; runs that stop and go on, on made cells with thin networks."""
+"""Resuming: the checks of checkpoints, settings and images, and runs that are interrupted and resumed, with thin networks."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,45 +16,35 @@ import train
 from lab.checkpoints.checkpoint import read_state, read_tensors
 from lab.errors import UserError
 from lab.hardware import Hardware
-from lab.training.ema import EMA
 from lab.training.resume import check_record, read_settings, resumed_settings, same_run
-from tests.made import FAST, about, assert_same_run, command, inside, interrupt, make_data, outputs, settings
+from tests import made
+from tests.made import BEST, FAST, LAST, Capture, Patch, Run, about, settings
 
-# ---- what the files say
+# ---- checks
 
 
-def test_the_same_settings_pass_and_others_are_named(tmp_path: Path) -> None:
-    last = tmp_path / "last.safetensors"
-    began = settings(lr=0.1, seed=0)
+def test_settings_that_differ_are_named(tmp_path: Path) -> None:
+    began, last = settings(lr=0.1, seed=0), tmp_path / "last.safetensors"
     resumed_settings(began, {"lr": 0.1, "data": "csv/elsewhere", "model": "all", "fresh": False}, last, finished=False)
     with pytest.raises(UserError) as error:
         resumed_settings(began, {"lr": 0.2, "seed": 3, "size": 64}, last, finished=False)
-    for words in (
-        str(last),
-        "began with other settings",
-        "lr 0.1 → 0.2",
-        "seed 0 → 3",
-        "leave them out to resume",
-        "--fresh",
-    ):
-        assert words in str(error.value)
-    assert "size" not in str(error.value)
-    with pytest.raises(
-        UserError, match=r"finished already, with other settings \(epochs 3 → 9\); --fresh trains it anew"
-    ):
+    for text in (str(last), "began with other settings (lr 0.1 → 0.2; seed 0 → 3)", "leave them out", "--fresh"):
+        assert text in str(error.value)
+    finished = r"finished already, with other settings \(epochs 3 → 9\); --fresh trains it anew"
+    with pytest.raises(UserError, match=finished):
         resumed_settings(began, {"epochs": 9}, last, finished=True)
 
 
 @pytest.mark.parametrize("change", [{"lr": "fast"}, {"mood": "good"}, {"lr": None}])
 def test_settings_of_another_version_are_refused(change: dict[str, Any]) -> None:
-    said = about(settings=asdict(settings()) | change)
+    changed = about(settings=asdict(settings()) | change)
     with pytest.raises(UserError, match=r"last: its settings are not those of this version.*\((lr|mood)\).*--fresh"):
-        read_settings(Path("last"), said)
+        read_settings(Path("last"), changed)
     assert read_settings(Path("last"), about(settings=asdict(settings()))) == settings()
 
 
-def test_a_run_is_the_same_by_its_lists_settings_and_beginning() -> None:
-    """Patience may change on the way, and a run that went on elsewhere has more records."""
+def test_a_run_is_identified_by_lists_settings_and_first_record() -> None:
+    """Patience may change, and a run that was resumed on another machine has more records."""
     one = about(settings=asdict(settings()), records=[{"device": "cpu"}])
     assert same_run(one, about(settings=asdict(settings(patience=7)), records=[{"device": "cpu"}, {"device": "cuda"}]))
     assert not same_run(one, about(settings=asdict(settings(lr=0.3)), records=[{"device": "cpu"}]))
@@ -63,18 +52,18 @@ def test_a_run_is_the_same_by_its_lists_settings_and_beginning() -> None:
     assert not same_run(one, about(settings=asdict(settings()), records=[{"device": "cpu"}], lists="others"))
 
 
-def test_other_images_are_refused_and_other_versions_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_images_are_refused_and_other_versions_printed(capsys: Capture) -> None:
     saved = about(records=[{"images": "one", "torch": "2.13"}, {"images": "one", "torch": "2.14"}])
     check_record(saved, {"images": "one", "torch": "2.14"}, Path("last"), Path("csv/lab3"))
     check_record(about(), {"images": "one"}, Path("last"), Path("csv/lab3"))  # a checkpoint without records
     assert capsys.readouterr().out == ""
     check_record(saved, {"images": "one", "torch": "2.15"}, Path("last"), Path("csv/lab3"))
-    assert "resumes with changes" in (said := capsys.readouterr().out) and "torch 2.14 → 2.15" in said
+    assert "resumes with changes that may alter the last digits: torch 2.14 → 2.15\n" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"last: images of csv/lab3 have changed .*--fresh"):
         check_record(saved, {"images": "two", "torch": "2.14"}, Path("last"), Path("csv/lab3"))
 
 
-# ---- the same again, and going on
+# ---- the same run, and resuming
 
 VARIANTS = {
     "sgd": [],
@@ -84,225 +73,172 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
-def whole(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, trained: Path
-) -> tuple[Path, list[str]]:
-    """A run that nothing interrupted, and its options."""
+def whole(request: Any, tmp_path_factory: pytest.TempPathFactory, trained: Path) -> tuple[Path, list[str]]:
+    """An uninterrupted run, and its options."""
     folder, options = tmp_path_factory.mktemp("whole"), VARIANTS[request.param]
-    with inside(folder, figures=False):
-        command(train, "--data", trained / "csv" / "tiny", *FAST, *options)
+    with made.inside(folder, figures=False):
+        made.command(train, "--data", trained / "csv" / "tiny", *FAST, *options)
     return folder, options
 
 
-def test_the_same_seed_gives_the_same_run(
-    whole: tuple[Path, list[str]], tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
-) -> None:
+def test_the_same_seed_gives_the_same_run(whole: tuple[Path, list[str]], tmp_path: Path, run: Run) -> None:
     run(*whole[1])
-    assert_same_run(whole[0], tmp_path)
+    made.assert_same_run(whole[0], tmp_path)
 
 
 @pytest.mark.parametrize(("at", "written"), [(1, True), (2, False), (2, True), (3, True)])
-def test_an_interrupted_run_ends_as_if_nothing_had_happened(
-    whole: tuple[Path, list[str]],
-    tmp_path: Path,
-    work: pytest.MonkeyPatch,
-    run: Callable[..., None],
-    capsys: pytest.CaptureFixture[str],
-    at: int,
-    written: bool,
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
+    whole: tuple[Path, list[str]], tmp_path: Path, run: Run, capsys: Capture, at: int, written: bool
 ) -> None:
-    """Stopped after epoch 1, within epoch 2 (its best perhaps written, its last not), after epoch 2, and after the last one."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, at, written)
+    """Stopped after epoch 1, in epoch 2 before its last checkpoint is written, after epoch 2, and after the last one."""
+    with made.interrupted(at, written):
         run(*whole[1])
     epoch = at if written else at - 1
-    assert read_state(tmp_path / "weights" / "tiny" / "resnet18" / "last.safetensors").epoch == epoch
+    assert read_state(tmp_path / LAST).epoch == epoch
     assert "\ntime: about " in capsys.readouterr().out
     run(*whole[1])
-    said = capsys.readouterr().out
-    assert f"resnet18: resuming after epoch {epoch} of 3, best valid accuracy" in said
-    assert epoch == 3 or " left, from a measured step" in said
-    assert_same_run(whole[0], tmp_path)
+    output = capsys.readouterr().out
+    assert f"resnet18: resuming after epoch {epoch} of 3, best valid accuracy" in output
+    assert epoch == 3 or " left, from a measured step" in output
+    made.assert_same_run(whole[0], tmp_path)
+
+
+def test_options_left_out_are_those_that_the_run_began_with(
+    whole: tuple[Path, list[str]], trained: Path, tmp_path: Path, run: Run, capsys: Capture
+) -> None:
+    """``train.py --model … --data …`` is enough to resume, and to see that a run has finished."""
+    with made.interrupted():
+        run(*whole[1])
+    short: list[str | Path] = ["--data", trained / "csv" / "tiny", "--device", "cpu", "--precision", "fp32"]
+    made.command(train, *short)
+    made.assert_same_run(whole[0], tmp_path)
+    capsys.readouterr()
+    before = made.outputs(tmp_path)
+    made.command(train, *short)
+    assert "resnet18: finished already, best valid accuracy" in capsys.readouterr().out
+    assert made.outputs(tmp_path) == before
 
 
 OLD = {"valid_accuracy": "test_accuracy", "valid_loss": "test_loss"}  # columns as earlier versions named them
 
 
-def test_a_run_begun_under_the_old_names_of_columns_resumes_under_todays(
-    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
+def test_a_run_with_the_old_names_of_columns_is_resumed_with_the_new_ones(
+    tmp_path: Path, trained: Path, run: Run
 ) -> None:
     """Earlier versions wrote test_accuracy and test_loss into the histories of both checkpoints."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, 2, True)
+    with made.interrupted(2):
         run()
-    paths = [tmp_path / "weights" / "tiny" / "resnet18" / f"{name}.safetensors" for name in ("best", "last")]
+    paths = [tmp_path / BEST, tmp_path / LAST]
     for path in paths:
         with safetensors.safe_open(path, "pt") as file:
             header = file.metadata()
-        said = json.loads(header["about"])
-        said["history"] = [{OLD.get(name, name): value for name, value in row.items()} for row in said["history"]]
-        header["about"] = json.dumps(said)
+        values = json.loads(header["about"])
+        values["history"] = [{OLD.get(name, name): value for name, value in row.items()} for row in values["history"]]
+        header["about"] = json.dumps(values)
         safetensors.torch.save_file(read_tensors(path), path, header)
         assert b"test_accuracy" in path.read_bytes()
     run()
-    assert_same_run(trained, tmp_path)
+    made.assert_same_run(trained, tmp_path)
     assert not any(b"test_accuracy" in path.read_bytes() for path in paths)
 
 
-def test_fp16_with_its_loss_scaler_goes_on_as_well(
-    tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
-) -> None:
-    """As on a GPU without bf16. The scaler skips the first steps, whose scaled gradients overflow."""
+def test_fp16_with_its_loss_scaler_is_resumed_with_the_same_weights(tmp_path: Path, work: Patch, run: Run) -> None:
+    """As on a GPU without bf16. The scaler skips the first steps, because their scaled gradients overflow."""
     work.setattr(train, "choose_hardware", lambda *_: Hardware(torch.device("cpu"), "fp16"))
     work.setattr(torch.amp, "GradScaler", functools.partial(torch.amp.GradScaler, init_scale=2.0**24))
     run("--weights", "a", "--report", "a")
-    scaler = read_state(tmp_path / "a" / "tiny" / "resnet18" / "last.safetensors").scaler
-    assert scaler["scale"] != 2.0**24  # it has been at work
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, 1, True)
+    paths = [tmp_path / name / "tiny" / "resnet18" / "last.safetensors" for name in "ab"]
+    assert read_state(paths[0]).scaler["scale"] != 2.0**24
+    with made.interrupted():
         run("--weights", "b", "--report", "b")
     run("--weights", "b", "--report", "b")
-    whole, resumed = (read_tensors(tmp_path / name / "tiny" / "resnet18" / "last.safetensors") for name in "ab")
+    whole, resumed = map(read_tensors, paths)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole) and whole.keys() == resumed.keys()
-    assert all(torch.isfinite(tensor).all() for tensor in whole.values() if tensor.is_floating_point())
+    made.assert_finite(*paths)
 
 
-def test_another_seed_gives_another_run(
-    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
-) -> None:
+def test_another_seed_gives_another_run(tmp_path: Path, trained: Path, run: Run) -> None:
     run("--seed", "1")
-    found, expected = (
-        read_tensors(folder / "weights" / "tiny" / "resnet18" / "last.safetensors") for folder in (tmp_path, trained)
-    )
-    assert not torch.equal(found["train.conv1.weight"], expected["train.conv1.weight"])
+    weights = [read_tensors(folder / LAST)["train.conv1.weight"] for folder in (tmp_path, trained)]
+    assert not torch.equal(*weights)
 
 
-def test_a_finished_run_says_so_and_changes_nothing(
-    tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    run()
-    before = outputs(tmp_path)
-    capsys.readouterr()
-    run()
-    assert "resnet18: finished already, best valid accuracy" in (said := capsys.readouterr().out) and "--fresh" in said
-    assert outputs(tmp_path) == before
-
-
-def test_fresh_starts_over(
-    tmp_path: Path,
-    trained: Path,
-    work: pytest.MonkeyPatch,
-    run: Callable[..., None],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_fresh_starts_over(tmp_path: Path, trained: Path, run: Run, capsys: Capture, interrupted: bool) -> None:
+    """Nothing of the earlier run is left, even if the new one is stopped between its first best and its first last checkpoint."""
     run("--epochs", "2", "--lr", "0.3", "--seed", "5")
     capsys.readouterr()
-    run("--fresh")
+    if interrupted:
+        with made.interrupted(written=False):
+            run("--fresh")
+    run(*([] if interrupted else ["--fresh"]))
     assert "epoch 1/3" in capsys.readouterr().out
-    assert_same_run(trained, tmp_path)  # nothing of the earlier run is left
+    made.assert_same_run(trained, tmp_path)
 
 
-def test_a_fresh_run_that_is_interrupted_at_once_leaves_no_mixture(
-    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
-) -> None:
-    """Stopped between its first best and its first last checkpoint: the earlier run's last must not be taken for its own."""
-    run("--epochs", "2", "--seed", "5")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, 1, written=False)
-        run("--fresh")
+# ---- refusals
+
+
+def test_other_settings_are_refused_and_change_nothing(tmp_path: Path, run: Run) -> None:
     run()
-    assert_same_run(trained, tmp_path)
-
-
-def test_other_settings_are_refused_and_change_nothing(
-    tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
-) -> None:
-    run()
-    before = outputs(tmp_path)
-    with pytest.raises(
-        UserError, match=r"finished already, with other settings \(epochs 3 → 5; lr 0.1 → 0.2\); --fresh"
-    ):
+    before = made.outputs(tmp_path)
+    message = r"finished already, with other settings \(epochs 3 → 5; lr 0.1 → 0.2\); --fresh"
+    with pytest.raises(UserError, match=message):
         run("--epochs", "5", "--lr", "0.2")
-    assert outputs(tmp_path) == before
+    assert made.outputs(tmp_path) == before
 
 
-def test_options_left_out_are_those_that_the_run_began_with(
-    whole: tuple[Path, list[str]],
-    trained: Path,
-    tmp_path: Path,
-    work: pytest.MonkeyPatch,
-    run: Callable[..., None],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """``train.py --model … --data …`` is enough to go on, and to hear that a run has finished."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, 1, True)
-        run(*whole[1])
-    short: list[str | Path] = ["--data", trained / "csv" / "tiny", "--device", "cpu", "--precision", "fp32"]
-    command(train, *short)
-    assert_same_run(whole[0], tmp_path)
-    capsys.readouterr()
-    command(train, *short)
-    assert "resnet18: finished already" in capsys.readouterr().out
-
-
-def test_a_best_checkpoint_alone_is_not_written_over(
-    tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
-) -> None:
-    """As when somebody copies only the best one, even where the first epoch was the best."""
+def test_a_best_checkpoint_alone_is_not_overwritten(tmp_path: Path, run: Run) -> None:
+    """As when only the best one was copied."""
     run("--epochs", "1")
-    (tmp_path / "weights" / "tiny" / "resnet18" / "last.safetensors").unlink()
-    before = outputs(tmp_path)
+    (tmp_path / LAST).unlink()
+    before = made.outputs(tmp_path)
     for epochs in ("1", "3"):
         with pytest.raises(UserError, match=r"best.safetensors is there without last.safetensors.*--fresh"):
             run("--epochs", epochs)
-    assert outputs(tmp_path) == before
+    assert made.outputs(tmp_path) == before
 
 
-def test_a_place_that_cannot_be_written_is_said_before_the_first_step(
-    tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
+def test_a_missing_best_checkpoint_is_an_error(tmp_path: Path, run: Run) -> None:
+    run("--epochs", "1")
+    (tmp_path / BEST).unlink()
+    with pytest.raises(UserError, match=r"best.safetensors: missing beside last.safetensors.*--fresh"):
+        run("--epochs", "1")
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_before_the_first_step(
+    tmp_path: Path, work: Patch, run: Run
 ) -> None:
     (tmp_path / "taken").write_text("a file, not a folder")
-    work.setattr(EMA, "update", lambda *_: pytest.fail("a step was taken"))
+    made.after_steps(work, lambda *_: pytest.fail("a step was taken"))
     for option in ("--weights", "--report"):
         with pytest.raises(OSError, match="taken"):
             run(option, "taken")
 
 
-def test_other_classes_are_refused(tmp_path: Path, work: pytest.MonkeyPatch) -> None:
-    data = make_data(tmp_path / "csv" / "named")
-    command(train, "--data", "named", *FAST, "--epochs", "1")
+def test_other_classes_are_refused(tmp_path: Path, work: Patch) -> None:
+    data = made.make_data(tmp_path / "csv" / "named")
+    made.command(train, "--data", "named", *FAST, "--epochs", "1")
     (data / "classes.csv").write_text("label,name\n0,cat\n1,dog\n")
     with pytest.raises(UserError, match=r"trained on 2 classes \['normal', 'leukemia blast'\].*\['cat', 'dog'\]"):
-        command(train, "--data", "named", *FAST, "--epochs", "1")
+        made.command(train, "--data", "named", *FAST, "--epochs", "1")
 
 
-def test_lists_that_have_changed_since_a_run_began_are_refused(tmp_path: Path, work: pytest.MonkeyPatch) -> None:
-    data = make_data(tmp_path / "csv" / "changing")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, 1, True)
-        command(train, "--data", "changing", *FAST)
+def test_lists_that_have_changed_since_a_run_began_are_refused(tmp_path: Path, work: Patch) -> None:
+    data = made.make_data(tmp_path / "csv" / "changing")
+    with made.interrupted():
+        made.command(train, "--data", "changing", *FAST)
     path = data / "valid.csv"
     path.write_text(path.read_text().replace("./valid/3.png,1", "./valid/3.png,0"))
-    before = outputs(tmp_path)
+    before = made.outputs(tmp_path)
     with pytest.raises(UserError, match=r"csv/changing has changed since this run began; --fresh starts over"):
-        command(train, "--data", "changing", *FAST)
-    assert outputs(tmp_path) == before
-    command(train, "--data", "changing", *FAST, "--fresh")
+        made.command(train, "--data", "changing", *FAST)
+    assert made.outputs(tmp_path) == before
+    made.command(train, "--data", "changing", *FAST, "--fresh")
 
 
-def test_a_lost_best_is_said(tmp_path: Path, work: pytest.MonkeyPatch, run: Callable[..., None]) -> None:
-    run()
-    (tmp_path / "weights" / "tiny" / "resnet18" / "best.safetensors").unlink()
-    with pytest.raises(UserError, match=r"best.safetensors: missing beside last.safetensors.*--fresh"):
-        run()
-
-
-def test_another_depths_last_checkpoint_is_refused(
-    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, run: Callable[..., None]
-) -> None:
-    folder = tmp_path / "weights" / "tiny" / "resnet18"
-    folder.mkdir(parents=True)
-    (folder / "last.safetensors").write_bytes((trained / "weights/tiny/resnet50/last.safetensors").read_bytes())
+def test_the_last_checkpoint_of_another_depth_is_refused(tmp_path: Path, trained: Path, run: Run) -> None:
+    (tmp_path / LAST).parent.mkdir(parents=True)
+    (tmp_path / LAST).write_bytes((trained / "weights/tiny/resnet50/last.safetensors").read_bytes())
     with pytest.raises(UserError, match="expected weights of resnet18, found weights of resnet50"):
         run()

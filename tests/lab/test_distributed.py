@@ -1,4 +1,4 @@
-"""Two processes that train together, started by torchrun over Gloo, against one process at the same batch."""
+"""Two processes that train together, started by torchrun over Gloo, compared with one process at the same batch size."""
 
 from __future__ import annotations
 
@@ -21,21 +21,8 @@ from lab.data.store import Store
 from lab.distributed import ALONE, Ranks, join
 from lab.errors import UserError
 from lab.training.recipe import divide
-from tests.made import (
-    FAST,
-    LAST,
-    LOOPBACK,
-    PATIENCE,
-    PROJECT,
-    VALID,
-    Trainer,
-    assert_same_run,
-    command,
-    contents,
-    inside,
-    make_data,
-)
-from tests.made import settings as made_settings
+from tests import made
+from tests.made import BEST, FAST, HISTORY, LAST, LOOPBACK, PATIENCE, PROJECT, VALID, Patch, Trainer
 
 RUN = ["--data", "csv/tiny", *FAST, "--batch-size", "8"]
 
@@ -49,125 +36,114 @@ def torchrun(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def ranks(trainer: Trainer, folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Train with two processes in ``folder``, started as torchrun does but within a second."""
+    """Train with two processes in ``folder``, with the environment that torchrun sets, but started within a second."""
     return trainer.run(folder, *options, ranks=2, SNAPSHOT="600", **environment)
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run of two processes: its folder and what it printed."""
+    """A run of two processes: its folder and its output."""
     folder = tmp_path_factory.mktemp("together")
-    make_data(folder / "csv" / "tiny")
+    made.make_data(folder / "csv" / "tiny")
     done = torchrun(folder, *RUN)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
 
 def test_two_ranks_train_as_one_process_with_two_parts(together: tuple[Path, str]) -> None:
-    """Batch norm sees parts of the batch either way, so weights agree up to rounding; its running statistics do not, which
-    one process gathers over both parts and two processes each over their own."""
+    """The weights agree up to rounding, because batch norm normalises the same parts. Its running statistics do not: one process
+    updates them with both parts, each of two processes with its own part."""
     folder, _ = together
-    with inside(folder, figures=False):
-        command(train, *RUN, "--accumulate", "2", "--weights", "alone", "--report", "alone")
-    path = Path("tiny", "resnet18", "last.safetensors")
-    expected, found = read_tensors(folder / "alone" / path), read_tensors(folder / "weights" / path)
-    assert expected.keys() == found.keys()
-    for name, tensor in expected.items():
+    with made.inside(folder, figures=False):
+        made.command(train, *RUN, "--accumulate", "2", "--weights", "alone/weights", "--report", "alone/report")
+    together_tensors, alone = read_tensors(folder / LAST), read_tensors(folder / "alone" / LAST)
+    assert together_tensors.keys() == alone.keys()
+    for name, tensor in alone.items():
         if "running" not in name and "batches" not in name:
-            torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
-    tables = [pd.read_csv(folder / kind / "tiny" / "history_resnet18.csv") for kind in ("alone", "report")]
-    for column in ("train_accuracy", "train_loss", "learning_rate", "epoch"):
-        np.testing.assert_allclose(tables[1][column], tables[0][column], rtol=1e-3)
+            torch.testing.assert_close(together_tensors[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+    columns = ["train_accuracy", "train_loss", "learning_rate", "epoch"]
+    tables = [pd.read_csv(path / HISTORY)[columns] for path in (folder, folder / "alone")]
+    np.testing.assert_allclose(*tables, rtol=1e-3)
 
 
 def test_the_first_rank_alone_prints_and_writes(together: tuple[Path, str]) -> None:
     folder, printed = together
     assert printed.count("ranks: 2 processes") == printed.count("resnet18 epoch 3/3") == 1
     assert "batch: 8 images per step" in printed
-    written = {name for name in contents(folder) if name.startswith(("weights", "report"))}
-    assert written == {
-        "weights/tiny/resnet18/best.safetensors",
-        "weights/tiny/resnet18/last.safetensors",
-        "report/tiny/history_resnet18.csv",
-        "report/tiny/run_resnet18.json",
-    }
+    written = {name for name in made.contents(folder) if name.startswith(("weights", "report"))}
+    assert written == {*map(str, (BEST, LAST, HISTORY, HISTORY.with_name("run_resnet18.json")))}
 
 
-def test_another_number_of_processes_goes_on(trainer: Trainer, tmp_path: Path) -> None:
-    """Two processes stop after the first epoch; one goes on to the end, with the same rows so far."""
-    make_data(tmp_path / "csv" / "tiny")
+def test_another_number_of_processes_resumes(trainer: Trainer, tmp_path: Path) -> None:
+    """Two processes stop after the first epoch, and one process trains the others."""
+    made.make_data(tmp_path / "csv" / "tiny")
     stopped = ranks(trainer, tmp_path, *RUN, STOP_AFTER="1")
     assert stopped.returncode != 0 and "stopped by Ctrl-C" in stopped.stderr
-    last = tmp_path / "weights" / "tiny" / "resnet18" / "last.safetensors"
-    before = read_about(last)
-    assert read_state(last).epoch == 1
-    with inside(tmp_path, figures=False):
-        command(train, *RUN)
-    after = read_about(last)
+    before = read_about(tmp_path / LAST)
+    assert read_state(tmp_path / LAST).epoch == 1
+    with made.inside(tmp_path, figures=False):
+        made.command(train, *RUN)
+    after = read_about(tmp_path / LAST)
     assert after.finished and len(after.history) == 3 and after.history[0] == before.history[0]
 
 
-def test_a_signal_to_one_stops_both_after_the_same_step_and_both_go_on(
+def test_a_signal_to_one_stops_both_after_the_same_step(
     together: tuple[Path, str], trainer: Trainer, tmp_path: Path
 ) -> None:
-    """To the one that writes nothing: what the other keeps is of the same step, and the end is that of a run never stopped."""
-    make_data(tmp_path / "csv" / "tiny")
-    hold = tmp_path / "hold"
-    hold.write_text("4")
-    trainer.until_held(tmp_path, trainer.start(tmp_path, *RUN, ranks=2, SNAPSHOT="600"))
-    os.kill(trainer.children[1], signal.SIGINT)
-    hold.unlink()
+    """A signal to the process that writes no files. The resumed run ends like an uninterrupted one."""
+    made.make_data(tmp_path / "csv" / "tiny")
+    with trainer.held(tmp_path, 4, *RUN, ranks=2, SNAPSHOT="600"):
+        os.kill(trainer.children[1], signal.SIGINT)
     assert trainer.status() != 0 and "start the same command again to resume" in (tmp_path / "stderr0").read_text()
     state = read_state(tmp_path / LAST)
     assert (state.epoch, state.step) == (1, 2)
     done = ranks(trainer, tmp_path, *RUN)
     assert done.returncode == 0, done.stderr
-    assert_same_run(together[0], tmp_path)
+    made.assert_same_run(together[0], tmp_path)
 
 
-def test_a_loss_that_is_no_number_on_one_rank_takes_both_back(trainer: Trainer, tmp_path: Path) -> None:
-    make_data(tmp_path / "csv" / "tiny")
+def test_a_loss_that_is_not_finite_on_one_rank_returns_both(trainer: Trainer, tmp_path: Path) -> None:
+    made.make_data(tmp_path / "csv" / "tiny")
     done = ranks(trainer, tmp_path, *RUN, NAN_ON="1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 2: the loss is no longer a finite number; returning") == 1
     about = read_about(tmp_path / LAST)
     assert about.finished and read_state(tmp_path / LAST).lr_factor == 0.5 and len(about.history) == 3
-    assert all(bool(tensor.isfinite().all()) for tensor in read_tensors(tmp_path / LAST).values())
+    made.assert_finite(tmp_path / LAST)
 
 
-def test_what_is_wrong_is_said_once(trainer: Trainer, tmp_path: Path) -> None:
+def test_an_error_is_printed_once(trainer: Trainer, tmp_path: Path) -> None:
     done = ranks(trainer, tmp_path, "--data", "csv/nowhere")
     assert done.returncode != 0 and done.stderr.count("no lists found for --data csv/nowhere") == 1
-    assert (tmp_path / "stderr1").read_text() == ""  # no traceback of the one that waited
+    assert (tmp_path / "stderr1").read_text() == ""  # no traceback of the process that waited
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize("images", [10, 23])
-def test_the_ranks_share_out_every_image(count: int, images: int) -> None:
-    """Training: what one process would take, in the same order, each batch once, as many for each. Valid: all, in order."""
+def test_the_ranks_share_every_image(count: int, images: int) -> None:
+    """In training the batches of one process in the same order, each once and as many per rank. In validation all, in order."""
     store = Store(np.zeros((images, 64, 64, 3), np.uint8), np.arange(images), [""] * images)
     preprocessing, labels = Preprocessing(64, 64, 32, "cell"), np.arange(images)
 
-    def taken(ranks: Ranks, seed: int | None) -> list[list[int]]:
-        return [
-            batch.tolist() for _, _, batch in Batches(store, labels, preprocessing, 2, torch.device("cpu"), seed, ranks)
-        ]
+    def indices(ranks: Ranks, seed: int | None) -> list[list[int]]:
+        batches = Batches(store, labels, preprocessing, 2, torch.device("cpu"), seed, ranks)
+        return [batch.tolist() for _, _, batch in batches]
 
-    together = [taken(Ranks(rank, count), 0) for rank in range(count)]
-    rounds = list(zip(*together, strict=True))  # raises where one has more than another
-    flat = [batch for step in rounds for batch in step]
-    assert flat == taken(ALONE, 0)[: len(flat)] and len(flat) > images // 2 - count
-    assert [i for rank in range(count) for batch in taken(Ranks(rank, count), None) for i in batch] == list(
-        range(images)
-    )
+    all_ranks = [Ranks(rank, count) for rank in range(count)]
+    steps = zip(
+        *(indices(ranks, 0) for ranks in all_ranks), strict=True
+    )  # raises if a rank has more batches than another
+    trained = [batch for step in steps for batch in step]
+    assert trained == indices(ALONE, 0)[: len(trained)] and len(trained) > images // 2 - count
+    assert [i for ranks in all_ranks for batch in indices(ranks, None) for i in batch] == list(range(images))
 
 
 def test_how_a_batch_is_divided() -> None:
-    settings = made_settings(batch_size=8, accumulate=2)
+    settings = made.settings(batch_size=8, accumulate=2)
     assert divide(settings, ALONE, 100) == (4, 2)
     assert divide(settings, Ranks(0, 2), 100) == (2, 2)
-    assert divide(settings, ALONE, 7) == (3, 2)  # fewer images than a batch: as many as come out even
-    assert divide(settings, ALONE, 100, at_once=3) == (2, 4)  # the memory holds three at once, but 3 does not divide 8
+    assert divide(settings, ALONE, 7) == (3, 2)  # fewer images than a batch
+    assert divide(settings, ALONE, 100, at_once=3) == (2, 4)  # three images fit into memory, but 3 does not divide 8
     assert divide(settings, ALONE, 100, at_once=8) == (4, 2)
     with pytest.raises(UserError, match=r"--batch-size 8 cannot be divided into 8 .*\(processes: 4, --accumulate 2\)"):
         divide(settings, Ranks(0, 4), 100)
@@ -177,7 +153,7 @@ def test_how_a_batch_is_divided() -> None:
         divide(settings, ALONE, 100, at_once=1)
 
 
-def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchrun_a_process_is_alone(monkeypatch: Patch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     rows = np.eye(VALID)
     network = torch.nn.Linear(1, 1)

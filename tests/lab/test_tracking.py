@@ -1,4 +1,4 @@
-"""Following a training: TensorBoard by its event files, MLflow by a real local store and by servers that fail."""
+"""Tracking: TensorBoard by its event files, MLflow by a real local store and by servers that fail."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,21 +29,20 @@ from lab.distributed import Ranks
 from lab.errors import UserError
 from lab.tracking import MLflow, Tool, Tracking
 from tests import made
+from tests.made import BEST, HISTORY, Patch
 
 MISSING = not (find_spec("mlflow") and find_spec("tensorboard"))
 extras = pytest.mark.skipif(MISSING, reason="needs mlflow and tensorboard (requirements-extras.txt)")
 COLUMNS = ["train_accuracy", "valid_accuracy", "train_loss", "valid_loss", "learning_rate", "size", "seconds"]
 COLUMNS += ["images_per_second"]
 CURVES = ["accuracy/train", "accuracy/valid", "loss/train", "loss/valid", *COLUMNS[4:]]
-WEIGHTS = Path("weights", "tiny", "resnet18")
 Train = Callable[..., list[str]]
-Patch = pytest.MonkeyPatch
 
 
 @pytest.fixture
 def tracked(tmp_path: Path, trained: Path, monkeypatch: Patch, capfd: pytest.CaptureFixture[str]) -> Train:
-    """Trains in ``tmp_path`` as ``trained`` was trained, but followed, and returns the lines about it. The weights must be the
-    same, unless there are more options."""
+    """Trains in ``tmp_path`` with tracking, and returns the lines of output about it. The weights must be those of ``trained``,
+    unless there are more options."""
     monkeypatch.setattr(lab.tracking, "WAIT", made.PATIENCE)
     monkeypatch.setattr(lab.tracking, "WAIT_STOPPED", made.PATIENCE)
 
@@ -59,14 +59,14 @@ def tracked(tmp_path: Path, trained: Path, monkeypatch: Patch, capfd: pytest.Cap
 
 
 def history(folder: Path) -> pd.DataFrame:
-    return pd.read_csv(folder / "report" / "tiny" / "history_resnet18.csv").set_index("epoch")[COLUMNS]
+    return pd.read_csv(folder / HISTORY).set_index("epoch")[COLUMNS]
 
 
-# ---- what a tool is given
+# ---- messages
 
 
 @pytest.mark.parametrize("error, status", [(EOFError, "FINISHED"), (KeyboardInterrupt, "KILLED"), (OSError, "FAILED")])
-def test_a_tool_that_hangs_delays_nothing_and_is_given_the_newest_history_and_status(
+def test_a_tool_that_hangs_delays_nothing_and_gets_the_newest_history_and_status(
     tmp_path: Path, monkeypatch: Patch, error: type[BaseException], status: str
 ) -> None:
     sent, allowed = list[Any](), threading.Semaphore(0)
@@ -88,7 +88,7 @@ def test_a_tool_that_hangs_delays_nothing_and_is_given_the_newest_history_and_st
     assert len(sent) <= 3 and sent[-1][1] == status
     _, _, epochs, ended = zip(*sent[-1][0], strict=True)
     assert list(epochs) == list(range(1, 500)) and ended[-1] == pytest.approx(time.time(), abs=made.PATIENCE)
-    assert ended[-1] - ended[0] == pytest.approx(2.0 * 498)  # as if trained without a pause
+    assert ended[-1] - ended[0] == pytest.approx(2.0 * 498)  # as if there had been no pause
 
 
 @pytest.mark.parametrize("name", ["mlflow", "tensorboard"])
@@ -99,7 +99,7 @@ def test_a_package_that_is_not_installed_is_one_sentence(tracked: Train, monkeyp
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_only_the_first_of_several_processes_is_followed(tracked: Train, monkeypatch: Patch, rank: int) -> None:
+def test_only_the_first_of_several_processes_is_tracked(tracked: Train, monkeypatch: Patch, rank: int) -> None:
     monkeypatch.setattr(train, "join", lambda: Ranks(rank, 2))
     monkeypatch.setattr(train, "Tracking", lambda tools, _: sys.exit(str(tools)))
     with pytest.raises(SystemExit) as asked:
@@ -109,7 +109,7 @@ def test_only_the_first_of_several_processes_is_followed(tracked: Train, monkeyp
 
 def test_without_the_option_nothing_is_imported(tmp_path: Path, tracked: Train, monkeypatch: Patch) -> None:
     for name in ("mlflow", "tensorboard"):
-        monkeypatch.setitem(sys.modules, name, None)  # importing it is an error
+        monkeypatch.setitem(sys.modules, name, None)  # makes an import an error
     assert tracked() == []
     assert not [path for path in tmp_path.rglob("*") if "mlflow" in path.name or "tensorboard" in path.name]
 
@@ -143,21 +143,20 @@ def assert_shows_history(folder: Path, events: Any) -> None:
 
 @extras
 def test_tensorboard_shows_a_resumed_run_and_no_epoch_twice(tmp_path: Path, tracked: Train) -> None:
-    """Neither to a new reader nor to one that was open all the time; and --fresh begins new curves."""
-    with Patch.context() as patch, pytest.raises(KeyboardInterrupt):
-        made.interrupt(patch, 2, written=True)
+    """In a new reader and in one that was open all the time. --fresh starts new curves."""
+    with made.interrupted(2):
         tracked("--track", "tensorboard")
-    looking = reader(tmp_path)
-    assert [point.step for point in looking.Reload().Scalars("loss/valid")] == [1, 2]
+    open_reader = reader(tmp_path)
+    assert [point.step for point in open_reader.Reload().Scalars("loss/valid")] == [1, 2]
     file = next((tmp_path / "report/tiny/tensorboard/resnet18").iterdir())
     file.write_bytes(file.read_bytes()[:-7])  # as after a kill while it was written
     Image.new("RGB", (8, 8)).save(tmp_path / "report" / "tiny" / "preprocessing.png")
     assert tracked("--track", "tensorboard") == []
-    assert_shows_history(tmp_path, looking)
+    assert_shows_history(tmp_path, open_reader)
     assert_shows_history(tmp_path, events := reader(tmp_path))
     texts = [events.Tensors(f"{name}/text_summary")[0] for name in ("settings", "made with", "best checkpoint")]
     text = "".join(text.tensor_proto.string_val[0].decode() for text in texts)
-    expected = ("| optimizer | sgd |", "| preprocessing.size | 32 |", "| precision | fp32 |", str(tmp_path / WEIGHTS))
+    expected = ("| optimizer | sgd |", "| preprocessing.size | 32 |", "| precision | fp32 |", str(tmp_path / BEST))
     assert all(part in text for part in expected) and events.Tags()["images"] == ["preprocessing"]
     assert events.summary_metadata["_hparams_/session_start_info"].plugin_data.plugin_name == "hparams"
     tracked("--track", "tensorboard", "--fresh", "--epochs", "1")
@@ -181,7 +180,7 @@ def test_tensorboard_without_room_is_one_sentence(tmp_path: Path, tracked: Train
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store of MLflow, which takes seconds to make."""
+    """An empty MLflow store, which takes seconds to create."""
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("template") / "mlflow.db"
@@ -190,23 +189,23 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Store:
-    """The local store of a working directory."""
+    """The MLflow store of a working directory."""
 
     def __init__(self, folder: Path) -> None:
         from mlflow import MlflowClient
 
         self.folder, self.client = folder, MlflowClient(f"sqlite:///{folder}/report/mlflow.db")
-        self.run_file = folder / WEIGHTS / "mlflow_run"
+        self.run_file = folder / BEST.with_name("mlflow_run")
 
     def run(self) -> Any:
         [run] = self.client.search_runs([one.experiment_id for one in self.client.search_experiments()])
         return run
 
-    def epochs(self) -> list[int]:
-        return [point.step for point in self.client.get_metric_history(self.run().info.run_id, "size")]
+    def epochs(self, column: str = "size") -> list[int]:
+        return sorted(point.step for point in self.client.get_metric_history(self.run().info.run_id, column))
 
     def assert_whole(self) -> Any:
-        """Every column of the history is there, each epoch once, in one run, which is returned."""
+        """The store has one run with every column of the history, each epoch once. Returns the run."""
         run, table = self.run(), history(self.folder)
         for column in COLUMNS:
             points = [(p.step, p.value) for p in self.client.get_metric_history(run.info.run_id, column)]
@@ -220,7 +219,6 @@ class Store:
 def store(tmp_path: Path, template: Path, monkeypatch: Patch) -> Store:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     (tmp_path / "report").mkdir()
     shutil.copy(template, tmp_path / "report")
     return Store(tmp_path)
@@ -228,13 +226,13 @@ def store(tmp_path: Path, template: Path, monkeypatch: Patch) -> Store:
 
 @extras
 def test_mlflow_shows_one_run_that_was_stopped_and_resumed(store: Store, tracked: Train) -> None:
-    with Patch.context() as patch, pytest.raises(KeyboardInterrupt):
-        made.interrupt(patch, 2, written=True)
+    with made.interrupted(2):
         tracked("--track", "mlflow")
     first = store.run().info
     assert first.status == "KILLED" and store.epochs() == [1, 2]
     Image.new("RGB", (8, 8)).save(store.folder / "report" / "tiny" / "preprocessing.png")
-    assert tracked("--track", "mlflow") == []
+    options = ("--track", "mlflow", "--patience", "9")  # the setting that may change
+    assert tracked(*options) == []
     run = store.assert_whole()
     assert run.info.run_id == first.run_id and store.client.get_experiment(first.experiment_id).name == "tiny"
     assert run.data.params.items() >= {"optimizer": "sgd", "lr": "0.1", "preprocessing.size": "32"}.items()
@@ -244,22 +242,22 @@ def test_mlflow_shows_one_run_that_was_stopped_and_resumed(store: Store, tracked
     assert "best_valid_accuracy_d4" in run.data.metrics
     files = {file.path: file.file_size for file in store.client.list_artifacts(run.info.run_id)}
     assert files.keys() == {"run_resnet18.json", "preprocessing.png", "best.safetensors"}
-    assert files["best.safetensors"] == (store.folder / WEIGHTS / "best.safetensors").stat().st_size
+    assert files["best.safetensors"] == (store.folder / BEST).stat().st_size
     assert (store.folder / "report" / "mlflow").is_dir() and os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
-    assert tracked("--track", "mlflow") == [] and store.assert_whole().to_dictionary() == run.to_dictionary()
+    assert tracked(*options) == [] and store.assert_whole().to_dictionary() == run.to_dictionary()
 
 
 @extras
-def test_a_run_that_is_gone_is_replaced_in_one_sentence(store: Store, tracked: Train) -> None:
-    """Deleted, of another server, without its id; and a training that starts anew is another run."""
-    for found in ("", "deleted", "f" * 32, "no '\n id", "--fresh"):
-        if found:
+def test_a_missing_run_is_replaced_in_one_sentence(store: Store, tracked: Train) -> None:
+    """Deleted, on another server, or with an invalid id. A training that starts over is a new run."""
+    for case in ("", "deleted", "f" * 32, "no '\n id", "--fresh"):
+        if case:
             store.client.delete_run(store.run().info.run_id)
-        if found not in ("", "deleted", "--fresh"):
-            store.run_file.write_text(found)
-        [sentence] = tracked("--track", "mlflow", *([found, "--epochs", "1"] if found == "--fresh" else []))
+        if case not in ("", "deleted", "--fresh"):
+            store.run_file.write_text(case)
+        [sentence] = tracked("--track", "mlflow", *([case, "--epochs", "1"] if case == "--fresh" else []))
         assert f"new run {store.assert_whole().info.run_id}" in sentence
-        assert (" is a new run" in sentence) == (found not in ("", "--fresh"))
+        assert (" is a new run" in sentence) == (case not in ("", "--fresh"))
 
 
 @extras
@@ -280,17 +278,19 @@ def test_killed_and_resumed_is_one_run(store: Store, tracked: Train, trainer: ma
 
 @contextmanager
 def failing_server(status: int) -> Iterator[int]:
-    """The port of a server that answers with an error ``status``, or never if that is 0."""
+    """The port of a server that answers with an error ``status``, or if that is 0 not before the block ends."""
+    ended = threading.Event()
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         if not status:
-            time.sleep(made.PATIENCE)
-        handler.send_error(status, handler.headers["Authorization"])
+            ended.wait(made.PATIENCE)
+        handler.send_error(status or 500, handler.headers["Authorization"])
 
     methods = {"do_GET": answer, "do_POST": answer, "log_message": lambda *_: None}
     with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (BaseHTTPRequestHandler,), methods)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
+        ended.set()
         server.shutdown()
 
 
@@ -300,9 +300,10 @@ def test_a_server_that_fails_is_one_sentence(store: Store, tracked: Train, statu
     with failing_server(status) as port, Patch.context() as patch:
         patch.setattr(lab.tracking, "WAIT", 0.1 if why == "in time" else made.PATIENCE)
         patch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:geheim@127.0.0.1:{1 if status < 0 else port}")
+        patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(made.PATIENCE) if why == "in time" else "1")
         [sentence] = tracked("--track", "mlflow")
-        for thread in threading.enumerate():
-            thread.join() if isinstance(thread, Tool) else None
+    for thread in threading.enumerate():
+        thread.join() if isinstance(thread, Tool) else None
     assert sentence.startswith("warning: MLflow's resnet18 is incomplete") and why in sentence
     assert "geheim" not in sentence and "somebody" not in sentence
     tracked("--track", "mlflow")
@@ -310,20 +311,32 @@ def test_a_server_that_fails_is_one_sentence(store: Store, tracked: Train, statu
 
 
 @extras
-def test_a_server_that_dies_is_sent_no_epoch_twice_once_it_is_back(store: Store, tracked: Train) -> None:
-    """It has stored what it was sent, without an answer."""
-    from mlflow import MlflowClient
+def test_a_server_that_dies_gets_no_epoch_twice_once_it_is_back(
+    store: Store, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It stores one request, of 1,000 numbers at most, without an answer. Later it does not even return the run."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    log_batch = MlflowClient.log_batch
+    rows = [{"epoch": float(epoch), "train_accuracy": 0.5, "size": 32.0, "seconds": 1.0} for epoch in range(1, 401)]
+    run = SimpleNamespace(about=made.about(data="tiny", history=rows))
+    log_batch, calls = SqlAlchemyStore.log_batch, count()
 
-    def unanswered(self: Any, run: str, metrics: Any = (), **more: Any) -> None:
-        log_batch(self, run, metrics, **more)
-        if metrics:
-            raise ConnectionResetError("gone")
+    def warnings_of_a_training() -> int:
+        with (tracking := Tracking(["mlflow"], store.folder / "report")):
+            tracking.begin(run, store.folder / BEST)
+            tracking.end("FAILED")
+        return capfd.readouterr().err.count("MLflow's resnet18 is incomplete (ConnectionResetError")
+
+    def fail(*args: Any, **options: Any) -> None:
+        if (call := next(calls)) < 2:  # the tags, then the first numbers
+            log_batch(*args, **options)
+        if call:
+            raise ConnectionResetError
 
     with Patch.context() as patch:
-        patch.setattr(MlflowClient, "log_batch", unanswered)
-        assert sum("ConnectionResetError: 'gone'" in line for line in tracked("--track", "mlflow")) == 1
-    assert store.epochs() and store.run().info.status == "RUNNING"
-    assert tracked("--track", "mlflow") == []
-    store.assert_whole()
+        patch.setattr(SqlAlchemyStore, "log_batch", fail)
+        assert warnings_of_a_training() == 1 and store.epochs() == list(range(1, 334))
+        patch.setattr(SqlAlchemyStore, "get_run", fail)
+        assert warnings_of_a_training() == 1
+    assert warnings_of_a_training() == 0 and store.run().info.status == "FAILED"
+    assert store.epochs() == store.epochs("train_accuracy") == list(range(1, 401))

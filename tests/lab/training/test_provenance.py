@@ -1,4 +1,4 @@
-"""What a run was made with: kept, compared when it goes on, and enough to make it again."""
+"""The record of a run: saved, compared when the run is resumed, and sufficient to repeat the run."""
 
 from __future__ import annotations
 
@@ -16,261 +16,227 @@ import train
 from lab.checkpoints.checkpoint import TrainingState, read_about, read_tensors, save_checkpoint
 from lab.errors import UserError
 from lab.hardware import Hardware, choose_hardware
-from lab.signals import Stopped
 from lab.training.provenance import differences, git_state, make_record, read_run, source_digest, source_files
-from tests.made import DEPTHS, FAST, LAST, TRAIN, VALID, assert_same_run, command, make_data
+from tests import made
+from tests.made import BEST, DEPTHS, FAST, LAST, TRAIN, VALID, Capture, Patch, Run
 from tests.test_no_library_model import PROJECT, imported_files
 
 CPU = Hardware(torch.device("cpu"), "fp32")
+LIKE = ["--device", "cpu", "--like"]
 
 
-def stop_after_an_epoch(patch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C once the first epoch is kept."""
-
-    def stopping(*_: object) -> None:
-        raise Stopped(2)
-
-    patch.setattr(train, "epoch_line", stopping)
+@pytest.fixture
+def data(tmp_path: Path, work: Patch) -> Path:
+    """The lists of ``trained``, in the working directory."""
+    return made.make_data(tmp_path / "csv" / "tiny")
 
 
 # ---- the record
 
 
-def test_a_run_keeps_what_it_was_made_with(trained: Path) -> None:
+def test_a_run_saves_its_record(trained: Path) -> None:
     for model in DEPTHS:
         about = read_about(trained / "weights" / "tiny" / model / "best.safetensors")
         (record,) = about.records
         assert record["torch"] == torch.__version__ and record["precision"] == "fp32" and record["processes"] == "1"
         assert record["device"].startswith("cpu (") and record["deterministic"] == "yes"
         assert len(record["images"]) == len(record["source"]) == 64
-        kept = json.loads((trained / "report" / "tiny" / f"run_{model}.json").read_text())
-        assert kept["records"] == about.records and kept["settings"] == about.settings and kept["lists"] == about.lists
+        saved = json.loads((trained / "report" / "tiny" / f"run_{model}.json").read_text())
+        assert saved["records"] == about.records and saved["settings"] == about.settings
+        assert saved["lists"] == about.lists
     other = read_about(trained / "weights" / "other" / "resnet18" / "best.safetensors")
     assert other.records[0]["images"] != about.records[0]["images"]
 
 
-def test_records_differ_in_what_they_are_asked_about() -> None:
+def test_differences_of_two_records() -> None:
     one = make_record(CPU, 1, ["a", "b"])
     assert differences(one, make_record(CPU, 1, ["a", "b"])) == []
     assert differences(one, make_record(CPU, 1, ["b", "a"])) == ["images"]
     other = make_record(Hardware(torch.device("cpu"), "bf16"), 2, ["a", "b"]) | {"git": "elsewhere"}
     assert differences(one, other) == ["precision fp32 → bf16", "processes 1 → 2"]
-    assert differences({}, one) == []  # an earlier version's says nothing of it
+    assert differences({}, one) == []  # a record of an earlier version lacks the fields
 
 
-def test_the_source_digest_sees_every_line_that_trains(tmp_path: Path) -> None:
-    rooms = ("resnet/one.py", "models/two.py", "lab/data/three.py", "lab/training/deep/four.py", "lab/cpu/five.py")
-    trains = ("train.py", "lab/hardware.py", "lab/distributed.py", *rooms)
+def test_the_source_digest_depends_on_the_code_that_trains_alone(tmp_path: Path) -> None:
+    folders = ("resnet/one.py", "models/two.py", "lab/data/three.py", "lab/training/deep/four.py", "lab/cpu/five.py")
+    trains = ("train.py", "lab/hardware.py", "lab/distributed.py", *folders)
     others = ("tests/three.py", "lab/page/html.py", "lab/report/sections.py", "lab/figures/style.py", "evaluate.py")
     for name in (*trains, *others):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
-    seen = {source_digest(tmp_path)}
+    digests = {source_digest(tmp_path)}
     for name in trains:
         (tmp_path / name).write_text("2")
-        assert source_digest(tmp_path) not in seen
-        seen.add(source_digest(tmp_path))
+        assert source_digest(tmp_path) not in digests
+        digests.add(source_digest(tmp_path))
     for name in others:
         (tmp_path / name).write_text("2")
-        assert source_digest(tmp_path) in seen
+        assert source_digest(tmp_path) in digests
 
 
 def test_the_source_digest_leaves_out_no_file_that_training_imports() -> None:
-    """Of what ``train.py`` imports, directly or not, all counts but the rooms that only show or keep what it computes."""
-    shows = {"checkpoints", "evaluation", "figures", "tracking"}
-    shared = {"errors", "files", "options", "signals", "tables", "terminal", "text", "tracking", "__init__"}
+    """All files that ``train.py`` imports, directly or not, except modules that only save or show what it computes."""
+    folders = {"checkpoints", "evaluation", "figures"}
+    modules = {"errors", "files", "options", "signals", "tables", "terminal", "text", "tracking", "__init__"}
     reached, waiting = set(), {PROJECT / "train.py"}
     while waiting:
         path = waiting.pop()
         reached.add(path)
         waiting |= imported_files(ast.parse(path.read_text(encoding="utf-8")), path, PROJECT) - reached
-    needed = {
-        path
-        for path in reached
-        if path.parent.name not in shows and not (path.parent.name == "lab" and path.stem in shared)
-    }
+    needed = {path for path in reached if path.parent.name not in folders}
+    needed -= {PROJECT / "lab" / f"{name}.py" for name in modules}
     assert len(needed) > 15
     assert needed - set(source_files()) == set()
 
 
-def test_git_says_which_commit_and_whether_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_git_state_is_the_commit_and_whether_files_differ(tmp_path: Path, monkeypatch: Patch) -> None:
     project = tmp_path / "project"
     (project / "inner").mkdir(parents=True)
     (project / "file").write_text("1")
     assert git_state(project) == "none"
     name = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
-    for words in (["init"], ["add", "file"], [*name, "commit", "-m", "first"]):
-        subprocess.run(["git", "-C", project, *words], check=True, capture_output=True)
+    for line in (["init"], ["add", "file"], [*name, "commit", "-m", "first"]):
+        subprocess.run(["git", "-C", project, *line], check=True, capture_output=True)
     commit = git_state(project)
     assert len(commit) == 40
-    assert git_state(project / "inner") == "none"  # unpacked into somebody else's repository
+    assert git_state(project / "inner") == "none"  # unpacked within another repository
     (project / "file").write_text("2")
     assert git_state(project) == f"{commit} with changes"
     monkeypatch.setenv("PATH", "")
     assert git_state(project) == "none"  # no git here
 
 
-# ---- going on
+# ---- resuming
 
 
-def test_going_on_elsewhere_is_said_and_kept(
-    tmp_path: Path, work: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_data(tmp_path / "csv" / "tiny")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        stop_after_an_epoch(patch)
+def test_a_run_resumed_with_another_version_prints_and_saves_it(tmp_path: Path, run: Run, capsys: Capture) -> None:
+    with pytest.MonkeyPatch.context() as patch, made.interrupted():
         patch.setattr(torch, "__version__", "2.0.0")
-        command(train, "--data", "tiny", *FAST)
-    command(train, "--data", "tiny", *FAST)
-    said = "resumes with changes that may alter the last digits"
-    assert f"{said}: torch 2.0.0 → {torch.__version__}" in capsys.readouterr().out
+        run()
+    run()
+    text = "resumes with changes that may alter the last digits"
+    assert f"{text}: torch 2.0.0 → {torch.__version__}" in capsys.readouterr().out
     assert [record["torch"] for record in read_about(tmp_path / LAST).records] == ["2.0.0", torch.__version__]
 
 
-def test_images_that_have_changed_since_a_run_began_are_refused(tmp_path: Path, work: pytest.MonkeyPatch) -> None:
-    data = make_data(tmp_path / "csv" / "tiny")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        stop_after_an_epoch(patch)
-        command(train, "--data", "tiny", *FAST)
+def test_images_that_have_changed_since_a_run_began_are_refused(tmp_path: Path, data: Path) -> None:
+    with made.interrupted():
+        made.command(train, "--data", "tiny", *FAST)
     before = (tmp_path / LAST).read_bytes()
     Image.new("RGB", (48, 48), "purple").save(data / "valid" / "0.png")
     with pytest.raises(UserError, match=r"images of csv/tiny have changed since this run began; --fresh starts over"):
-        command(train, "--data", "tiny", *FAST)
+        made.command(train, "--data", "tiny", *FAST)
     assert (tmp_path / LAST).read_bytes() == before
-    command(train, "--data", "tiny", *FAST, "--fresh")
+    made.command(train, "--data", "tiny", *FAST, "--fresh")
 
 
-def test_a_best_of_another_run_is_not_gone_on_with(tmp_path: Path, trained: Path, work: pytest.MonkeyPatch) -> None:
-    make_data(tmp_path / "csv" / "tiny")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        stop_after_an_epoch(patch)
-        command(train, "--data", "tiny", *FAST)
-    best = tmp_path / LAST.with_name("best.safetensors")
-    best.write_bytes((trained / "weights" / "other" / "resnet18" / "best.safetensors").read_bytes())
+def test_a_best_checkpoint_of_another_run_is_refused(tmp_path: Path, trained: Path, run: Run) -> None:
+    with made.interrupted():
+        run()
+    other = trained / "weights" / "other" / "resnet18" / "best.safetensors"
+    (tmp_path / BEST).write_bytes(other.read_bytes())
     with pytest.raises(UserError, match=r"best.safetensors: is of another run than last.safetensors; put back its own"):
-        command(train, "--data", "tiny", *FAST)
+        run()
 
 
-def test_patience_may_change_on_the_way(
-    tmp_path: Path, work: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_data(tmp_path / "csv" / "tiny")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        stop_after_an_epoch(patch)
-        command(train, "--data", "tiny", *FAST)
-    with pytest.raises(
-        UserError, match=r"\(lr 0.1 → 0.3\), which cannot change on the way.*\(patience 0 → 1 could change\)"
-    ):
-        command(train, "--data", "tiny", *FAST, "--patience", "1", "--lr", "0.3")
-    command(train, "--data", "tiny", *FAST, "--patience", "1")
+def test_patience_may_change_when_a_run_is_resumed(tmp_path: Path, run: Run, capsys: Capture) -> None:
+    with made.interrupted():
+        run()
+    refused = r"\(lr 0.1 → 0.3\), which cannot change; .*\(patience 0 → 1 could change\)"
+    with pytest.raises(UserError, match=refused):
+        run("--patience", "1", "--lr", "0.3")
+    run("--patience", "1")
     assert "patience 0 → 1, used from here on" in capsys.readouterr().out
     assert read_about(tmp_path / LAST).settings["patience"] == 1
 
 
-# ---- once more
+# ---- repeating a run
 
 
-def test_a_run_is_repeated_from_its_weights_alone(
-    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Given the folder of a run and its data, the same weights come out, bit for bit."""
-    make_data(tmp_path / "csv" / "tiny")
-    command(train, "--like", trained / LAST.parent, "--device", "cpu")
+def test_a_run_is_repeated_from_its_weights_alone(tmp_path: Path, trained: Path, data: Path, capsys: Capture) -> None:
+    """With the folder of a run and its data, the weights are the same, bit for bit."""
+    made.command(train, *LIKE, trained / LAST.parent)
     assert "nothing has changed, so the weights will be the same" in capsys.readouterr().out
-    assert_same_run(trained, tmp_path)
+    made.assert_same_run(trained, tmp_path)
 
 
-def test_what_is_asked_otherwise_and_what_is_otherwise_is_said(
-    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_data(tmp_path / "csv" / "tiny", seed=5)
-    command(train, "--like", trained / LAST, "--epochs", "1", "--model", "resnet50", "--device", "cpu")
-    said = capsys.readouterr().out
-    assert "resnet18 on tiny, but with model resnet18 → resnet50; epochs 3 → 1" in said
-    assert "with other settings, so with other weights in the end" in said
+def test_other_options_and_their_effect_are_printed(tmp_path: Path, trained: Path, data: Path, capsys: Capture) -> None:
+    made.command(train, *LIKE, trained / LAST, "--epochs", "1", "--model", "resnet50")
+    output = capsys.readouterr().out
+    assert "resnet18 on tiny, but with model resnet18 → resnet50; epochs 3 → 1" in output
+    assert "the settings differ, so the weights will differ" in output
     about = read_about(tmp_path / "weights" / "tiny" / "resnet50" / "last.safetensors")
     assert about.settings["epochs"] == 1 and about.settings["lr"] == 0.1 and about.records[0]["precision"] == "fp32"
 
 
-def test_other_images_are_said(
-    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = make_data(tmp_path / "csv" / "tiny")
+def test_other_images_are_printed(trained: Path, data: Path, capsys: Capture) -> None:
     Image.new("RGB", (48, 48), "purple").save(data / "valid" / "0.png")
-    command(train, "--like", trained / LAST, "--device", "cpu")
+    made.command(train, *LIKE, trained / LAST)
     assert "the weights may differ, because this has changed: images" in capsys.readouterr().out
 
 
-def test_a_run_that_diverged_is_no_promise(
-    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_data(tmp_path / "csv" / "tiny")
-    about = read_about(trained / LAST)
-    save_checkpoint(tmp_path / "old" / "best.safetensors", about, {}, TrainingState(lr_factor=0.5))
-    command(train, "--like", tmp_path / "old", "--device", "cpu")
+def test_a_run_that_diverged_may_not_be_repeatable(tmp_path: Path, trained: Path, data: Path, capsys: Capture) -> None:
+    save_checkpoint(tmp_path / "old.safetensors", read_about(trained / LAST), {}, TrainingState(lr_factor=0.5))
+    made.command(train, *LIKE, tmp_path / "old.safetensors")
     assert "it diverged, or was resumed with changes" in capsys.readouterr().out
 
 
-def test_a_run_is_not_repeated_onto_itself(tmp_path: Path, work: pytest.MonkeyPatch) -> None:
-    make_data(tmp_path / "csv" / "tiny")
-    command(train, "--data", "tiny", *FAST)
+def test_a_run_is_not_repeated_in_its_own_folder(tmp_path: Path, data: Path) -> None:
+    made.command(train, "--data", "tiny", *FAST)
     before = (tmp_path / LAST).read_bytes()
     with pytest.raises(UserError, match=r"is the run itself; give other --weights and --report to repeat it"):
-        command(train, "--like", LAST.parent, "--device", "cpu")
+        made.command(train, *LIKE, LAST.parent)
     assert (tmp_path / LAST).read_bytes() == before
-    command(train, "--like", LAST.parent, "--device", "cpu", "--weights", "again", "--report", "again")
+    made.command(train, *LIKE, LAST.parent, "--weights", "again", "--report", "again")
 
 
-def test_lists_elsewhere_must_be_named(tmp_path: Path, trained: Path, work: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        UserError, match=r"no lists found for --data tiny.*name the lists of the run.*--data and --root"
-    ):
-        command(train, "--like", trained / LAST, "--device", "cpu")
+def test_a_run_without_its_lists_or_checkpoints_is_an_error(trained: Path, work: Patch) -> None:
+    message = "no lists found for --data tiny.*name the lists of the repeated run with --data and --root"
+    with pytest.raises(UserError, match=message):
+        made.command(train, *LIKE, trained / LAST)
+    with pytest.raises(UserError, match=r"weights/none/best.safetensors: there is no such checkpoint"):
+        made.command(train, *LIKE, "weights/none")
 
 
 @pytest.mark.parametrize("values", [{"settings": {}}, {"members": 2}])
-def test_what_is_no_run_is_not_repeated(tmp_path: Path, trained: Path, values: dict[str, object]) -> None:
+def test_imported_and_averaged_weights_are_not_repeated(
+    tmp_path: Path, trained: Path, values: dict[str, object]
+) -> None:
     about = replace(read_about(trained / LAST), **values)  # type: ignore[arg-type]
     save_checkpoint(tmp_path / "best.safetensors", about, {})
-    with pytest.raises(UserError, match=r"is not a training that could be repeated"):
+    with pytest.raises(UserError, match=r"is not a training that can be repeated"):
         read_run(tmp_path)
 
 
-def test_a_run_that_does_not_exist_is_said(tmp_path: Path, work: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"weights/none/best.safetensors: there is no such checkpoint"):
-        command(train, "--like", "weights/none")
-
-
-def test_the_best_alone_is_enough_to_repeat(tmp_path: Path, trained: Path) -> None:
-    (tmp_path / "best.safetensors").write_bytes((trained / LAST.with_name("best.safetensors")).read_bytes())
+def test_the_best_checkpoint_alone_is_enough_to_repeat_a_run(tmp_path: Path, trained: Path) -> None:
+    (tmp_path / "best.safetensors").write_bytes((trained / BEST).read_bytes())
     assert read_run(tmp_path)[0].settings == read_run(trained / LAST)[0].settings
 
 
 # ---- the same bits
 
 
-@pytest.mark.parametrize("how", ["one thread decodes", "the store lies on the device"])
+@pytest.mark.parametrize("where", ["one thread decodes", "the store is on the device"])
 def test_where_images_come_from_changes_no_bit(
-    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, how: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, trained: Path, data: Path, work: Patch, where: str, capsys: Capture
 ) -> None:
-    make_data(tmp_path / "csv" / "tiny")
-    if how == "one thread decodes":
+    if where == "one thread decodes":
         work.setattr("lab.data.store.decoding_threads", lambda: 1)
     else:
         work.setattr("lab.data.batches.fits_on", lambda *_: True)
-    command(train, "--data", "tiny", *FAST)
-    if how == "the store lies on the device":
-        said = capsys.readouterr().out
-        assert f"images: {TRAIN} kept on the cpu" in said and f"images: {VALID} kept on the cpu" in said
-    assert_same_run(trained, tmp_path)
+    made.command(train, "--data", "tiny", *FAST)
+    if where == "the store is on the device":
+        output = capsys.readouterr().out
+        assert f"images: {TRAIN} kept on the cpu" in output and f"images: {VALID} kept on the cpu" in output
+    made.assert_same_run(trained, tmp_path)
 
 
-def test_deterministic_says_so_and_changes_nothing_on_the_cpu(
-    tmp_path: Path, trained: Path, work: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_deterministic_changes_nothing_on_the_cpu(
+    tmp_path: Path, trained: Path, work: Patch, run: Run, capsys: Capture
 ) -> None:
     work.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     try:
-        command(train, "--data", trained / "csv" / "tiny", *FAST, "--deterministic")
+        run("--deterministic")
         assert torch.are_deterministic_algorithms_enabled()
         assert "deterministic: the same start gives the same bits; as the CPU always is" in capsys.readouterr().out
     finally:
