@@ -39,7 +39,7 @@ from resnet import BasicBlock
 
 Patch = pytest.MonkeyPatch
 Capture = pytest.CaptureFixture[str]
-Run = Callable[..., object]  # the fixture run
+Run = Callable[..., int | None]  # the fixture run
 
 PATIENCE = 300  # seconds after which a run is assumed to hang
 PROJECT = Path(__file__).resolve().parents[1]

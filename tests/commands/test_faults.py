@@ -23,7 +23,7 @@ from lab.data.store import open_stores
 from lab.errors import UserError
 from lab.errors import run as run_command
 from tests import made
-from tests.made import BEST, CPU_MEMORY, FAST, GPU_MEMORY, LAST, LONG, Capture, Patch, Trainer
+from tests.made import BEST, CPU_MEMORY, FAST, GPU_MEMORY, LAST, LONG, Capture, Patch, Run, Trainer
 
 
 @contextmanager
@@ -52,31 +52,29 @@ MEND = "make room or give access, then run the command again."
 
 @pytest.mark.parametrize("size", [1_000, 100_000, 300_000])
 def test_no_room_is_one_sentence_and_the_run_is_resumed_later(
-    tmp_path: Path, trained: Path, size: int, capsys: Capture
+    tmp_path: Path, trained: Path, run: Run, size: int, capsys: Capture
 ) -> None:
     """The limits stop the run at the image store, at a checkpoint, and nowhere."""
     store, checkpoint = 24 * 64 * 64 * 3, (trained / LAST).stat().st_size
-    line = ["--data", trained / "csv" / "tiny", *FAST]
-    with made.inside(tmp_path, figures=False):
-        with no_file_above(size), pytest.raises(SystemExit) as ended:
-            run_command(made.command, train, *line)
-        assert ended.value.code == (2 if size < max(store, checkpoint) else 0)
-        if ended.value.code:
-            message = capsys.readouterr().err.splitlines()[-1]
-            file = ".store" if size < store else "last.safetensors"
-            assert message.startswith("error: ") and file in message and os.strerror(errno.EFBIG) in message
-            assert message.endswith(MEND)
-        assert_whole(tmp_path)
-        made.command(train, *line)
+    with no_file_above(size), pytest.raises(SystemExit) as ended:
+        run_command(run)
+    assert ended.value.code == (2 if size < max(store, checkpoint) else 0)
+    if ended.value.code:
+        message = capsys.readouterr().err.splitlines()[-1]
+        file = ".store" if size < store else "last.safetensors"
+        assert message.startswith("error: ") and file in message and os.strerror(errno.EFBIG) in message
+        assert message.endswith(MEND)
+    assert_whole(tmp_path)
+    run()
     made.assert_same_run(trained, tmp_path)
 
 
 @pytest.mark.parametrize("call", [1, 4, 8])
 def test_a_disk_that_turns_read_only_at_any_write(
-    tmp_path: Path, trained: Path, work: Patch, call: int, capsys: Capture
+    tmp_path: Path, trained: Path, run: Run, call: int, capsys: Capture
 ) -> None:
     """Simulated, for systems on which users cannot mount a disk."""
-    replace, calls, line = Path.replace, count(1), ["--data", trained / "csv" / "tiny", *FAST]
+    replace, calls = Path.replace, count(1)
 
     def refused(path: Path, target: Path) -> Path:
         if next(calls) >= call:
@@ -85,12 +83,12 @@ def test_a_disk_that_turns_read_only_at_any_write(
 
     with Patch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(Path, "replace", refused)
-        run_command(made.command, train, *line)
+        run_command(run)
     assert ended.value.code == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert os.strerror(errno.EROFS) in message and message.endswith(MEND)
     assert_whole(tmp_path)
-    made.command(train, *line)
+    run()
     made.assert_same_run(trained, tmp_path)
 
 

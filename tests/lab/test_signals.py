@@ -164,7 +164,7 @@ def test_a_second_training_of_the_same_model_is_refused(tmp_path: Path, run: Run
 
 def test_a_run_stopped_in_its_first_epoch_does_not_disturb_other_models(tmp_path: Path, trained: Path) -> None:
     """All depths share the figure, which is drawn after every epoch."""
-    line = ["--data", trained / "csv" / "tiny", *FAST]
+    line: list[str | Path] = ["--data", trained / "csv" / "tiny", *FAST]
     with made.inside(tmp_path) as patch:
         patch.setattr(train, "draw_data_figures", lambda *_: None)
         for _ in range(2):  # stopped, resumed and stopped again
