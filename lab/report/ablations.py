@@ -25,9 +25,7 @@ def ablations(path: Path, data: str, images: bool) -> tuple[str, list[list[str]]
     if not rows:
         return None
     where = "" if rows_of(own, images) else " on other data sets"
-    caption = (
-        f"Single changes, measured{where} by benchmarks.ablate: accuracy on valid.csv after the last epoch, mean over "
-    )
+    caption = f"Single changes, measured{where} by benchmarks.ablate: accuracy on valid.csv after the last epoch, mean over "
     caption += (
         "the seeds, and its difference from the same runs without the change. Fewer than three seeds show nothing yet."
     )

@@ -71,7 +71,7 @@ def test_a_terminal_shows_a_bar_an_epoch(tmp_path: Path) -> None:
 
 def test_quiet_prints_nothing_but_warnings(trainer: Trainer, tmp_path: Path) -> None:
     data = make_data(tmp_path / "csv" / "tiny")
-    for number, warning in enumerate(("", "warning: train.csv holds 1 image of valid.csv too, byte for byte")):
+    for number, warning in enumerate(("", "warning: train.csv contains 1 image of valid.csv too, byte for byte")):
         if warning:
             shutil.copy(data / "train" / "0.png", data / "valid" / "0.png")
         trainer.start(tmp_path, *RUN, "--quiet", "--weights", f"weights-{number}")
