@@ -1,11 +1,11 @@
-"""Write the lab's report of a data set, from the files that training and evaluation have written.
+"""Write the lab's report on a data set from the files of training and evaluation.
 
     python report.py --student-id 311605004 --name 劉子齊          # the runs on csv/lab3
-    python report.py --data csv/sample                             # without a name: the place is marked
+    python report.py --data csv/sample                             # a missing name is a marked gap
 
-Writes report.pdf and report.html (one file, no other needed) into report/<data>/. Every number comes from the runs' files; what
-is missing leaves a marked gap and a warning. The discussion's own words are read from report/<data>/discussion.txt, where
-it is there: plain text, an empty line between paragraphs.
+Writes report.pdf and report.html (a single file) into report/<data>/. Every number comes from the runs' files; what is missing is
+a marked gap and a warning. The student's discussion is read from report/<data>/discussion.txt: plain text, an empty line between
+paragraphs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from lab.options import add_places, add_quiet, add_report, parse
 def arguments() -> argparse.ArgumentParser:
     """The options, each with its one default."""
     parser = argparse.ArgumentParser(description="Write the report of a data set as PDF and as one page of HTML.")
-    parser.add_argument("--student-id", help="as it is to stand in the title (default: a marked gap)")
-    parser.add_argument("--name", help="of the student (default: a marked gap)")
-    parser.add_argument("--date", help="YYYY-MM-DD (default: the day on which the newest history was written)")
+    parser.add_argument("--student-id", help="the student ID in the title (default: a marked gap)")
+    parser.add_argument("--name", help="the student's name in the title (default: a marked gap)")
+    parser.add_argument("--date", help="YYYY-MM-DD (default: the day of the newest history)")
     add_places(parser)
     add_report(parser)
     add_quiet(parser)
@@ -60,31 +60,29 @@ LISTINGS: dict[str, dict[str, object]] = {
 
 
 def main(args: argparse.Namespace) -> None:
-    """Read, compute, write; then say what is missing."""
-    check_words(args)
+    """Read the files, compute, write the report, and warn of what is missing."""
+    check_title(args)
     check_libraries()
     name = data_name(args.data)
     report, gaps = args.report / name, Gaps()
 
     def command(script: str, model: str) -> str:
-        """The line that runs a script on this data set."""
-        words = ["python", script, "--data", args.data, *(["--root", args.root] if args.root else [])]
-        words += [
-            f"--{place}={getattr(args, place)}" for place in ("weights", "report") if str(getattr(args, place)) != place
-        ]
-        return shlex.join(words + ([] if model == "all" and script != "train.py" else ["--model", model]))
+        """The command line of a script for this data set."""
+        line = ["python", script, "--data", args.data, *(["--root", args.root] if args.root else [])]
+        folders = {"weights": str(args.weights), "report": str(args.report)}
+        line += [f"--{option}={folder}" for option, folder in folders.items() if folder != option]
+        return shlex.join(line + ([] if model == "all" and script != "train.py" else ["--model", model]))
 
     runs = read_runs(report, args.weights / name, command, gaps)
     check_against_metrics(runs, report / "metrics.csv", command("evaluate.py", "all"), gaps)
-    data, lists = read_lists_at_hand(args.data, args.root, gaps)
+    data, lists = find_lists(args.data, args.root, gaps)
     day = args.date or last_day(report)
     if day is None:
-        gaps.note("no history tells a day; give --date.")
+        gaps.note("no date, because there is no history; give --date.")
     for option in ("student_id", "name"):
         if not getattr(args, option):
             gaps.note(f"no --{option.replace('_', '-')} was given.")
 
-    words = own_words(report / "discussion.txt", gaps)
     classes = class_names(data, runs)
     size = max((run.about.preprocessing.size for run in runs.values() if run.about is not None), default=224)
     parts = Parts(gaps)
@@ -97,7 +95,7 @@ def main(args: argparse.Namespace) -> None:
         command=command,
         size=size,
         layers={model: layers(model, max(len(classes), 2), size) for model in runs},
-        listings={title: thing for group in LISTINGS.values() for title, thing in group.items()},
+        listings={title: code for group in LISTINGS.values() for title, code in group.items()},
         ablations=PROJECT / "benchmarks" / "results" / "ablations.csv",
         terminal=terminal,
     )
@@ -113,9 +111,9 @@ def main(args: argparse.Namespace) -> None:
         "preprocessing": preprocessing(material, parts),
         "results": results(material, parts),
         "discussion": discussion(material, parts),
-        "listings": {group: list(things) for group, things in LISTINGS.items()},
+        "listings": {group: list(codes) for group, codes in LISTINGS.items()},
         "triple": lambda numbers: ", ".join(f"{number:.3f}" for number in numbers),
-        **words,
+        **own_words(report / "discussion.txt", gaps),
     }
     write_html(report / "report.html", values)
     write_pdf(report / "report.pdf", values, parts.made, day)
@@ -124,12 +122,12 @@ def main(args: argparse.Namespace) -> None:
     print(f"written to {report}: report.pdf, report.html")
 
 
-def check_words(args: argparse.Namespace) -> None:
-    """Refuse a name, number or date that could not stand in a title."""
+def check_title(args: argparse.Namespace) -> None:
+    """Raise UserError if the name, ID or date cannot be printed in the title; note characters that the font lacks."""
     for option in ("name", "student_id"):
         text = getattr(args, option) or ""
         if not text.isprintable() or len(text) > 80 or (text and not text.strip()):
-            raise UserError(f"--{option.replace('_', '-')}: expected 1 to 80 letters and digits on one line.")
+            raise UserError(f"--{option.replace('_', '-')}: expected 1 to 80 printable characters on one line.")
     try:
         if args.date:
             args.date = date.fromisoformat(args.date).isoformat()
@@ -137,51 +135,46 @@ def check_words(args: argparse.Namespace) -> None:
         raise UserError(f"--date {args.date}: expected a day such as 2026-01-31.") from None
     beyond = uncovered(f"{args.name or ''}{args.student_id or ''}")
     if beyond:
-        print(
-            f"note: the report's font lacks {beyond}; this computer's fonts are looked at for it, so look at the PDF."
-        )
+        print(f"note: the report's font lacks {beyond}; a system font is used if one has it, so check the PDF.")
 
 
 def last_day(report: Path) -> str | None:
-    """The day on which the newest history was written."""
+    """The day of the newest history, UTC; None without a history."""
     times = [path.stat().st_mtime for path in report.glob("history_*.csv")]
     return datetime.fromtimestamp(max(times), UTC).date().isoformat() if times else None
 
 
-def read_lists_at_hand(folder: str, root: str | None, gaps: Gaps) -> tuple[DataSet | None, dict[str, ImageList]]:
-    """The data set and its labelled lists, where they are there; the images need not be."""
+def find_lists(folder: str, root: str | None, gaps: Gaps) -> tuple[DataSet | None, dict[str, ImageList]]:
+    """The data set and its labelled lists, if they are found; the images may be missing."""
     try:
         data = read_data_set(folder, root)
         return data, {name: read_list(data, name, labelled=True, check_files=False) for name in ("train", "valid")}
     except UserError as error:
-        gaps.note(f"what the lists and images show is left out, since {str(error).splitlines()[0]}")
+        gaps.note(f"the report omits what needs the lists: {str(error).splitlines()[0]}")
         return None, {}
 
 
 def class_names(data: DataSet | None, runs: dict[str, Run]) -> list[str]:
-    """The classes, from the lists or from a run, checked against the evaluations."""
+    """The classes, from the lists or from a run. Raises UserError if an evaluation has another number of classes."""
     known = [data.classes] if data is not None else []
     known += [run.about.classes for run in runs.values() if run.about is not None]
-    widths = {model: found.result[1].shape[1] for model, found in runs.items() if found.labels is not None}
-    classes = known[0] if known else [f"class {label}" for label in range(max(widths.values(), default=0))]
-    for model, width in widths.items():
-        if width != len(classes):
-            raise UserError(
-                f"valid_{model}.csv has {width} classes where the data set has {len(classes)}; run evaluate.py on it again."
-            )
+    counts = {model: run.result[1].shape[1] for model, run in runs.items() if run.labels is not None}
+    classes = known[0] if known else [f"class {label}" for label in range(max(counts.values(), default=0))]
+    for model, count in counts.items():
+        if count != len(classes):
+            problem = f"valid_{model}.csv has {count} classes, but the data set has {len(classes)}"
+            raise UserError(f"{problem}; run evaluate.py again.")
     return classes
 
 
 def own_words(path: Path, gaps: Gaps) -> dict[str, object]:
-    """The student's paragraphs, or what stands in their empty place."""
-    words = read_text(path) if path.is_file() else ""
-    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", words) if part.strip()]
-    ask = (
-        f"This place is for the student's own words: write them into {path.name} beside this report, and make it again."
-    )
+    """The student's paragraphs, and the text of the gap if there are none."""
+    text = read_text(path) if path.is_file() else ""
+    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
     if not paragraphs:
-        gaps.note(f"the discussion's own words are empty; write them into {path}, an empty line between paragraphs.")
-    return {"words": paragraphs, "words_gap": ask}
+        gaps.note(f"the discussion is empty; write it into {path}, with an empty line between paragraphs.")
+    gap = f"This space is for the student's discussion: write it into {path.name} beside this report, and run report.py again."
+    return {"words": paragraphs, "words_gap": gap}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The effect of single choices, from benchmarks/results/ablations.csv: runs that differ in one choice, paired by seed."""
+"""The effect of single options, from benchmarks/results/ablations.csv: runs that differ in one option, paired by seed."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from pathlib import Path
 
 import pandas as pd
 
-# The options of train.py, in its group "images", that change what a network is shown.
+# The options of train.py that change the network's input.
 IMAGES = ("--size", "--window", "--augmentation", "--progressive", "--no-progressive")
 KEY = ["data", "model", "size", "epochs", "also"]
 
 
 def ablations(path: Path, data: str, images: bool) -> tuple[str, list[list[str]]] | None:
-    """A caption and the rows of a table: run, change, seeds, accuracy after the last epoch in %, difference from the base.
+    """The caption and the rows of a table: run, change, seeds, accuracy after the last epoch in %, difference from the base.
 
-    Of ``images`` those about what a network is shown, else the others; of this data set where it has any, else of all.
-    None where nothing was measured.
+    The rows are those of ``IMAGES`` if ``images``, else those of other options; from this data set or, if it has none, from
+    all. None if there are no rows.
     """
     if not path.is_file():
         return None
     runs = pd.read_csv(path, keep_default_na=False)
-    own = runs[runs["data"] == data]
-    rows = rows_of(own, images) or rows_of(runs, images)
+    own = rows_of(runs[runs["data"] == data], images)
+    rows = own or rows_of(runs, images)
     if not rows:
         return None
-    where = "" if rows_of(own, images) else " on other data sets"
-    caption = f"Single changes, measured{where} by benchmarks.ablate: accuracy on valid.csv after the last epoch, mean over "
-    caption += (
-        "the seeds, and its difference from the same runs without the change. Fewer than three seeds show nothing yet."
+    where = "" if own else " on other data sets"
+    caption = (
+        f"Ablations, measured{where} by benchmarks.ablate: accuracy on valid.csv after the last epoch, averaged over "
     )
-    return caption, rows
+    caption += "the seeds, and its difference from the same runs without the change. With fewer than three seeds, a difference "
+    return f"{caption}may be noise.", rows
 
 
 def rows_of(runs: pd.DataFrame, images: bool) -> list[list[str]]:
-    """The rows of :func:`ablations` for some runs."""
+    """The rows of :func:`ablations` from these runs."""
     rows: list[list[str]] = []
     for (data, model, size, epochs, _), part in runs.groupby(KEY, sort=False):
         seeds = {options: each.set_index("seed")["last"] for options, each in part.groupby("options", sort=False)}

@@ -1,4 +1,4 @@
-"""Figures of the report alone: the reliability diagram, and results as a terminal shows them."""
+"""Figures that only the report has: reliability diagrams, thumbnails, and the lines of a terminal."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lab.text import duration, percent
 from models.catalog import find
 
 
-def reliability_figure(found: Mapping[str, Calibration]) -> Figure:
-    """Accuracy over confidence in bins, a panel for each depth, and below how many images each bin holds."""
-    figure = new_figure(2.75 * len(found) + 0.6, 3.9, "")
-    grid = figure.subplots(2, len(found), squeeze=False, height_ratios=[3, 1], sharex=True, sharey="row")
-    for column, (model, measured) in enumerate(found.items()):
+def reliability_figure(calibrations: Mapping[str, Calibration]) -> Figure:
+    """Draw reliability diagrams, one for each model: accuracy over confidence in bins, and the share of images in each bin."""
+    figure = new_figure(2.75 * len(calibrations) + 0.6, 3.9, "")
+    grid = figure.subplots(2, len(calibrations), squeeze=False, height_ratios=[3, 1], sharex=True, sharey="row")
+    for column, (model, measured) in enumerate(calibrations.items()):
         top, bottom = grid[:, column]
         bins = measured.bins
         colour, marker = find(model).colour, find(model).marker
@@ -46,7 +46,7 @@ def reliability_figure(found: Mapping[str, Calibration]) -> Figure:
 
 
 def thumbnail(image: np.ndarray, side: int = 220) -> bytes:
-    """An image, RGB uint8 [H, W, 3], scaled to fit a square, as PNG."""
+    """An image, RGB uint8 [H, W, 3], scaled down to fit a square of ``side`` px, as PNG."""
     picture = Image.fromarray(image)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -55,29 +55,25 @@ def thumbnail(image: np.ndarray, side: int = 220) -> bytes:
 
 
 def terminal_lines(run: Run, evaluated: str, around: int = 2) -> list[tuple[str, str]]:
-    """The epochs about the best one of a run as text, each line with its style: head, plain, best or sum."""
+    """The epochs around the best epoch of a run as text, each line with its style: head, plain, best or sum."""
     best = run.best
     assert best is not None and run.history is not None
     history = run.history.reset_index(drop=True)
-    place = int(history.index[history["epoch"] == best["epoch"]][0])
-    first = max(0, min(place - around, len(history) - 2 * around - 1))
+    index = int(history.index[history["epoch"] == best["epoch"]][0])
+    first = max(0, min(index - around, len(history) - 2 * around - 1))
     lines = [(f"{'epoch':>7}  {'train %':>8}  {'valid %':>8}  {'loss':>13}  {'px':>4}  {'time':>7}", "head")]
     for number, row in history.iloc[first : first + 2 * around + 1].iterrows():
         loss = f"{cell(row, 'train_loss', '.3f')} / {cell(row, 'valid_loss', '.3f')}"
         time = duration(row["seconds"]) if np.isfinite(row.get("seconds", np.nan)) else "–"
         text = f"{row['epoch']:>7.0f}  {cell(row, 'train_accuracy', '.2f', 100):>8}  "
         text += f"{cell(row, 'valid_accuracy', '.2f', 100):>8}  {loss:>13}  {cell(row, 'size', '.0f'):>4}  {time:>7}"
-        lines.append((text, "best" if number == place else "plain"))
-    lines.append(
-        (
-            f"highest testing accuracy  {percent(best['valid_accuracy']):>8}  epoch {best['epoch']:.0f} of {len(history)}",
-            "sum",
-        )
-    )
+        lines.append((text, "best" if number == index else "plain"))
+    epoch = f"epoch {best['epoch']:.0f} of {len(history)}"
+    lines.append((f"highest testing accuracy         {percent(best['valid_accuracy']):>8}  {epoch}", "sum"))
     return [*lines, (evaluated, "sum")] if evaluated else lines
 
 
 def cell(row: object, column: str, form: str, factor: float = 1) -> str:
-    """A number of a history's row, or a dash."""
+    """A number from a row of a history, or a dash."""
     value = row.get(column, np.nan)  # type: ignore[attr-defined]
     return format(factor * value, form) if np.isfinite(value) else "–"

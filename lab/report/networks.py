@@ -1,9 +1,9 @@
-"""The table of layers, computed from the networks: outputs, parameters and multiply-accumulates of each part."""
+"""The layers of a network with their output shapes, parameters and multiply-accumulates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from models import catalog
 
 @dataclass(frozen=True)
 class Layer:
-    """One part of a network: its member's name, what it does (a line for each convolution), the shape of its output, its
-    parameters (those of a norm belong to the part before it), and multiply-accumulates for one image."""
+    """A submodule of a network: its name, its operation (a line for each convolution), the shape of its output, its parameters
+    (including those of a following batch norm), and the multiply-accumulates for one image."""
 
     name: str
     operation: str
@@ -26,17 +26,17 @@ class Layer:
 
 
 def layers(model: str, classes: int, size: int) -> list[Layer]:
-    """The parts of a network for one image of ``size`` px, in the order in which they work."""
-    # On the meta device: shapes without numbers, so that the deepest network takes neither time nor memory.
+    """The layers of a network for one image of ``size`` px, in their order."""
+    # The meta device computes shapes only, which takes no memory and little time.
     with torch.device("meta"):
         network, image = catalog.build(model, classes, size).eval(), torch.empty(1, 3, size, size)
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+    def record(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         return lambda _module, _inputs, output: shapes.update({name: tuple(output.shape[1:])})
 
     for name, module in network.named_children():
-        module.register_forward_hook(keep(name))
+        module.register_forward_hook(record(name))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(image)
     counts = counter.get_flop_counts()
@@ -44,21 +44,18 @@ def layers(model: str, classes: int, size: int) -> list[Layer]:
     parts: list[Layer] = []
     for name, module in network.named_children():
         parameters = sum(parameter.numel() for parameter in module.parameters())
-        what = describe(module)
-        if what:
+        operation = describe(module)
+        if operation:
             # The counter counts a multiplication and an addition as two operations.
             macs = sum(counts.get(f"{root}.{name}", {}).values()) // 2
-            parts.append(Layer(name, what, shapes[name], parameters, macs))
+            parts.append(Layer(name, operation, shapes[name], parameters, macs))
         elif parameters:
-            before = parts.pop()
-            parts.append(
-                Layer(before.name, before.operation, before.output, before.parameters + parameters, before.macs)
-            )
+            parts[-1] = replace(parts[-1], parameters=parts[-1].parameters + parameters)
     return parts
 
 
 def describe(module: nn.Module) -> str:
-    """What a part does; empty for a norm and an activation, which change no shape."""
+    """The operation of a layer as text; empty for a batch norm or an activation."""
     if isinstance(module, nn.Conv2d):
         return convolution(module)
     if isinstance(module, nn.MaxPool2d):
@@ -76,7 +73,7 @@ def describe(module: nn.Module) -> str:
 
 
 def convolution(module: nn.Conv2d) -> str:
-    """``3×3, 64``; a stride above 1 is said."""
+    """``3×3, 64``, or with a stride ``3×3, 64, stride 2``."""
     height, width = module.kernel_size
     stride = f", stride {module.stride[0]}" if module.stride[0] > 1 else ""
     return f"{height}×{width}, {module.out_channels}{stride}"

@@ -1,4 +1,4 @@
-"""Parts of a page: numbered pictures, tables and galleries with captions, and marked gaps."""
+"""Parts of the report: numbered pictures, galleries and tables with captions, and marked gaps."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from PIL import Image
 
 from lab.report.runs import Gaps
 
-HIGHEST = 125  # a picture's height in % of the text's width; a page has 150, of which captions and a heading take some
+MAX_HEIGHT = 125  # of a picture, in % of the text width; a page has 150, also for the caption and a heading
 
-Cell = str | None  # None: not there, shown as a marked gap
+Cell = str | None  # None is shown as a marked gap
 
 
 @dataclass
 class Part:
-    """Something with a caption; ``kind`` decides how a template shows it, ``number`` counts figures and tables apart."""
+    """An element with a caption. Templates select by ``kind``; figures and tables are numbered separately."""
 
     kind: str
     caption: str = ""
@@ -27,7 +27,7 @@ class Part:
 
 @dataclass
 class Picture(Part):
-    """An image file's bytes, with words for those who do not see it; ``width`` in % of the text's."""
+    """An image file; ``alt`` describes it, ``width`` is in % of the text width."""
 
     data: bytes = b""
     suffix: str = "png"
@@ -36,25 +36,25 @@ class Picture(Part):
 
     @property
     def file(self) -> str:
-        """A file name of its own."""
+        """The file name for Typst."""
         return f"figure{self.number}.{self.suffix}"
 
     @property
     def uri(self) -> str:
-        """The picture itself as an address, so that a page needs no other file."""
+        """The picture as a data URI."""
         return data_uri(self.data, self.suffix)
 
 
 @dataclass
 class Card:
-    """A small image (None: not at hand) with lines of text below it, the first one set apart."""
+    """A small image (None if not found) with lines of text below it; the first line is emphasised."""
 
     data: bytes | None
     lines: list[str]
-    file: str
 
     @property
     def uri(self) -> str:
+        """The image as a data URI."""
         return data_uri(self.data or b"", "png")
 
 
@@ -67,7 +67,7 @@ class Gallery(Part):
 
 @dataclass
 class Table(Part):
-    """``align`` has a letter for each column: l, c or r. The last ``totals`` rows are set apart."""
+    """``align`` has a letter for each column: l, c or r. The last ``totals`` rows are emphasised."""
 
     head: list[str] = field(default_factory=list)
     rows: list[list[Cell]] = field(default_factory=list)
@@ -76,56 +76,55 @@ class Table(Part):
 
     @property
     def wide(self) -> bool:
-        """Whether it needs small print."""
+        """Whether it needs a smaller font."""
         return len(self.head) > 7
 
     @property
     def long(self) -> bool:
-        """Whether it may run over the end of a page; its head is then repeated."""
+        """Whether it may be split over pages, with a repeated head."""
         return len(self.rows) > 24
 
 
 def data_uri(data: bytes, suffix: str) -> str:
-    """A file as an address that holds it."""
+    """An image file as a data URI."""
     kind = "svg+xml" if suffix == "svg" else suffix
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 class Parts:
-    """Makes parts, numbered in the order in which the page shows them, and notes what is missing."""
+    """Creates parts, numbered in the order of creation, which must be that of the report."""
 
     def __init__(self, gaps: Gaps) -> None:
         self.gaps = gaps
         self.counts = {"figure": 0, "table": 0}
         self.made: list[Part] = []
 
-    def keep(self, part: Part) -> Part:
+    def add(self, part: Part) -> Part:
+        """Number a part and keep it for the PDF."""
+        kind = "table" if part.kind == "table" else "figure"
+        self.counts[kind] += 1
+        part.number = self.counts[kind]
         self.made.append(part)
         return part
 
-    def count(self, kind: str) -> int:
-        self.counts[kind] += 1
-        return self.counts[kind]
-
     def gap(self, text: str) -> Part:
-        """A marked gap that says what is missing and what to do."""
+        """A marked gap; the text states what is missing and what to do."""
         return Part("gap", self.gaps.note(text))
 
     def picture(self, data: bytes, caption: str, alt: str, width: float = 100, suffix: str = "png") -> Part:
-        """Narrower than asked for where it would otherwise be too high for a page."""
+        """A picture, narrower than ``width`` if it would not fit on a page."""
         if suffix == "png":
             with Image.open(io.BytesIO(data)) as image:
-                width = round(min(width, HIGHEST * image.width / image.height), 1)
-        return self.keep(Picture("picture", caption, self.count("figure"), data, suffix, alt, width))
+                width = round(min(width, MAX_HEIGHT * image.width / image.height), 1)
+        return self.add(Picture("picture", caption, 0, data, suffix, alt, width))
 
     def gallery(self, cards: list[Card], caption: str) -> Part:
-        number = self.count("figure")
-        for place, card in enumerate(cards):
-            card.file = f"figure{number}_{place}.png"
-        return self.keep(Gallery("gallery", caption, number, cards))
+        """Small images in rows."""
+        return self.add(Gallery("gallery", caption, cards=cards))
 
     def table(
         self, head: Sequence[str], rows: Sequence[Sequence[Cell]], caption: str, align: str = "", totals: int = 0
     ) -> Part:
+        """A table; by default the first column is aligned left and the others right."""
         align = align or "l" + "r" * (len(head) - 1)
-        return self.keep(Table("table", caption, self.count("table"), list(head), list(map(list, rows)), align, totals))
+        return self.add(Table("table", caption, 0, list(head), list(map(list, rows)), align, totals))

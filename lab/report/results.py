@@ -1,4 +1,4 @@
-"""The report's results, computed from the runs' files, in the order of the page."""
+"""The section of results, computed from the runs' files."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from models.catalog import find
 
 
 def interval(hits: int, images: int) -> str:
-    """The 95 % interval of a proportion, in %."""
+    """The 95 % Wilson interval of a proportion, in %."""
     low, high = wilson(hits, images)
     return f"{100 * low:.2f} to {100 * high:.2f}"
 
 
 def results(material: Material, parts: Parts) -> dict[str, Any]:
-    """Highest testing accuracy, curves, confusion matrices, metrics, time."""
+    """The values of the section: highest testing accuracy, curves, confusion matrices, metrics, training time."""
     terminals = []
     for model, run in material.runs.items():
         if run.best is None:
-            terminals.append(parts.gap(run.missing.get("history", f"history_{model}.csv holds no testing accuracy.")))
+            terminals.append(parts.gap(run.missing.get("history", f"history_{model}.csv has no testing accuracy.")))
             continue
         saved = ""
         if run.labels is not None:
-            hits, images = right(run)
-            saved = f"saved network, evaluated  {100 * hits / images:>6.2f} %  {hits:,} of {images:,} images"
+            hits, images = count_correct(run)
+            saved = f"evaluation of the saved weights  {100 * hits / images:>6.2f} %  {hits:,} of {images:,} images"
         lines = terminal_lines(run, saved)
         title = f"{find(model).title} on {material.report.name}"
-        caption = f"Highest testing accuracy of {find(model).title}, drawn from history_{model}.csv"
+        caption = f"Highest testing accuracy of {find(model).title}, from history_{model}.csv"
         caption += f" and valid_{model}.csv." if saved else "."
         picture = material.terminal(title, lines)
         terminals.append(parts.picture(picture, caption, "; ".join(text.strip() for text, _ in lines), 86, "svg"))
@@ -50,22 +50,22 @@ def results(material: Material, parts: Parts) -> dict[str, Any]:
         curves = parts.picture(
             png(accuracy_figure(histories)),
             f"Accuracy per epoch on {material.report.name}, training and testing.",
-            "line chart: accuracy over epochs, a solid line for testing and a dashed one for training for each depth",
+            "line chart: accuracy over epochs, for each model a solid line for testing and a dashed line for training",
             76,
         )
     else:
-        curves = parts.gap("no depth has a history, so no curve is drawn.")
+        curves = parts.gap("no history was found, so there are no curves.")
     matrices = [matrix_part(material, run, parts) for run in material.runs.values()]
     evaluated = {model: run.result for model, run in material.evaluated.items()}
     if evaluated:
         overall = overall_table(material, parts)
         caption = f"ROC curves on {material.report.name}: true-positive rate over false-positive rate."
-        roc = parts.picture(png(roc_figure(evaluated, material.classes)), caption, "ROC curves of all depths", 52)
+        roc = parts.picture(png(roc_figure(evaluated, material.classes)), caption, "ROC curves of all models", 52)
     else:
         overall = roc = parts.gap(no_evaluation(material))
     time = time_table(material, parts)
-    changes = ablations(material.ablations, material.report.name, images=False)
-    recipe = ablation_part(parts, changes) if changes else None
+    table = ablations(material.ablations, material.report.name, images=False)
+    recipe = ablation_part(parts, table) if table else None
     stale = [parts.gap(run.missing["fresh"]) for run in material.runs.values() if "fresh" in run.missing]
     return {
         "terminals": terminals,
@@ -79,50 +79,52 @@ def results(material: Material, parts: Parts) -> dict[str, Any]:
     }
 
 
-def right(run: Run) -> tuple[int, int]:
-    """How many images an evaluated depth gets right, of how many."""
+def count_correct(run: Run) -> tuple[int, int]:
+    """The number of correctly classified images of an evaluation, and that of all images."""
     labels, probabilities = run.result
     return int((probabilities.argmax(axis=1) == labels).sum()), len(labels)
 
 
 def matrix_part(material: Material, run: Run, parts: Parts) -> Part:
-    """The confusion matrix of a depth."""
+    """The confusion matrix of a model."""
     if run.labels is None:
         return parts.gap(run.missing["valid"])
-    (labels, probabilities), (hits, images) = run.result, right(run)
+    (labels, probabilities), (hits, images) = run.result, count_correct(run)
     matrix = confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(len(material.classes)))
-    share = f"{percent(hits / images)} of {images:,} images right (95 % interval {interval(hits, images)})"
-    caption = f"Confusion matrix of {find(run.model).title}: {share}. Left images, right % of the true class."
+    accuracy = f"accuracy {percent(hits / images)} on {images:,} images (95 % interval {interval(hits, images)})"
+    caption = f"Confusion matrix of {find(run.model).title}: {accuracy}. Left: images. Right: % of the true class."
     alt = f"two heat maps of true against predicted class of {find(run.model).title}"
     width = 92 if len(material.classes) > 4 else 74
     return parts.picture(png(confusion_figure(matrix, material.classes)), caption, alt, width)
 
 
 def no_evaluation(material: Material) -> str:
-    """What to do where no depth has been evaluated."""
+    """The message if no model was evaluated."""
     return next(iter(material.runs.values())).missing["valid"]
 
 
 def overall_table(material: Material, parts: Parts) -> Part:
-    """The metrics over all classes of each depth."""
-    found = metrics_table({model: run.result for model, run in material.evaluated.items()}, material.classes)
+    """The metrics of each model over all classes."""
+    metrics = metrics_table({model: run.result for model, run in material.evaluated.items()}, material.classes)
     rows: list[list[str | None]] = []
     for model, run in material.runs.items():
         if run.labels is None:
             rows.append([find(model).title, *[None] * 6])
             continue
-        values = found[(found["model"] == model) & (found["class"] == "overall")].set_index("metric")["value"]
+        values = metrics[(metrics["model"] == model) & (metrics["class"] == "overall")].set_index("metric")["value"]
         cells = [percent_or_gap(values[name]) for name in ("balanced_accuracy", "macro_f1")]
         numbers = ["undefined" if np.isnan(values[name]) else f"{values[name]:.4f}" for name in ("auc", "log_loss")]
-        rows.append([find(model).title, percent_or_gap(values["accuracy"]), interval(*right(run)), *cells, *numbers])
-    head = ["depth", "accuracy", "95 % interval", "balanced", "macro F1", "AUC", "log loss"]
+        rows.append(
+            [find(model).title, percent_or_gap(values["accuracy"]), interval(*count_correct(run)), *cells, *numbers]
+        )
+    head = ["model", "accuracy", "95 % interval", "balanced", "macro F1", "AUC", "log loss"]
     images = len(next(iter(material.evaluated.values())).ids)
-    caption = f"The saved network of each depth on the {images:,} images of valid.csv, as evaluate.py predicted them."
+    caption = f"Metrics on the {images:,} images of valid.csv, from the predictions of evaluate.py."
     return parts.table(head, rows, caption)
 
 
 def time_table(material: Material, parts: Parts) -> Part:
-    """How long the runs took, from their histories."""
+    """Training times from the histories."""
     rows: list[list[str | None]] = []
     for model, run in material.runs.items():
         if run.history is None or "seconds" not in run.history:
@@ -131,22 +133,16 @@ def time_table(material: Material, parts: Parts) -> Part:
         seconds, rate = run.history["seconds"], run.history.get("images_per_second", pd.Series(dtype=float))
         sizes = sorted({int(size) for size in run.history.get("size", pd.Series(dtype=float)).dropna()})
         record = run.about.records[0] if run.about is not None and run.about.records else {}
-        rows.append(
-            [
-                find(model).title,
-                f"{len(run.history)}",
-                ", ".join(map(str, sizes)) or None,
-                duration(float(seconds.sum())),
-                f"{rate.median():.0f}" if rate.notna().any() else None,
-                record.get("device", "not noted"),
-            ]
-        )
-    head = ["depth", "epochs", "input, px", "time", "images/s", "device"]
-    if all(row[-1] in (None, "not noted") for row in rows):  # earlier versions of train.py did not note it
+        row = [
+            find(model).title,
+            f"{len(run.history)}",
+            ", ".join(map(str, sizes)) or None,
+            duration(float(seconds.sum())),
+        ]
+        speed = f"{rate.median():.0f}" if rate.notna().any() else None
+        rows.append([*row, speed, record.get("device", "not recorded")])
+    head = ["model", "epochs", "input, px", "time", "images/s", "device"]
+    if all(row[-1] in (None, "not recorded") for row in rows):  # earlier versions of train.py did not record it
         head, rows = head[:-1], [row[:-1] for row in rows]
-    return parts.table(
-        head,
-        rows,
-        "Training time: the sum over the epochs of the history; images/s is the median.",
-        "lrrrrl"[: len(head)],
-    )
+    caption = "Training time: the sum over the epochs of the history; images/s is the median."
+    return parts.table(head, rows, caption, "lrrrrl"[: len(head)])

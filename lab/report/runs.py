@@ -1,6 +1,6 @@
-"""Reads and checks the files that trainings and evaluations of a data set have written.
+"""Reads and checks the files of a data set's training runs and evaluations.
 
-A file that is missing is no error: it leaves a gap, noted once, with the command that writes it.
+A missing file is not an error: it leaves a gap, which is noted once with the command that writes the file.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from models.catalog import depths, resnets
 
 
 class Gaps:
-    """What is missing, each thing once, in the order found."""
+    """The list of what is missing, without duplicates, in the order of notes."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
 
     def note(self, text: str) -> str:
-        """Note what is missing, and what to do; returns the text."""
+        """Note what is missing and what to do, and return the text."""
         if text not in self.texts:
             self.texts.append(text)
         return text
@@ -36,10 +36,10 @@ class Gaps:
 
 @dataclass
 class Run:
-    """One depth on one data set. What could not be found is None, and ``missing`` says what to do about it.
+    """One model on one data set. What was not found is None, and ``missing`` has the message for it.
 
-    ``about`` is what the best checkpoint says of itself, or else run_<model>.json (then without metrics). ``ids``, ``labels``
-    (N,) and ``probabilities`` (N, K) are those of evaluate.py on valid.csv.
+    ``about`` is the description in the best checkpoint, or else that in run_<model>.json (without metrics). ``ids``, ``labels``
+    (N,) and ``probabilities`` (N, K) are from evaluate.py on valid.csv.
     """
 
     model: str
@@ -52,13 +52,13 @@ class Run:
 
     @property
     def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and probabilities of the evaluation, which must be there."""
+        """Labels and probabilities of the evaluation, which must not be missing."""
         assert self.labels is not None and self.probabilities is not None
         return self.labels, self.probabilities
 
     @property
     def best(self) -> pd.Series | None:
-        """The row of the history with the highest testing accuracy; among equals the lower loss, as train.py chooses."""
+        """The row of the history with the highest valid accuracy; among equals that with the lowest loss, as in train.py."""
         if self.history is None or not self.history["valid_accuracy"].notna().any():
             return None
         table = self.history if "valid_loss" in self.history else self.history.assign(valid_loss=0.0)
@@ -66,14 +66,14 @@ class Run:
 
 
 def read_runs(report: Path, weights: Path, command: Callable[[str, str], str], gaps: Gaps) -> dict[str, Run]:
-    """The lab's three depths and any other ResNet that has a history or an evaluation, the shallowest first.
+    """The runs of the lab's three depths and of other ResNets with a history or an evaluation, in the order of depth.
 
-    ``report`` and ``weights`` are the folders of the data set; ``command(script, model)`` is the line that runs a script for a
-    model. Raises :class:`UserError` for a file that is not what it should be.
+    ``report`` and ``weights`` are the folders of the data set; ``command(script, model)`` is the command line of a script for a
+    model. Raises :class:`UserError` for an invalid file.
     """
     histories = read_histories(report)
-    found = {model for model in resnets() if model in histories or (report / f"valid_{model}.csv").is_file()}
-    runs = {model: Run(model, histories.get(model)) for model in resnets() if model in found.union(depths())}
+    others = {model for model in resnets() if model in histories or (report / f"valid_{model}.csv").is_file()}
+    runs = {model: Run(model, histories.get(model)) for model in resnets() if model in others.union(depths())}
     for model, run in runs.items():
         train, best = command("train.py", model), weights / model / "best.safetensors"
         known = report / f"run_{model}.json"
@@ -84,31 +84,30 @@ def read_runs(report: Path, weights: Path, command: Callable[[str, str], str], g
         elif known.is_file():
             run.about = read_description(known)
         if not best.is_file() and run.history is not None:
-            lost = "what only the checkpoint says is left out"
-            run.missing["weights"] = gaps.note(f"{model}/best.safetensors is missing below --weights; {lost}.")
+            gaps.note(f"{model}/best.safetensors is missing below --weights; what only the checkpoint has is omitted.")
         read_evaluation(run, report / f"valid_{model}.csv", best, command, gaps)
     evaluated = [run for run in runs.values() if run.labels is not None]
     for run in evaluated[1:]:
         if run.ids != evaluated[0].ids or not np.array_equal(run.result[0], evaluated[0].result[0]):
             raise UserError(
                 f"{report / f'valid_{run.model}.csv'}: is of another valid list than valid_{evaluated[0].model}.csv; "
-                f"{command('evaluate.py', 'all')} evaluates all depths on the same."
+                f"run {command('evaluate.py', 'all')} to evaluate all models on the same list."
             )
     return runs
 
 
 def read_description(path: Path) -> About:
-    """What run_<model>.json says of a run, as a checkpoint would, without metrics."""
+    """The description of a run in run_<model>.json, without metrics. Raises UserError if it is invalid."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        kept = {name: values[name] for name in ("model", "classes", "data", "lists", "settings", "records")}
-        return About(preprocessing=Preprocessing.from_dict(values["preprocessing"]), **kept)
+        fields = {name: values[name] for name in ("model", "classes", "data", "lists", "settings", "records")}
+        return About(preprocessing=Preprocessing.from_dict(values["preprocessing"]), **fields)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is not what train.py writes ({error!r}); train again, or delete it.") from None
 
 
 def read_evaluation(run: Run, path: Path, best: Path, command: Callable[[str, str], str], gaps: Gaps) -> None:
-    """Read each image's prediction into ``run``."""
+    """Read valid_<model>.csv into ``run``, or note that it is missing or older than the weights."""
     evaluate = command("evaluate.py", "all")
     if not path.is_file():
         if best.is_file() or run.history is not None:
@@ -128,7 +127,7 @@ def read_evaluation(run: Run, path: Path, best: Path, command: Callable[[str, st
 
 
 def check_against_metrics(runs: dict[str, Run], path: Path, evaluate: str, gaps: Gaps) -> None:
-    """Note where metrics.csv, beside the same figures, tells another accuracy than the predictions of valid_<model>.csv."""
+    """Note if an accuracy in metrics.csv is not that of the predictions in valid_<model>.csv."""
     if not path.is_file():
         return
     table = pd.read_csv(path)
@@ -139,6 +138,6 @@ def check_against_metrics(runs: dict[str, Run], path: Path, evaluate: str, gaps:
         if run.labels is None or model not in rows.index:
             continue
         labels, probabilities = run.result
-        # Five digits are kept of a probability, six of an accuracy: one image in a tie may fall to the other side.
+        # Probabilities have five decimals, so that the class of one image with a tie may differ.
         if abs(float((probabilities.argmax(axis=1) == labels).mean()) - float(rows[model])) > 1.5 / len(labels):
             gaps.note(f"metrics.csv and valid_{model}.csv are of different evaluations; run {evaluate} again.")

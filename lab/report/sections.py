@@ -1,13 +1,13 @@
-"""The sections of the report, from the runs' files to what templates/report.j2 shows. Each returns names for it.
+"""The first sections of the report: each function returns the values that templates/report.j2 shows.
 
-They are called in the order of the page, which is that of the numbers of figures and tables.
+The functions must be called in the order of the report, because they number figures and tables.
 """
 
 from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,7 @@ from models.catalog import find
 
 @dataclass
 class Material:
-    """All that the sections draw on. ``lists`` holds train and valid, where they are at hand; ``layers`` are those of each depth
-    for an input of ``size`` px."""
+    """The data of all sections: ``lists`` are train and valid, if found; ``layers`` are those of each model for ``size`` px."""
 
     report: Path
     runs: dict[str, Run]
@@ -47,26 +46,28 @@ class Material:
 
     @property
     def evaluated(self) -> dict[str, Run]:
+        """The runs with an evaluation."""
         return {model: run for model, run in self.runs.items() if run.labels is not None}
 
     @property
     def abouts(self) -> dict[str, About]:
+        """The descriptions of the runs that have one."""
         return {model: run.about for model, run in self.runs.items() if run.about is not None}
 
 
 def percent_or_gap(value: float | None) -> str | None:
-    """A fraction as ``97.50 %``; None, a gap, where it is not known."""
+    """A fraction as ``97.50 %``; None, a gap, if it is unknown."""
     return None if value is None or not np.isfinite(value) else percent(value)
 
 
 def introduction(material: Material, parts: Parts) -> dict[str, Any]:
-    """The key result of each depth, and the data set."""
-    keys = []
-    for model, run in material.runs.items():
-        best = run.best
-        keys.append({"name": find(model).title, "value": None if best is None else percent(best["valid_accuracy"])})
+    """The highest testing accuracy of each model, and the number of images."""
+    keys = [
+        {"name": find(model).title, "value": percent_or_gap(None if run.best is None else run.best["valid_accuracy"])}
+        for model, run in material.runs.items()
+    ]
     if not material.lists:
-        counts = parts.gap("the lists are not at hand; name their folder with --data to count images by class.")
+        counts = parts.gap("no lists found; give their folder with --data to count the images of each class.")
     else:
         names = {"train": "training (train.csv)", "valid": "testing (valid.csv)"}
         columns = [np.bincount(each.labels, minlength=len(material.classes)) for each in material.lists.values()]
@@ -78,49 +79,41 @@ def introduction(material: Material, parts: Parts) -> dict[str, Any]:
 
 
 def implementation(material: Material, parts: Parts) -> dict[str, Any]:
-    """The networks, taken apart; the code of the blocks and of the DataLoader; the settings of the runs."""
+    """The layers of the networks, listings of the blocks and of the DataLoader, and the settings of the runs."""
     models, classes = list(material.runs), max(len(material.classes), 2)
     size = material.size
-    found = {model: {layer.name: layer for layer in table} for model, table in material.layers.items()}
-    names = list(dict.fromkeys(name for table in found.values() for name in table))
-    first = {name: next(table[name] for table in found.values() if name in table) for name in names}
-
-    def shape(output: tuple[int, ...]) -> str:
-        return " × ".join(map(str, output[1:])) or f"{output[0]}"
-
-    rows = [
-        [name, shape(first[name].output), *(t[name].operation if name in t else "" for t in found.values())]
-        for name in names
-    ]
+    tables = [{layer.name: layer for layer in table} for table in material.layers.values()]
+    # All models have the same layers, with the same output size.
+    operations, costs = [], []
+    for name, layer in tables[0].items():
+        shape = " × ".join(map(str, layer.output[1:])) or f"{layer.output[0]}"
+        operations.append([name, shape, *(table[name].operation for table in tables)])
+        costs.append([name, *(text for table in tables for text in cost_cells([table[name]]))])
+    costs.append(["all", *(text for table in tables for text in cost_cells(table.values()))])
     head = ["layer", "output", *(find(model).title for model in models)]
-    why = f"Layers of the networks, taken from the networks themselves for an input of {size} × {size} px and {classes} classes. "
-    why += "A line k×k, c is a convolution with kernel k and c output channels, each followed by batch norm; the first block of "
-    why += "a stage may halve the size."
-    architecture = parts.table(head, rows, why, "lc" + "l" * len(models))
-    rows, sums = [], []
-    for name in names:
-        cells = [
-            [f"{t[name].parameters:,}", f"{t[name].macs / 1e6:,.1f}"] if name in t else ["", ""] for t in found.values()
-        ]
-        rows.append([name, *(text for pair in cells for text in pair)])
-    for table in found.values():
-        sums += [f"{sum(layer.parameters for layer in table.values()):,}"]
-        sums += [f"{sum(layer.macs for layer in table.values()) / 1e6:,.1f}"]
+    caption = f"Layers for {size} × {size} px and {classes} classes, read from the networks. A line k×k, c is a convolution with "
+    caption += "kernel k and c output channels, followed by batch norm."
+    architecture = parts.table(head, operations, caption, "lc" + "l" * len(models))
     head = ["layer", *(text for model in models for text in (find(model).title, "10⁶ MAC"))]
-    what = f"Parameters of each depth, and millions of multiply-accumulates for one image of {size} × {size} px."
-    costs = parts.table(head, [*rows, ["all", *sums]], what, totals=1)
+    caption = f"Parameters, and millions of multiply-accumulates for one image of {size} × {size} px."
     return {
         "size": size,
         "architecture": architecture,
-        "costs": costs,
+        "costs": parts.table(head, costs, caption, totals=1),
         "listings": {name: textwrap.dedent(inspect.getsource(thing)) for name, thing in material.listings.items()},  # type: ignore[arg-type]
         "settings": settings_table(material, parts),
     }
 
 
+def cost_cells(table: Iterable[Layer]) -> tuple[str, str]:
+    """Parameters and millions of multiply-accumulates of some layers."""
+    layers = list(table)
+    return f"{sum(layer.parameters for layer in layers):,}", f"{sum(layer.macs for layer in layers) / 1e6:,.1f}"
+
+
 SHOWN_SETTINGS = {
     "size": "input, px",
-    "progressive": "smaller images first",
+    "progressive": "progressive resizing",
     "augmentation": "augmentation",
     "epochs": "epochs",
     "batch_size": "batch size",
@@ -132,102 +125,85 @@ SHOWN_SETTINGS = {
     "ema": "EMA decay",
     "clip": "gradient norm limit",
     "class_weights": "class weights",
-    "zero_init": "blocks begin as identity",
+    "zero_init": "zero-initialised residual branches",
     "seed": "seed",
 }
 SHOWN_RECORD = {"device": "device", "precision": "precision", "torch": "PyTorch"}
 
 
 def settings_table(material: Material, parts: Parts) -> Part:
-    """How each depth was trained, from its checkpoint or run_<model>.json."""
+    """The settings of each run, from its checkpoint or run_<model>.json."""
     known = {model: about for model, about in material.abouts.items() if about.settings}
     if not known:
-        return parts.gap(
-            "no run tells its settings: neither a checkpoint below --weights nor run_<model>.json is there."
-        )
+        return parts.gap("no settings found: neither checkpoints below --weights nor run_<model>.json.")
 
-    def word(value: object) -> str:
+    def cell(value: object) -> str:
         if isinstance(value, bool):
             return "yes" if value else "no"
         return f"{value:g}" if isinstance(value, float) else f"{value}"
 
     rows: list[list[str | None]] = []
     for name, title in SHOWN_SETTINGS.items():
-        cells = [word(known[m].settings.get(name, "not noted")) if m in known else None for m in material.runs]
+        cells = [cell(known[m].settings.get(name, "not recorded")) if m in known else None for m in material.runs]
         rows.append([title, *cells])
-    for name, title in SHOWN_RECORD.items():
-        records = {m: about.records[0] for m, about in known.items() if about.records}
-        if records:
-            rows.append(
-                [title, *(records[m].get(name, "not noted") if m in records else "not noted" for m in material.runs)]
-            )
+    records = {m: about.records[0] for m, about in known.items() if about.records}
+    for name, title in SHOWN_RECORD.items() if records else ():
+        rows.append([title, *(records.get(m, {}).get(name, "not recorded") for m in material.runs)])
     head = ["setting", *(find(model).title for model in material.runs)]
-    return parts.table(head, rows, "How each depth was trained, as its run has noted.", "l" + "c" * len(material.runs))
+    return parts.table(head, rows, "Settings of the training runs.", "l" + "c" * len(material.runs))
 
 
 DATA_FIGURES = [
     (
         "preprocessing.png",
-        "From the raw image to the network's input, step by step: some training images of each class.",
-        "rows of training images: raw, the mask of a cell on black, the window on the raw image, what is stored, the input",
+        "Preprocessing of some training images of each class, from the raw image to the network's input.",
+        "rows of training images: raw image, mask of the cell, window, stored image, network input",
         100,
     ),
     (
         "augmentation.png",
-        "Augmentation: the inputs of some training images, and random views of them as a training sees them.",
-        "a grid of images: on the left inputs, beside each seven randomly turned, zoomed, shifted and re-stained views",
+        "Augmentation: some training images and random views of them.",
+        "a grid of images: each row an input and seven views of it with random rotation, zoom, shift and stain",
         80,
     ),
 ]
 
 
 def draw_missing(material: Material) -> None:
-    """Draw the figures of the preprocessing as train.py does when a run begins, where they are gone and the images at hand."""
+    """Draw the figures of the preprocessing as train.py does, if they are missing and the images are found."""
     known = [about for about in material.abouts.values() if about.settings]
-    if (
-        not known
-        or "train" not in material.lists
-        or all((material.report / name).is_file() for name, *_ in DATA_FIGURES)
-    ):
+    drawn = all((material.report / name).is_file() for name, *_ in DATA_FIGURES)
+    if drawn or not known or "train" not in material.lists:
         return
     train = material.lists["train"]
     seed, augmentation = known[0].settings["seed"], known[0].settings.get("augmentation", STANDARD)
-    with suppress(UserError):  # an image that is not there: the gap says so
+    with suppress(UserError):  # a missing image; the report then has a gap
         draw_data_figures(material.report, train, material.classes, known[0].preprocessing, seed, augmentation)
 
 
 def data_figure(material: Material, parts: Parts, name: str, caption: str, alt: str, width: int) -> Part:
-    """A figure that train.py has drawn, or a gap."""
+    """A figure drawn by train.py, or a gap."""
     path = material.report / name
     if path.is_file():
         return parts.picture(path.read_bytes(), caption, alt, width)
-    return parts.gap(f"{name} is missing; with a run and its images at hand (--data, --root) report.py draws it.")
+    return parts.gap(f"{name} is missing; report.py draws it if it finds a run and its images (--data, --root).")
 
 
 def preprocessing_numbers(abouts: Mapping[str, About]) -> dict[str, Any] | None:
-    """The numbers of the preprocessing; sides that differ between the depths are all named."""
+    """The numbers of the preprocessing; if a side differs between the models, all values are listed."""
     if not abouts:
         return None
     every = [about.preprocessing for about in abouts.values()]
-    sides = {
-        name: " or ".join(dict.fromkeys(str(getattr(p, name)) for p in every)) for name in ("window", "source", "size")
-    }
-    first = next(iter(abouts))
-    return {
-        **sides,
-        "locate": every[0].locate,
-        "mean": every[0].mean,
-        "std": every[0].std,
-        "model": find(first).title,
-    }
+    sides = ("window", "source", "size")
+    numbers: dict[str, Any] = {name: " or ".join(dict.fromkeys(str(getattr(p, name)) for p in every)) for name in sides}
+    numbers |= {name: getattr(every[0], name) for name in ("locate", "mean", "std")}
+    return numbers | {"model": find(next(iter(abouts))).title}
 
 
 def preprocessing(material: Material, parts: Parts) -> dict[str, Any]:
-    """The steps from a raw image to an input, what each number was, and what was measured of them."""
+    """The numbers and figures of the preprocessing, and its effect on accuracy."""
     draw_missing(material)
-    steps, views = (
-        data_figure(material, parts, name, caption, alt, width) for name, caption, alt, width in DATA_FIGURES
-    )
+    steps, views = (data_figure(material, parts, *figure) for figure in DATA_FIGURES)
     known = {m: a for m, a in material.abouts.items() if {"valid_accuracy", "valid_accuracy_d4"} <= a.metrics.keys()}
     if known:
         rows = []
@@ -236,25 +212,24 @@ def preprocessing(material: Material, parts: Parts) -> dict[str, Any]:
             plain, averaged = metrics.get("valid_accuracy"), metrics.get("valid_accuracy_d4")
             gain = None if plain is None or averaged is None else f"{100 * (averaged - plain):+.2f}"
             rows.append([find(model).title, percent_or_gap(plain), percent_or_gap(averaged), gain])
-        head = ["depth", "plain", "mean of eight views", "difference, points"]
-        d4 = parts.table(head, rows, "Testing accuracy of the best epoch's network, plain and averaged over D4.")
+        head = ["model", "without D4", "with D4", "difference, points"]
+        d4 = parts.table(head, rows, "Testing accuracy at the best epoch, without and with D4 averaging.")
     else:
         d4 = parts.gap(
-            "no checkpoint below --weights tells its accuracy with D4 averaging; train.py notes it at the end."
+            "no checkpoint below --weights has an accuracy with D4 averaging; train.py computes it at the end."
         )
-    found = ablations(material.ablations, material.report.name, images=True)
-    missing = "no ablation of the preprocessing has been measured; python -m benchmarks.ablate does, on any data set."
+    table = ablations(material.ablations, material.report.name, images=True)
+    missing = "no ablation of the preprocessing was measured; run python -m benchmarks.ablate, on any data set."
     return {
         "steps": steps,
         "views": views,
         "numbers": preprocessing_numbers(material.abouts),
         "d4": d4,
-        "ablation": ablation_part(parts, found) if found else parts.gap(missing),
+        "ablation": ablation_part(parts, table) if table else parts.gap(missing),
     }
 
 
-def ablation_part(parts: Parts, found: tuple[str, list[list[str]]]) -> Part:
-    """A table of single changes and what they did to testing accuracy."""
-    title, rows = found
-    head = ["run", "change", "seeds", "last epoch, %", "difference, points"]
-    return parts.table(head, rows, title, "llcrr")
+def ablation_part(parts: Parts, table: tuple[str, list[list[str]]]) -> Part:
+    """A table of :func:`ablations`."""
+    caption, rows = table
+    return parts.table(["run", "change", "seeds", "last epoch, %", "difference, points"], rows, caption, "llcrr")

@@ -1,8 +1,7 @@
-"""The report's two forms from one text: templates/report.j2 with the macros of HTML, or with those of Typst for the PDF.
+"""Renders the report as HTML and, by Typst, as PDF: one text (templates/report.j2) with two sets of macros.
 
-Typst (Apache 2.0) is one wheel that needs nothing else: it embeds its fonts, keeps headings with their text and figures whole,
-repeats table heads, tags the PDF for screen readers, and gives the same bytes for the same input. Noto Serif TC (SIL OFL), a
-wheel too, has the Chinese characters.
+Typst (Apache 2.0) is a single wheel: it embeds its fonts, keeps headings with their text, repeats table heads, tags the PDF for
+screen readers, and is deterministic. Chinese characters are from Noto Serif TC (SIL OFL), a wheel too.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ INSTALL = "pip install typst pylopdf-fonts-zh-tw"
 
 
 def check_libraries() -> None:
-    """Raise :class:`UserError` where the PDF could not be written in the end."""
+    """Raise :class:`UserError` if a package for the PDF is missing."""
     try:
         import pylopdf_fonts_zh_tw  # noqa: F401
         import typst  # noqa: F401
@@ -39,20 +38,20 @@ def check_libraries() -> None:
 
 
 def literal(text: object) -> Markup:
-    """A text as a string of Typst, whatever it holds."""
+    """Any text as a string literal of Typst."""
     return Markup('"' + str(text).replace("\\", "\\\\").replace('"', '\\"') + '"')
 
 
 def shown_in_typst(value: object) -> object:
-    """A value within Typst's markup: a string, ended by a semicolon so that what follows is text again."""
+    """A value inside Typst's markup: a string literal; the semicolon ends the code, so that markup follows."""
     return value if isinstance(value, Markup) else Markup(f"#{literal(value)};")
 
 
 @functools.cache
 def environment(typst: bool) -> Environment:
-    """Jinja for one of the two forms. Values are escaped, templates are not."""
+    """The Jinja environment of one form. Values are escaped, templates are not."""
     options: dict[str, Any] = {"finalize": shown_in_typst} if typst else {}
-    made = Environment(
+    jinja = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -60,31 +59,31 @@ def environment(typst: bool) -> Environment:
         lstrip_blocks=True,
         **options,
     )
-    made.filters |= {"literal": literal, "code": lambda value: Markup(str(value))}
-    return made
+    jinja.filters |= {"literal": literal, "code": lambda value: Markup(str(value))}
+    return jinja
 
 
 def terminal(title: str, lines: list[tuple[str, str]]) -> bytes:
-    """Lines of text, each with its style, as a terminal shows them: a picture in SVG."""
+    """An SVG picture of a terminal with these lines, each a text and its style."""
     return environment(False).get_template("terminal.svg.j2").render(title=title, lines=lines).encode()
 
 
 def page(typst: bool, values: dict[str, Any]) -> str:
-    """The whole text of one form."""
-    made = environment(typst)
-    macros = made.get_template("typst.j2" if typst else "html.j2").module
-    body = made.get_template("report.j2").render(**values, m=macros)
-    return made.get_template("page.typ.j2" if typst else "page.html.j2").render(**values, body=Markup(body))
+    """The source of one form."""
+    jinja = environment(typst)
+    macros = jinja.get_template("typst.j2" if typst else "html.j2").module
+    body = jinja.get_template("report.j2").render(**values, m=macros)
+    return jinja.get_template("page.typ.j2" if typst else "page.html.j2").render(**values, body=Markup(body))
 
 
 def write_html(path: Path, values: dict[str, Any]) -> None:
-    """Write the page, which needs no other file: not even a font for the Chinese characters that it holds."""
+    """Write the HTML page. Images and the glyphs of its Chinese characters are embedded."""
     characters = "".join(sorted(beyond_latin(page(False, values | {"font": ""}))))
     write_whole(path, page(False, values | {"font": font_uri(characters) if characters else ""}))
 
 
 def font_uri(characters: str) -> str:
-    """The part of Noto Serif TC that draws these characters, as an address that holds it."""
+    """A subset of Noto Serif TC with these characters, as a data URI."""
     options = subset.Options(flavor="woff")
     font = subset.load_font(str(chinese_font()), options)
     part = subset.Subsetter(options)
@@ -96,7 +95,7 @@ def font_uri(characters: str) -> str:
 
 
 def write_pdf(path: Path, values: dict[str, Any], parts: list[Part], day: str | None) -> None:
-    """Write the PDF, dated ``day`` (YYYY-MM-DD) or not at all."""
+    """Write the PDF with the date ``day`` (YYYY-MM-DD) or without one. Raises UserError if Typst fails."""
     import typst
 
     source = page(True, values | {"day": literal_day(day)})
@@ -106,12 +105,12 @@ def write_pdf(path: Path, values: dict[str, Any], parts: list[Part], day: str | 
             if isinstance(part, Picture):
                 Path(folder, part.file).write_bytes(part.data)
             if isinstance(part, Gallery):
-                for card in part.cards:
-                    Path(folder, card.file).write_bytes(card.data or b"")
+                for index, card in enumerate(part.cards):
+                    Path(folder, f"figure{part.number}_{index}.png").write_bytes(card.data or b"")
         main = Path(folder, "report.typ")
         main.write_text(source, encoding="utf-8")
         try:
-            # This computer's fonts are looked at only for characters that no font of ours has; the PDF then depends on them.
+            # System fonts are used only for characters that no embedded font has; the PDF then depends on them.
             typst.compile(
                 str(main),
                 output=str(temporary),
@@ -120,13 +119,12 @@ def write_pdf(path: Path, values: dict[str, Any], parts: list[Part], day: str | 
                 timestamp=noon,
             )
         except typst.TypstError as error:
-            raise UserError(
-                f"{path}: the PDF could not be set ({error}); the page {path.stem}.html is whole."
-            ) from None
+            message = f"{path}: Typst could not make the PDF ({error}); {path.stem}.html was written."
+            raise UserError(message) from None
 
 
 def literal_day(day: str | None) -> str:
-    """A day in Typst's words."""
+    """A day as a ``datetime`` of Typst."""
     if day is None:
         return "none"
     year, month, date = map(int, day.split("-"))
@@ -141,12 +139,12 @@ def chinese_font() -> Path:
 
 
 def beyond_latin(text: str) -> set[str]:
-    """The characters that are no Latin, Greek, Cyrillic or sign: Chinese, for the most part."""
+    """The characters other than Latin, Greek, Cyrillic and symbols, mostly Chinese."""
     return set(re.findall("[\u0530-\u1dff\u2e80-\U0010ffff]", text))
 
 
 def uncovered(text: str) -> str:
-    """The characters that none of the report's fonts has, such as some of simplified Chinese."""
+    """The characters that no embedded font has, such as some of simplified Chinese."""
     beyond = beyond_latin(text)
     known = FT2Font(str(chinese_font())).get_charmap() if beyond else {}
     return "".join(sorted(character for character in beyond if ord(character) not in known))
