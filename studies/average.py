@@ -5,8 +5,8 @@
     python -m studies.average weights-0/sample/resnet18 weights-1/sample/resnet18 --out weights-average/sample/resnet18
     python predict.py --model resnet18 --data csv/sample --weights weights-average
 
-evaluate.py, predict.py and demo.py take the folder as they take a training's. The average is measured on valid.csv, without and
-with D4, so that they know which to use; where the lists are not at hand, most members decide.
+evaluate.py, predict.py and demo.py use the folder like that of a training. The average is measured on valid.csv without and with
+D4, which decides whether they use D4. Without the lists, the majority of the members decides.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ def arguments() -> argparse.ArgumentParser:
     """The options, each with its one default."""
     parser = argparse.ArgumentParser(description="Average the class probabilities of several seeds of one depth.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="weights/<data>/<model> of each seed")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder to write, its last two names <data>/<model> as well"
-    )
-    parser.add_argument("--data", help="lists to measure it on (default: those of the members' name below csv/)")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, which also ends in <data>/<model>")
+    parser.add_argument("--data", help="lists to measure it on (default: the members' lists below csv/)")
     parser.add_argument("--root", help="folder that the paths of the lists start from (default: the lists' own folder)")
     parser.add_argument("--fresh", action="store_true", help="replace an average that is there")
     add_machine(parser)
@@ -62,10 +60,12 @@ def main(args: argparse.Namespace) -> None:
             raise UserError(f"{path}: expected a single training's network, found an average of {about.members}.")
     check_alike(paths, abouts)
     for index, about in enumerate(abouts):
-        before = [path for path, told in zip(paths, abouts[:index], strict=False) if told.settings == about.settings]
+        before = [
+            path for path, earlier in zip(paths, abouts[:index], strict=False) if earlier.settings == about.settings
+        ]
         if before and about.settings:
-            raise UserError(f"{paths[index]}: the same seed and settings as {before[0]}; averages are of other seeds.")
-    # The best on valid comes first; sorting keeps the order given among equals.
+            raise UserError(f"{paths[index]}: the same seed and settings as {before[0]}; average other seeds.")
+    # The best on valid is the first. Sorting is stable.
     paths.sort(key=lambda path: best_of(read_about(path).metrics), reverse=True)
     members = [load_network(path) for path in paths]
     model = members[0][1].model
@@ -76,8 +76,8 @@ def main(args: argparse.Namespace) -> None:
         hardware = choose_hardware(args.device, args.precision)
         for path, (network, about) in zip(paths, members, strict=True):
             hardware.place(network)
-            print(f"{path}: {said(about)}")
-        metrics = measured(members, args, hardware)
+            print(f"{path}: {result(about)}")
+        metrics = measure(members, args, hardware)
         about = replace(members[0][1], members=len(members), metrics=metrics)
         decide_d4(about, "auto")
         write(args.out, paths, members, about)
@@ -87,26 +87,26 @@ def main(args: argparse.Namespace) -> None:
     print(f"next: {shlex.join(['python', 'predict.py', '--model', model, '--data', data, *weights])}")
 
 
-def said(about: About) -> str:
-    """A member's own result in words."""
+def result(about: About) -> str:
+    """A member's accuracy on valid, in a message."""
     if "valid_accuracy_d4" not in about.metrics:
-        return "its run has not ended; averaged as it is now"
+        return "its run has not finished; averaged as it is now"
     plain, d4 = about.metrics["valid_accuracy"], about.metrics["valid_accuracy_d4"]
     return f"{percent(plain)} on valid, {percent(d4)} with D4"
 
 
 def check_free(out: Path, fresh: bool) -> None:
-    """Refuse to write where a training is kept, and over another average unless ``fresh``."""
+    """Raise :class:`UserError` if ``out`` contains a training, or another average unless ``fresh``."""
     best = out / "best.safetensors"
     if (out / "last.safetensors").exists() or (best.is_file() and read_about(best).members == 1):
-        raise UserError(f"--out {out}: holds a training; name a folder of its own for the average.")
+        raise UserError(f"--out {out}: holds a training; choose another folder for the average.")
     if (best.exists() or others(out)) and not fresh:
         raise UserError(f"--out {out}: holds an average already; --fresh replaces it.")
 
 
-def measured(members: list[Member], args: argparse.Namespace, hardware: Hardware) -> dict[str, float]:
-    """The average's accuracy and loss on valid without and with D4; or, where the members' lists are not there, how many of them
-    D4 helped on valid, by their own account. Lists that were asked for by ``--data`` must be there."""
+def measure(members: list[Member], args: argparse.Namespace, hardware: Hardware) -> dict[str, float]:
+    """The average's accuracy and loss on valid without and with D4. Without the lists: the number of members whose own accuracy
+    improved with D4. Raises :class:`UserError` if the lists of ``--data`` are missing."""
     about = members[0][1]
     try:
         data = read_data_set(args.data or about.data, args.root)
@@ -132,17 +132,15 @@ def measured(members: list[Member], args: argparse.Namespace, hardware: Hardware
 
 
 def write(out: Path, paths: list[Path], members: list[Member], about: About) -> None:
-    """Write the members, best last: until it is there, the folder is nothing that anybody predicts with."""
+    """Write the members, best last, because no command uses a folder without it."""
     (out / "best.safetensors").unlink(missing_ok=True)
-    for stale in others(out):
-        stale.unlink()
+    for old in others(out):
+        old.unlink()
     for number, path in enumerate(paths[1:], 2):
         with replacing(other(out, number)) as temporary:
             shutil.copyfile(path, temporary)
-    network = members[0][0]
-    save_checkpoint(
-        out / "best.safetensors", about, {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-    )
+    tensors = {f"model.{name}": tensor for name, tensor in members[0][0].state_dict().items()}
+    save_checkpoint(out / "best.safetensors", about, tensors)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Import weights from elsewhere: a plain state dict of a standard ResNet, so that the other commands can use it.
+"""Import a plain state dict of a standard ResNet from elsewhere, so that the other commands can use it.
 
     python -m studies.import_weights peer.pth --data csv/lab3 --size 224 --normalise imagenet
 
-The depth is told by the tensors' names and shapes. Only tensors are read, never code. What a state dict does not say must be
-given as it was in training: the side of the input and its normalisation; the accuracy on valid, which is measured, shows
-whether it was right.
+The names and shapes of the tensors determine the depth. Only tensors are read, never code. A state dict does not contain the
+size of the input and its normalisation; give those of the training. The command measures the accuracy on valid, which shows
+whether they were right.
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ NORMALISE = ["imagenet", "half", "none"]
 
 def arguments() -> argparse.ArgumentParser:
     """The options, each with its one default."""
-    parser = argparse.ArgumentParser(description="Take over a plain state dict of a standard ResNet.")
+    parser = argparse.ArgumentParser(description="Import a plain state dict of a standard ResNet.")
     parser.add_argument("file", type=Path, help="the .pth or .safetensors file")
     add_places(parser)
     parser.add_argument("--size", type=int, help="side of the network input in px (default: 224)")
-    help_window = (
-        "side of the square around the centre that is scaled to it, px (default: the smaller side of the first image)"
-    )
+    help_window = "side of the central square that is scaled to it, px (default: the shorter side of the first image)"
     parser.add_argument("--window", type=int, help=help_window)
     help_normalise = (
-        "what the inputs in 0…1 went through: imagenet's mean and deviation, half (0.5, 0.5), none (default: imagenet)"
+        "mean and standard deviation of the training: imagenet's, half (0.5, 0.5), none (default: imagenet)"
     )
     parser.add_argument("--normalise", default="imagenet", choices=NORMALISE, help=help_normalise)
     parser.add_argument("--fresh", action="store_true", help="replace a best checkpoint that is there")
@@ -58,7 +56,7 @@ from models import catalog
 
 
 def main(args: argparse.Namespace) -> None:
-    """Read, recognise, measure on valid, save."""
+    """Read the state dict, recognise its depth, measure it on valid, and save it."""
     size = 224 if args.size is None else args.size
     smallest = max(catalog.find(model).smallest for model in catalog.resnets())
     if not smallest <= size <= 4096 or not 1 <= (args.window or 1) <= 16384 or args.window == 0:
@@ -69,10 +67,12 @@ def main(args: argparse.Namespace) -> None:
     model = recognise(args.file, state, len(data.classes), size)
     window = args.window or min(read_image(lists["train"].paths[0]).shape[:2])
     mean, std = NORMALISATIONS[args.normalise]
-    # Resize(size) of the whole image is what peers train on: around the centre, whatever cell there is.
+    # Such networks are usually trained on the whole image, resized: the window is at the centre, wherever the cell is.
     preprocessing = Preprocessing(window, size, size, "centre", mean, std)
     print(f"{args.file}: {model}, {len(data.classes)} classes: {', '.join(data.classes)}")
-    print(f"preprocessing: the central {window} px scaled to {size} px, normalised by mean {mean} and deviation {std}")
+    print(
+        f"preprocessing: the central {window} px scaled to {size} px, normalised by mean {mean} and standard deviation {std}"
+    )
     hardware = choose_hardware(args.device, args.precision)
     folder = args.weights / data.name / model
     best = folder / "best.safetensors"
@@ -92,15 +92,15 @@ def main(args: argparse.Namespace) -> None:
         for ending, d4 in (("", False), ("_d4", True)):
             accuracy, loss = score(predict(network, batches, hardware, d4, f"validating {model}"), labels)
             metrics |= {f"valid_accuracy{ending}": accuracy, f"valid_loss{ending}": loss}
-        shares = {"metrics": metrics, "train_share": share.tolist(), "finished": True}
-        save_checkpoint(best, About(model, data.classes, preprocessing, data.name, **shares), tensors)
+        fields = {"metrics": metrics, "train_share": share.tolist(), "finished": True}
+        save_checkpoint(best, About(model, data.classes, preprocessing, data.name, **fields), tensors)
     load_network(best, model)
     plain, averaged = (metrics[name] for name in ("valid_accuracy", "valid_accuracy_d4"))
     print(f"{model}: {percent(plain)} on valid, {percent(averaged)} averaged over D4; saved in {best}.")
     if plain < share.max() + 0.05:
         warn(
-            f"always saying {data.classes[int(share.argmax())]} reaches {percent(share.max(), 1)}; are --size, --window "
-            f"and --normalise those of the training, and the classes in this order?"
+            f"always predicting {data.classes[int(share.argmax())]} reaches {percent(share.max(), 1)}; are --size, "
+            "--window and --normalise those of the training, and the classes in this order?"
         )
 
 

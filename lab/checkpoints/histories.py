@@ -1,4 +1,4 @@
-"""The history of a run: one row per epoch, written, read and put into words."""
+"""The history of a run, one row per epoch: written, read and formatted for messages."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lab.checkpoints.checkpoint import RENAMED, About
 from lab.errors import UserError
 from lab.files import write_whole
 from lab.text import duration, percent
-from models.catalog import names
+from models import catalog
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
-    """Write the history as CSV: accuracies as fractions, losses in nats, seconds per epoch, images per second of training; no
-    file before the first epoch has ended."""
+    """Write the history as CSV: accuracies 0…1, losses in nats, seconds per epoch, images per second of training. Without a
+    finished epoch there is no file."""
     if not history:
         path.unlink(missing_ok=True)
         return
@@ -25,18 +25,17 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 
 
 def write_run(path: Path, about: About) -> None:
-    """What a run was made with, to be read: its settings, what was measured of the images, and its records."""
-    kept = {
-        key: value for key, value in asdict(about).items() if key in ("model", "data", "lists", "classes", "settings")
-    }
-    kept |= {"preprocessing": asdict(about.preprocessing), "records": about.records}
-    write_whole(path, json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
+    """Write the settings, the preprocessing and the records of a run as JSON."""
+    names = ("model", "classes", "data", "lists", "settings", "preprocessing", "records")
+    values = asdict(about)
+    run = {name: values[name] for name in names}
+    write_whole(path, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_histories(folder: Path) -> dict[str, pd.DataFrame]:
-    """The histories of a data set's runs by model, in the order of the catalogue; columns of earlier versions are renamed."""
+    """The histories in a folder by model, in the order of the catalogue, with the present names of columns."""
     histories = {}
-    for model in names():
+    for model in catalog.names():
         path = folder / f"history_{model}.csv"
         if not path.is_file():
             continue
@@ -52,17 +51,17 @@ def read_histories(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 def best_of(metrics: dict[str, float]) -> tuple[float, float]:
-    """What a new best must exceed: accuracy first, the lower loss among equals."""
+    """The key by which epochs are compared: valid accuracy, and the lower loss among equals."""
     return (metrics["valid_accuracy"], -metrics["valid_loss"]) if metrics else (-1.0, 0.0)
 
 
 def describe_best(about: About) -> str:
-    """The best epoch so far in words."""
+    """The best epoch so far, in a message."""
     return f"best valid accuracy {percent(about.metrics['valid_accuracy'])} in epoch {about.metrics['epoch']:.0f}"
 
 
 def epoch_line(model: str, row: dict[str, float], about: About, epochs: int) -> str:
-    """One line of results for an epoch."""
+    """The results of an epoch in one line."""
     return (
         f"{model} epoch {row['epoch']}/{epochs}: train {percent(row['train_accuracy'])}, valid "
         f"{percent(row['valid_accuracy'])}, {describe_best(about)}; loss {row['train_loss']:.3f} / {row['valid_loss']:.3f}, "

@@ -1,4 +1,4 @@
-"""Checkpoints come back bit for bit, and every wrong file is one sentence that says what was expected and what was found."""
+"""Checkpoints are read back bit for bit, and each wrong file is refused in one sentence with what was expected and found."""
 
 from __future__ import annotations
 
@@ -38,15 +38,14 @@ pytestmark = pytest.mark.usefixtures("thin_networks")
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """A whole best checkpoint of a (thin) resnet18."""
-    torch.manual_seed(0)
+    """A best checkpoint of a thin resnet18."""
     path = tmp_path / "weights" / "tiny" / "resnet18" / "best.safetensors"
     save_thin(path, about(), thin("resnet18"))
     return path
 
 
 def refusal(path: Path, model: str | None = "resnet18") -> str:
-    """The sentence by which a checkpoint is refused, by its header alone or else when its tensors are loaded."""
+    """The message by which a checkpoint is refused."""
     with pytest.raises(UserError) as error:
         load_network(path, model)
     text = str(error.value)
@@ -57,8 +56,8 @@ def refusal(path: Path, model: str | None = "resnet18") -> str:
 # ---- round trip
 
 
-def test_what_a_checkpoint_says_comes_back_equal(tmp_path: Path) -> None:
-    said = about(
+def test_a_description_is_read_back(tmp_path: Path) -> None:
+    saved = about(
         model="resnet50",
         classes=["normal", "blast – µ"],
         data="tiny",
@@ -70,20 +69,20 @@ def test_what_a_checkpoint_says_comes_back_equal(tmp_path: Path) -> None:
         records=[{"torch": "2.11.0", "git": "none"}],
     )
     state = TrainingState(2, 5, 1 / 3, 4.0, 0.25, 0.5, 8, {"scale": 65536.0, "_growth_tracker": 3})
-    save_checkpoint(tmp_path / "last.safetensors", said, {}, state)
-    assert read_about(tmp_path / "last.safetensors", "resnet50") == said
-    assert read_state(tmp_path / "last.safetensors") == state
-    assert [entry.name for entry in tmp_path.iterdir()] == ["last.safetensors"]
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, saved, {}, state)
+    assert read_about(path, "resnet50") == saved and read_state(path) == state
+    assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_history_saved_under_the_old_names_is_read_under_todays(tmp_path: Path) -> None:
+def test_former_names_of_a_historys_columns_are_replaced(tmp_path: Path) -> None:
     row = {"epoch": 1, "train_accuracy": 0.5, "test_accuracy": 0.75, "train_loss": 0.6, "test_loss": 0.4}
     save_checkpoint(tmp_path / "last.safetensors", about(history=[row]), {})
     expected = {"epoch": 1, "train_accuracy": 0.5, "valid_accuracy": 0.75, "train_loss": 0.6, "valid_loss": 0.4}
     assert read_about(tmp_path / "last.safetensors").history == [expected]
 
 
-def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
+def test_tensors_are_read_back_bit_for_bit(tmp_path: Path) -> None:
     torch.manual_seed(0)
     shared = torch.randn(4)
     tensors = {
@@ -105,19 +104,21 @@ def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
         assert torch.equal(*bits), name
 
 
-def test_a_network_comes_back_ready_to_predict(saved: Path) -> None:
-    torch.manual_seed(0)
-    original = thin("resnet18")
-    network, said = load_network(saved, "resnet18")
-    assert said.preprocessing == about().preprocessing
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    """Two dictionaries of tensors are equal bit for bit."""
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_loaded_network_is_ready_to_predict(saved: Path) -> None:
+    network, description = load_network(saved, "resnet18")
+    assert description == about()
     assert not network.training and not any(parameter.requires_grad for parameter in network.parameters())
-    for name, tensor in original.state_dict().items():
-        assert torch.equal(network.state_dict()[name], tensor), name
+    assert_same(network.state_dict(), part(read_tensors(saved), "model."))
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_an_optimizer_goes_on_as_if_never_stopped(tmp_path: Path, kind: str) -> None:
-    """Channels-last weights as in training: the file holds tensors contiguous, and the layouts must meet again."""
+def test_a_loaded_optimizer_continues_bit_for_bit(tmp_path: Path, kind: str) -> None:
+    """With channels-last weights, as in training, although tensors in the file are contiguous."""
 
     def made() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
@@ -144,24 +145,22 @@ def test_an_optimizer_goes_on_as_if_never_stopped(tmp_path: Path, kind: str) -> 
     load_strictly(second, part(tensors, "train."), tmp_path)
     load_optimizer(second_optimizer, tensors, tmp_path, begun=True)
     steps(second, second_optimizer, range(3, 5))
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(second.state_dict()[name], tensor), name
-    expected, found = optimizer_tensors(whole_optimizer), optimizer_tensors(second_optimizer)
-    assert expected.keys() == found.keys() and len(expected) > 0
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert_same(second.state_dict(), whole.state_dict())
+    assert_same(optimizer_tensors(second_optimizer), optimizer_tensors(whole_optimizer))
+    assert optimizer_tensors(whole_optimizer)
 
 
 # ---- refusals
 
 
-def test_a_missing_file_says_what_makes_it(tmp_path: Path) -> None:
+def test_the_message_for_a_missing_file_has_the_command_that_writes_it(tmp_path: Path) -> None:
     assert "python train.py --model resnet50" in refusal(tmp_path / "none.safetensors", "resnet50")
     tmp_path.joinpath("folder.safetensors").mkdir()
     assert "no such checkpoint" in refusal(tmp_path / "folder.safetensors")
 
 
 class Bomb:
-    """Unpickling this makes a file."""
+    """An object whose unpickling creates a file."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -179,21 +178,18 @@ def test_a_pickle_is_refused_and_never_executed(tmp_path: Path, how: str) -> Non
         torch.save({"model": bomb}, path)
     assert "expected a checkpoint in safetensors format, found something else" in refusal(path)
     assert not bomb.target.exists()
-    pickle.loads(pickle.dumps(bomb))  # the bomb is a live one
+    pickle.loads(pickle.dumps(bomb))  # it works if it is unpickled
     assert bomb.target.exists()
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"just some text, long enough for a header's length", bytes(64)])
-def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "best.safetensors").write_bytes(data)
-    text = refusal(tmp_path / "best.safetensors")
-    assert "expected" in text and "found" in text
+OTHER_FILES = [b"", b"{}", b"just some text, long enough for a header's length", bytes(64)]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.999])
-def test_a_truncated_file_is_refused(saved: Path, share: float) -> None:
+@pytest.mark.parametrize("data", [*OTHER_FILES, 0.001, 0.1, 0.5, 0.999], ids=repr)
+def test_other_files_and_truncated_ones_are_refused(saved: Path, data: bytes | float) -> None:
+    """A number is the share of a checkpoint's bytes that is left."""
     whole = saved.read_bytes()
-    saved.write_bytes(whole[: int(share * len(whole))])
+    saved.write_bytes(data if isinstance(data, bytes) else whole[: int(data * len(whole))])
     assert "expected a checkpoint in safetensors format" in refusal(saved)
 
 
@@ -202,7 +198,7 @@ def test_another_depth_is_refused(saved: Path) -> None:
 
 
 def header(path: Path, **entries: str) -> Path:
-    """Rewrite a checkpoint's header, keeping its tensors."""
+    """Replace a checkpoint's header and keep its tensors."""
     safetensors.torch.save_file(read_tensors(path), path, metadata=entries)
     return path
 
@@ -214,8 +210,8 @@ WRONG = [None, -1, 1.5, "x", True, [], [1], {}, {"a": "b"}, [{"a": "b"}]]
     "name", [field.name for field in (*fields(About), *fields(TrainingState)) if field.name != "preprocessing"]
 )
 @pytest.mark.parametrize("value", WRONG, ids=repr)
-def test_every_field_is_of_its_kind_or_refused(saved: Path, name: str, value: Any) -> None:
-    """Never a traceback, here or later, where the field is used."""
+def test_a_field_of_another_type_is_refused(saved: Path, name: str, value: Any) -> None:
+    """Otherwise there would be a traceback later, when the field is used."""
     usual = asdict(about()) | asdict(TrainingState())
     header(saved, format=FORMAT, about=json.dumps({**usual, name: value}))
     try:
@@ -234,85 +230,71 @@ def test_an_optimizer_without_its_momentum_is_refused(lost: str) -> None:
     network(torch.ones(2, 3, 32, 32)).sum().backward()
     optimizer.step()
     tensors = {name: tensor for name, tensor in optimizer_tensors(optimizer).items() if not name.startswith(lost)}
-    with pytest.raises(
-        UserError, match=r"last: expected the optimizer's state of 14 parameters, found another or a part"
-    ):
+    message = "last: expected the optimizer's state of 14 parameters, found another or a part"
+    with pytest.raises(UserError, match=message):
         load_optimizer(make_optimizer(network, settings(), "fp32"), tensors, Path("last"), begun=True)
 
 
-def test_weights_that_are_no_numbers_are_refused(saved: Path) -> None:
+def test_weights_that_are_not_finite_are_refused(saved: Path) -> None:
     network = thin("resnet18")
     with torch.no_grad():
         network.fc.bias[0] = float("nan")
     save_thin(saved, about(), network)
-    assert "fc.bias holds values that are no finite numbers; this network cannot predict" in refusal(saved)
+    assert "fc.bias contains values that are not finite; this network cannot predict" in refusal(saved)
 
 
 def test_another_format_is_refused(saved: Path) -> None:
-    said = json.dumps(asdict(about()))
-    assert f"expected format '{FORMAT}', found 'some other 7'" in refusal(
-        header(saved, format="some other 7", about=said)
-    )
-    later = refusal(header(saved, format="leukemia-resnet checkpoint 2", about=said))
+    description = json.dumps(asdict(about()))
+    other = refusal(header(saved, format="some other 7", about=description))
+    assert f"expected format '{FORMAT}', found 'some other 7'." in other
+    later = refusal(header(saved, format="leukemia-resnet checkpoint 2", about=description))
     assert "found 'leukemia-resnet checkpoint 2'; another version of this package wrote it, use that one" in later
-    assert f"expected format '{FORMAT}', found 'none'" in refusal(header(saved, about=said))
-    safetensors.torch.save_file({"conv1.weight": torch.zeros(1)}, saved)  # someone else's weights, without a header
+    assert f"expected format '{FORMAT}', found 'none'" in refusal(header(saved, about=description))
+    safetensors.torch.save_file({"conv1.weight": torch.zeros(1)}, saved)  # weights from elsewhere have no header
     assert "found 'none'" in refusal(saved)
 
 
-def test_what_a_later_version_says_besides_is_passed_over(saved: Path) -> None:
+def test_unknown_fields_of_a_later_version_are_ignored(saved: Path) -> None:
     header(saved, format=FORMAT, about=json.dumps({**asdict(about()), "mood": "good"}))
     assert read_about(saved, "resnet18") == about()
 
 
 @pytest.mark.parametrize(
-    "said",
+    "description",
     [
-        "",
-        "not JSON",
-        "[]",
-        "{}",
+        *("", "not JSON", "[]", "{}", '"model"'),
         json.dumps({**asdict(about()), "preprocessing": {"window": 32}}),
         json.dumps({**asdict(about()), "preprocessing": {**asdict(about().preprocessing), "locate": "corner"}}),
     ],
 )
-def test_a_damaged_description_is_refused(saved: Path, said: str) -> None:
-    assert "description is damaged" in refusal(header(saved, format=FORMAT, about=said))
+def test_a_damaged_description_is_refused(saved: Path, description: str) -> None:
+    assert "description is damaged" in refusal(header(saved, format=FORMAT, about=description))
 
 
-def test_tensors_of_another_number_of_classes_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "best.safetensors"
-    save_thin(path, about(classes=["a", "b", "c"]), thin("resnet18", 2))
-    text = refusal(path)
-    assert "2 tensors do not fit" in text and "fc.bias: expected (3,), found (2,)" in text
+def test_tensors_that_do_not_fit_are_refused(saved: Path) -> None:
+    def refused(changed: dict[str, Tensor], **description: Any) -> str:
+        save_checkpoint(saved, about(**description), {f"model.{name}": tensor for name, tensor in changed.items()})
+        return refusal(saved)
 
-
-def test_missing_and_unknown_tensors_are_refused(tmp_path: Path) -> None:
-    path, state = tmp_path / "best.safetensors", thin("resnet18").state_dict()
-
-    def refused(changed: dict[str, Tensor]) -> str:
-        save_checkpoint(path, about(), {f"model.{name}": tensor for name, tensor in changed.items()})
-        return refusal(path)
-
-    without = {name: tensor for name, tensor in state.items() if name != "bn1.running_var"}
-    assert "bn1.running_var: expected (4,), found none" in refused(without)
+    state = thin("resnet18").state_dict()
+    three = refused(state, classes=["a", "b", "c"])
+    assert "2 tensors do not fit" in three and "fc.bias: expected (3,), found (2,)" in three
     assert "zoo.weight: expected none, found (2,)" in refused(state | {"zoo.weight": torch.zeros(2)})
     assert "do not fit" in refused({})
+    del state["bn1.running_var"]
+    assert "bn1.running_var: expected (4,), found none" in refused(state)
 
 
-def test_other_classes_are_refused(tmp_path: Path) -> None:
-    said = about(classes=["normal", "leukemia blast"])
-    check_classes(tmp_path, said, ["normal", "leukemia blast"])
-    for classes in (["normal", "blast"], ["leukemia blast", "normal"], ["normal"], ["a", "b", "c"]):
-        with pytest.raises(UserError) as error:
-            check_classes(tmp_path, said, classes)
-        assert str(said.classes) in str(error.value) and f"{len(classes)}: {classes}" in str(error.value)
+@pytest.mark.parametrize("classes", [["normal", "blast"], ["leukemia blast", "normal"], ["normal"], ["a", "b", "c"]])
+def test_other_classes_are_refused(classes: list[str]) -> None:
+    description = about(classes=["normal", "leukemia blast"])
+    check_classes(Path("best"), description, description.classes)
+    with pytest.raises(UserError) as error:
+        check_classes(Path("best"), description, classes)
+    assert str(description.classes) in str(error.value) and f"{len(classes)}: {classes}" in str(error.value)
 
 
-# ---- finding
-
-
-def test_trained_models_are_listed_from_the_shallowest(tmp_path: Path) -> None:
+def test_trained_models_are_in_the_catalogues_order(tmp_path: Path) -> None:
     for name in ("resnet152", "resnet18", "resnet50", "resnet101"):
         save_thin(tmp_path / name / "best.safetensors", about(name), thin(name))
     (tmp_path / "resnet34").mkdir()

@@ -1,4 +1,4 @@
-"""Several seeds of one depth averaged: the mean of their probabilities everywhere, and nothing else averaged by mistake."""
+"""An average of several seeds predicts the mean of their probabilities; folders that mix other networks are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import demo
 import evaluate
 import predict
 import train
-from lab.checkpoints.checkpoint import About, load_network, read_about, read_tensors
+from lab.checkpoints.checkpoint import About, read_about, read_tensors
 from lab.checkpoints.ensembles import load_members, other
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
@@ -50,51 +50,45 @@ pytestmark = pytest.mark.usefixtures("thin_networks")
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with lists in csv/tiny and three seeds trained on them; nobody writes into it."""
+    """A read-only folder with lists in csv/tiny and three seeds trained on them."""
     folder = tmp_path_factory.mktemp("seeds")
     make_data(folder / "csv" / "tiny")
     with inside(folder, figures=False):
         for seed in range(3):
-            options = [
-                *("--data", "tiny", "--seed", str(seed), "--weights", f"weights-{seed}"),
-                *("--report", f"report-{seed}"),
-            ]
-            command(train, *FAST, *options)
+            outputs = ["--weights", f"weights-{seed}", "--report", f"report-{seed}"]
+            command(train, *FAST, "--data", "tiny", "--seed", str(seed), *outputs)
     return folder
 
 
 @pytest.fixture
 def work(tmp_path: Path, seeds: Path) -> Iterator[Path]:
-    """A copy of it to work in, with thin networks."""
+    """A copy of ``seeds`` as working directory, with thin networks."""
     shutil.copytree(seeds, tmp_path, dirs_exist_ok=True)
     with inside(tmp_path, figures=False):
         yield tmp_path
 
 
 def member(seed: int, classes: int = 2, **values: Any) -> tuple[torch.nn.Module, About]:
-    """A network with random weights, and what it says."""
+    """A network with random weights, and its description."""
     torch.manual_seed(seed)
     return thin("resnet18", classes).eval(), about(classes=[str(label) for label in range(classes)], **values)
 
 
 def folder_of(folder: Path, *members: tuple[torch.nn.Module, About]) -> Path:
-    """Write an average by hand; its best checkpoint."""
-    best = folder / "best.safetensors"
-    for number, (network, said) in enumerate(members, 1):
-        path = best if number == 1 else other(folder, number)
-        save_thin(path, replace(said, members=len(members) if number == 1 else 1), network)
+    """Write an average; returns its best checkpoint."""
+    best, (network, description) = folder / "best.safetensors", members[0]
+    save_thin(best, replace(description, members=len(members)), network)
+    for number, (network, description) in enumerate(members[1:], 2):
+        save_thin(other(folder, number), description, network)
     return best
 
 
 def slow(paths: list[Path], images: list[Path], d4: bool = False) -> np.ndarray:
-    """The mean of the members' probabilities, each predicted alone, one image at a time."""
+    """The mean of the members' probabilities, predicted separately and one image at a time."""
     return np.mean([slow_probabilities(path, images, d4=d4) for path in paths], axis=0)
 
 
-# ---- the mean
-
-
-def test_the_average_is_the_mean_of_the_members_each_on_its_own_input() -> None:
+def test_the_average_is_the_mean_of_the_members_with_their_own_normalisation() -> None:
     members = [member(seed, 3) for seed in range(3)]
     preprocessing = replace(about().preprocessing, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1))
     members[1] = (members[1][0], replace(members[1][1], preprocessing=preprocessing))
@@ -108,86 +102,75 @@ def test_the_average_is_the_mean_of_the_members_each_on_its_own_input() -> None:
     found = predict_members(members, feed, hardware)
     assert found.dtype == np.float32 and found.shape == (5, 3)
     with torch.no_grad():
-        each = [network(feed(said.preprocessing)[0][0]).softmax(1).numpy() for network, said in members]
+        each = [network(feed(about.preprocessing)[0][0]).softmax(1).numpy() for network, about in members]
     np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-5, atol=1e-7)
     assert np.abs(each[0] - each[1]).max() > 1e-3
-    # One member is that network alone, bit for bit.
+    # The average of one member is that member, bit for bit.
     alone = predict_members(members[:1], feed, hardware)
     np.testing.assert_array_equal(alone, inference.predict(members[0][0], feed(members[0][1].preprocessing), hardware))
 
 
-# ---- refusals of a folder
-
-
-def test_members_come_in_their_order_and_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = [member(seed) for seed in range(11)]  # member_10 comes after member_9
-    found = load_members(folder_of(tmp_path, *made), "resnet18")
+def test_members_are_ordered_by_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = [member(seed) for seed in range(11)]  # member_10 comes after member_9
+    found = load_members(folder_of(tmp_path, *saved), "resnet18")
     assert "resnet18: averaging 11 members" in capsys.readouterr().out
-    for (network, _), (expected, _) in zip(found, made, strict=True):
+    for (network, _), (expected, _) in zip(found, saved, strict=True):
         assert torch.equal(network.state_dict()["fc.weight"], expected.state_dict()["fc.weight"])
 
 
-def test_a_member_missing_or_too_many_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_surplus_member_is_refused(tmp_path: Path) -> None:
     best = folder_of(tmp_path, member(0), member(1), member(2))
     other(tmp_path, 2).rename(tmp_path / "kept")
     with pytest.raises(UserError, match=r"expects member_2.*, member_3.* beside it, found member_3.safetensors;"):
         load_members(best)
     (tmp_path / "kept").rename(other(tmp_path, 2))
-    save_thin(best, about(), thin("resnet18"))  # a training's own best, with stale members beside it
+    save_thin(best, about(), thin("resnet18"))  # a training's best, with old members beside it
     with pytest.raises(UserError, match=r"expects no other member beside it, found member_2.*, member_3"):
         load_members(best)
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"model": "resnet50"}, "expected weights of resnet18, found resnet50"),
         ({"classes": ["1", "0"]}, r"expected classes \['0', '1'\], found \['1', '0'\]"),
         ({"lists": "b" * 64}, "expected training and valid lists with the hash aaaaaaaaaaaa, found bbbbbbbbbbbb"),
-        (
-            {"preprocessing": Preprocessing(48, 64, 32, "cell")},
-            "expected a window of 32 px around the cell, stored at 64 px, found of 48 px around the cell, stored at 64 px",
-        ),
+        ({"preprocessing": Preprocessing(48, 64, 32, "cell")}, "of 32 px around .*, found of 48 px around the cell"),
         ({"preprocessing": Preprocessing(32, 64, 32, "centre")}, "found of 32 px around the centre"),
         ({"preprocessing": Preprocessing(32, 96, 48, "cell")}, "found of 32 px around the cell, stored at 96 px"),
     ],
 )
-def test_mixtures_are_refused_by_the_folder_and_by_what_makes_it(
-    tmp_path: Path, changes: dict[str, Any], words: str
-) -> None:
-    network, said = member(0, lists="a" * 64)
-    changed = replace(said, **changes)
-    strange = (thin(changed.model), changed)
-    best = folder_of(tmp_path / "both", (network, said), strange)
-    with pytest.raises(
-        UserError, match=rf"member_2.safetensors: cannot be averaged with .*best.safetensors: .*{words}"
-    ):
+def test_mixtures_are_refused_when_loaded_and_when_made(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    network, description = member(0, lists="a" * 64)
+    changed = replace(description, **changes)
+    different = (thin(changed.model), changed)
+    best = folder_of(tmp_path / "both", (network, description), different)
+    with pytest.raises(UserError, match=rf"member_2.* cannot be averaged with .*best.safetensors: .*{message}"):
         load_members(best)
-    folders = [folder_of(tmp_path / "one", (network, said)).parent, folder_of(tmp_path / "two", strange).parent]
-    with pytest.raises(UserError, match=rf"two/best.safetensors: cannot be averaged with .*one.*: .*{words}"):
+    folders = [
+        folder_of(tmp_path / "one", (network, description)).parent,
+        folder_of(tmp_path / "two", different).parent,
+    ]
+    with pytest.raises(UserError, match=rf"two/best.safetensors: cannot be averaged with .*one.*: .*{message}"):
         command(average, *folders, "--out", tmp_path / "average" / "resnet18")
     assert not (tmp_path / "average").exists()
 
 
-# ---- D4
-
-
 @pytest.mark.parametrize(("votes", "use"), [(0, False), (1, False), (2, True), (3, True)])
-def test_without_a_measurement_most_members_decide(votes: int, use: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    said = about(members=3, metrics={"d4_votes": votes})
-    assert decide_d4(said, "auto") is use
-    text = f"D4 averaging {'on' if use else 'off'}, on valid it helped {votes} of the 3 members"
-    assert text in capsys.readouterr().out
-    assert decide_d4(said, "on", quiet=True) and not decide_d4(said, "off", quiet=True)
+def test_without_a_measurement_the_majority_decides_d4(
+    votes: int, use: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    average = about(members=3, metrics={"d4_votes": votes})
+    assert decide_d4(average, "auto") is use
+    message = f"D4 averaging {'on' if use else 'off'}, on valid it helped {votes} of the 3 members"
+    assert message in capsys.readouterr().out
+    assert decide_d4(average, "on", quiet=True) and not decide_d4(average, "off", quiet=True)
 
 
-# ---- the whole way
-
-
-def test_made_measured_and_used_by_every_command(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_average_is_measured_and_used_by_every_command(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command(average, *SEEDS, "--out", OUT, *CPU)
-    said = capsys.readouterr().out
-    assert f"python predict.py --model resnet18 --data tiny --weights {Path(OUT).parents[1]}" in said
+    output = capsys.readouterr().out
+    assert f"python predict.py --model resnet18 --data tiny --weights {Path(OUT).parents[1]}" in output
     best = work / OUT / "best.safetensors"
     paths = [best, other(work / OUT, 2), other(work / OUT, 3)]
     # The members are the seeds, the best on valid first.
@@ -198,7 +181,7 @@ def test_made_measured_and_used_by_every_command(work: Path, capsys: pytest.Capt
         assert all(torch.equal(tensor, expected[name]) for name, tensor in read_tensors(path).items())
     assert [read_about(path).members for path in paths] == [3, 1, 1]
 
-    # What it says of itself is what the slow way measures.
+    # Its metrics are those of the slow predictions.
     valid = pd.read_csv("csv/tiny/valid.csv")
     images, labels = [work / "csv/tiny" / name for name in valid["Path"]], valid["label"].to_numpy()
     metrics = read_about(best).metrics
@@ -206,15 +189,15 @@ def test_made_measured_and_used_by_every_command(work: Path, capsys: pytest.Capt
         accuracy, loss = score(slow(paths, images, d4), labels)
         assert metrics[f"valid_accuracy{ending}"] == accuracy
         assert metrics[f"valid_loss{ending}"] == pytest.approx(loss, rel=1e-4)
-        assert f"average{' with D4' if d4 else ''}: {100 * accuracy:.2f} % on valid" in said
+        assert f"average{' with D4' if d4 else ''}: {100 * accuracy:.2f} % on valid" in output
     use = decide_d4(read_about(best), "auto", quiet=True)
 
     options = ["--data", "tiny", "--weights", "weights-average", *CPU]
     expected_valid = slow(paths, images, use)
     command(evaluate, *options)
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     hits = int((expected_valid.argmax(1) == labels).sum())
-    assert "resnet18: averaging 3 members" in said and f"{hits} of {VALID} images" in said
+    assert "resnet18: averaging 3 members" in output and f"{hits} of {VALID} images" in output
     table = pd.read_csv("report/tiny/valid_resnet18.csv")
     np.testing.assert_allclose(table[["probability_0", "probability_1"]], expected_valid, atol=1e-4)
 
@@ -227,22 +210,22 @@ def test_made_measured_and_used_by_every_command(work: Path, capsys: pytest.Capt
     image = work / "cell.png"
     Image.fromarray(cell(np.random.default_rng(5), 1)).save(image)
     command(demo, *options, image)
-    said = capsys.readouterr().out
-    assert "resnet18: averaging 3 members" in said and f" {100 * hits / VALID:.2f} % " in said
+    output = capsys.readouterr().out
     count = 3 * sum(parameter.numel() for parameter in thin("resnet18").parameters())
-    assert f" {count:,} " in said
-    found = re.search(r"resnet18: .+ \(normal (.+) %, leukemia blast (.+) %\)", said)
-    assert found and [float(text) for text in found.groups()] == pytest.approx(
-        100 * slow(paths, [image], use)[0], abs=0.06
-    )
+    for text in ("resnet18: averaging 3 members", f" {100 * hits / VALID:.2f} % ", f" {count:,} "):
+        assert text in output
+    found = re.search(r"resnet18: .+ \(normal (.+) %, leukemia blast (.+) %\)", output)
+    assert found
+    percentages = [float(text) for text in found.groups()]
+    assert percentages == pytest.approx(100 * slow(paths, [image], use)[0], abs=0.06)
 
-    # Where only the code and the weights are, the demo shows what was measured.
+    # Without the lists, the demo shows the accuracy in the checkpoint.
     shutil.rmtree("csv")
     command(demo, *options)
     assert f" {100 * metrics['valid_accuracy_d4' if use else 'valid_accuracy']:.2f} % " in capsys.readouterr().out
 
 
-def test_without_the_lists_the_members_decide_and_the_demo_says_so(
+def test_without_the_lists_the_members_decide_and_the_demo_shows_no_accuracy(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     votes = sum(decide_d4(read_about(Path(folder) / "best.safetensors"), "auto", quiet=True) for folder in SEEDS)
@@ -250,25 +233,25 @@ def test_without_the_lists_the_members_decide_and_the_demo_says_so(
     with pytest.raises(UserError, match="no lists found for --data tiny"):
         command(average, *SEEDS, "--out", OUT, "--data", "tiny", *CPU)
     command(average, *SEEDS, "--out", OUT, *CPU)
-    said = capsys.readouterr().out
-    assert "average: not measured on valid, since no lists found for --data tiny" in said
-    assert f"on valid it helped {votes} of the 3 members" in said
+    output = capsys.readouterr().out
+    assert "average: not measured on valid, since no lists found for --data tiny" in output
+    assert f"on valid it helped {votes} of the 3 members" in output
     assert read_about(Path(OUT) / "best.safetensors").metrics == {"d4_votes": votes}
     command(demo, "--data", "tiny", "--weights", "weights-average", *CPU)
     assert " not measured " in capsys.readouterr().out
 
 
-def test_other_lists_of_the_same_name_measure_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_lists_of_the_same_name_are_not_used(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = work / "csv/tiny/valid.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]))
     command(average, *SEEDS, "--out", OUT, *CPU)
     assert "not measured on valid, since csv/tiny: these are not the lists" in capsys.readouterr().out
 
 
-# ---- what it does not write over, and what does not write over it
+# ---- refusals
 
 
-def test_one_network_or_one_twice_is_no_average(work: Path) -> None:
+def test_an_average_needs_different_networks(work: Path) -> None:
     for folders in (SEEDS[:1], [SEEDS[0], f"./{SEEDS[0]}"]):
         with pytest.raises(UserError, match="name two folders or more, each once"):
             command(average, *folders, "--out", OUT, *CPU)
@@ -277,7 +260,7 @@ def test_one_network_or_one_twice_is_no_average(work: Path) -> None:
         command(average, SEEDS[0], "copied/tiny/resnet18", "--out", OUT, *CPU)
 
 
-def test_the_place_of_an_average_is_its_own(work: Path) -> None:
+def test_an_average_replaces_no_training_and_only_with_fresh_an_average(work: Path) -> None:
     with pytest.raises(UserError, match="expected a folder named resnet18"):
         command(average, *SEEDS, "--out", "weights-average", *CPU)
     before = contents(work / SEEDS[2])
@@ -294,13 +277,13 @@ def test_the_place_of_an_average_is_its_own(work: Path) -> None:
     assert len(load_members(work / OUT / "best.safetensors", "resnet18")) == 2
 
 
-def test_training_does_not_go_on_in_an_average_and_fresh_takes_it_away(work: Path) -> None:
+def test_training_refuses_the_folder_of_an_average_unless_fresh(work: Path) -> None:
     command(average, *SEEDS, "--out", OUT, *CPU)
     before = contents(work / OUT)
     options = ["--data", "tiny", "--weights", "weights-average", *FAST]
     with pytest.raises(UserError, match=r"weights-average/tiny/resnet18: holds an average of 3 networks.*--fresh"):
         command(train, *options)
-    # Nor with a run's last checkpoint beside it.
+    # Also with a last checkpoint in the folder.
     shutil.copyfile(f"{SEEDS[0]}/last.safetensors", f"{OUT}/last.safetensors")
     with pytest.raises(UserError, match="holds an average of 3 networks"):
         command(train, *options)
@@ -311,7 +294,7 @@ def test_training_does_not_go_on_in_an_average_and_fresh_takes_it_away(work: Pat
     assert len(load_members(work / OUT / "best.safetensors", "resnet18")) == 1
 
 
-def test_an_interrupted_average_is_nothing_to_predict_with(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_average_cannot_be_predicted_with(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command(average, *SEEDS, "--out", OUT, *CPU)
 
     def full(*_: Any) -> None:
@@ -324,5 +307,4 @@ def test_an_interrupted_average_is_nothing_to_predict_with(work: Path, monkeypat
     with pytest.raises(UserError, match="no trained model there"):
         command(predict, "--data", "tiny", "--weights", "weights-average", *CPU)
     command(average, *SEEDS[:2], "--out", OUT, "--fresh", *CPU)
-    network, _ = load_network(work / OUT / "best.safetensors", "resnet18")
-    assert isinstance(network, torch.nn.Module)
+    assert len(load_members(work / OUT / "best.safetensors", "resnet18")) == 2

@@ -1,4 +1,4 @@
-"""The history of a run comes back as it was written, and the figures are drawn from all depths."""
+"""The history of a run is read back as it was written; the accuracy figure is drawn from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROWS = [
 ]
 
 
-def test_histories_come_back_from_the_shallowest(tmp_path: Path) -> None:
+def test_histories_are_read_in_the_catalogues_order(tmp_path: Path) -> None:
     for model in ("resnet152", "resnet18", "resnet50"):
         write_history(tmp_path / f"history_{model}.csv", ROWS)
     (tmp_path / "metrics.csv").write_text("not,a,history\n")
@@ -27,7 +27,7 @@ def test_histories_come_back_from_the_shallowest(tmp_path: Path) -> None:
     assert list(table["valid_accuracy"]) == pytest.approx([2 / 3, 0.9375], rel=1e-5)
 
 
-def test_a_history_written_under_the_old_names_is_read_under_todays(tmp_path: Path) -> None:
+def test_former_names_of_columns_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "history_resnet18.csv").write_text(
         "epoch,train_accuracy,test_accuracy,train_loss,test_loss\n1,0.5,0.75,0.6,0.4\n"
     )
@@ -36,13 +36,13 @@ def test_a_history_written_under_the_old_names_is_read_under_todays(tmp_path: Pa
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "epoch,valid_accuracy\n", "epoch,valid_accuracy\nx,y\n"])
-def test_what_is_no_history_is_refused(tmp_path: Path, text: str) -> None:
+def test_another_table_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "history_resnet18.csv").write_text(text)
     with pytest.raises(UserError, match=r"history_resnet18.csv: not a history"):
         read_histories(tmp_path)
 
 
-def test_the_accuracy_figure_is_drawn_where_there_is_a_history(tmp_path: Path) -> None:
+def test_the_accuracy_figure_is_drawn_if_there_is_a_history(tmp_path: Path) -> None:
     redraw_accuracy(tmp_path)
     assert not list(tmp_path.iterdir())
     write_history(tmp_path / "history_resnet18.csv", ROWS)
