@@ -1,14 +1,14 @@
-"""Write the lists that training reads, from the sample generator or from real images.
+"""Write the lists for training, from generated sample images or from real ones.
 
-    python prepare.py sample                                  # 500 drawn cells → csv/sample
+    python prepare.py sample                                  # 500 generated cells → csv/sample
     python prepare.py kaggle                                  # C-NMC 2019 from Kaggle into data/, verified → csv/cnmc
     python prepare.py cnmc ~/C-NMC_Leukemia                   # the same as downloaded, split by patient → csv/cnmc
     python prepare.py folders ~/PBC_dataset --name pbc        # a folder per class, split by image → csv/pbc
     python prepare.py medmnist ~/bloodmnist_64.npz            # MedMNIST, its own split → csv/bloodmnist_64
 
 Each writes train.csv and valid.csv (Path,label), resnet_18_test.csv, resnet_50_test.csv and resnet_152_test.csv (Path; the same
-images in three orders, as in the lab), classes.csv (label,name) and test_labels.csv: the truth of the test images, which
-no command of training reads and by which a submission is scored.
+images in three orders, as in the lab), classes.csv (label,name) and test_labels.csv (Path,label): the labels of the test images,
+for scoring submissions. No training command reads them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lab.options import add_quiet, parse
 
 
 def positive(text: str) -> float:
-    """Type of an argument: a number above 0."""
+    """Argument type: a number above 0."""
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
@@ -28,12 +28,12 @@ def positive(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """Type of an argument: a whole number above 0."""
+    """Argument type: a whole number above 0."""
     return int(positive(str(int(text))))
 
 
 def seed(text: str) -> int:
-    """Type of an argument: a whole number, 0 or above."""
+    """Argument type: a whole number, 0 or above."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")
@@ -41,46 +41,44 @@ def seed(text: str) -> int:
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The five subcommands and their options."""
+    """Return the parser of the five subcommands."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{sample,kaggle,cnmc,folders,medmnist}")
 
-    sample = commands.add_parser("sample", help="draw sample cells in the lab's own form")
-    sample.add_argument(
-        "--out", type=Path, default=Path("csv/sample"), help="folder to write into (default: csv/sample)"
-    )
+    sample = commands.add_parser("sample", help="generate sample images in the lab's format")
+    text = "folder for the images and lists (default: csv/sample)"
+    sample.add_argument("--out", type=Path, default=Path("csv/sample"), help=text)
     for name, number in (("train", 320), ("valid", 120), ("test", 60)):
         text = f"images in the {name} list (default: {number})"
         sample.add_argument(f"--{name}", type=count, default=number, metavar="N", help=text)
 
     cnmc = commands.add_parser("cnmc", help="C-NMC 2019, split by patient and by content")
-    cnmc.add_argument(
-        "src", type=Path, metavar="SRC", help="its folder; the images in .../all/ and .../hem/ are found below it"
-    )
+    text = "folder of the data set; the images in .../all/ and .../hem/ below it are used"
+    cnmc.add_argument("src", type=Path, metavar="SRC", help=text)
     kaggle = commands.add_parser("kaggle", help="download C-NMC 2019 from Kaggle, verify it, and split it like cnmc")
-    text = "folder of downloads; the images go into C-NMC_Leukemia below it (default: data)"
+    text = "folder for the download; the images go into C-NMC_Leukemia below it (default: data)"
     kaggle.add_argument("--to", type=Path, default=Path("data"), metavar="FOLDER", help=text)
-    text = "its zip where you downloaded it yourself, which needs no token"
+    text = "its zip if you downloaded it yourself, which needs no token"
     kaggle.add_argument("--archive", type=Path, metavar="FILE", help=text)
     text = "file with the data set's name on Kaggle (default: kaggle.ini)"
     kaggle.add_argument("--settings", type=Path, default=Path("kaggle.ini"), metavar="FILE", help=text)
-    folders = commands.add_parser("folders", help="a tree with a folder per class, each class split alike")
-    folders.add_argument("src", type=Path, metavar="SRC", help="the folder that holds the class folders")
-    medmnist = commands.add_parser("medmnist", help="a MedMNIST .npz as PNG images and lists, its own split kept")
+    folders = commands.add_parser("folders", help="split a tree with a folder per class, by image")
+    folders.add_argument("src", type=Path, metavar="SRC", help="the folder that contains the class folders")
+    medmnist = commands.add_parser("medmnist", help="convert a MedMNIST .npz to PNG images and lists, with its split")
     medmnist.add_argument("src", type=Path, metavar="FILE", help="the .npz file")
 
     for command, name in ((kaggle, "cnmc"), (cnmc, "cnmc"), (folders, "that of SRC"), (medmnist, "that of FILE")):
-        where = command.add_mutually_exclusive_group()
-        where.add_argument("--name", help=f"short name of the data set: the lists go into csv/NAME (default: {name})")
-        where.add_argument("--out", type=Path, help="or the folder to write the lists into")
+        output = command.add_mutually_exclusive_group()
+        output.add_argument("--name", help=f"short name of the data set: the lists go into csv/NAME (default: {name})")
+        output.add_argument("--out", type=Path, help="or the folder for the lists")
     for command, shares in ((kaggle, (75, 15, 10)), (cnmc, (75, 15, 10)), (folders, (70, 15, 15))):
         text = "relative sizes of the lists (default: {} {} {})".format(*shares)
         names = ("TRAIN", "VALID", "TEST")
         command.add_argument("--shares", type=positive, nargs=3, default=shares, metavar=names, help=text)
     for command in (sample, kaggle, cnmc, folders, medmnist):
-        command.add_argument("--seed", type=seed, default=0, help="everything random is a function of it (default: 0)")
-        command.add_argument("--fresh", action="store_true", help="replace the lists that are there")
+        command.add_argument("--seed", type=seed, default=0, help="seed of all random numbers (default: 0)")
+        command.add_argument("--fresh", action="store_true", help="replace existing lists")
         add_quiet(command)
     return parser
 
@@ -98,55 +96,48 @@ from PIL import Image
 
 from lab.errors import UserError, run
 from lab.files import alone, replacing, write_whole
-from lab.sources import sample as generator
 from lab.sources import splits
 from lab.sources.folders import find_images, fingerprints
 from lab.sources.kaggle_download import data_set_name, download, unpack, verify
 from lab.sources.medmnist import MEDMNIST_PARTS, medmnist_part
+from lab.sources.sample import GENERATOR, SPLITS, write_images
 from lab.terminal import progress
 from lab.text import counted
 
 CLASSES = ("normal", "leukemia blast")
 
 
-def main(args: argparse.Namespace) -> int:
-    """Run the subcommand asked for."""
-    if args.command == "sample":
-        return sample(args)
-    if args.command == "kaggle":
-        return kaggle(args)
-    args.src = args.src.expanduser()
-    if args.command == "medmnist":
-        return medmnist(args)
-    if not args.src.is_dir():
-        raise UserError(f"{args.src} is not a folder: name the folder that holds the images.")
-    return cnmc(args) if args.command == "cnmc" else folders(args)
+def main(args: argparse.Namespace) -> None:
+    """Run the subcommand."""
+    if args.command in ("cnmc", "folders", "medmnist"):
+        args.src = args.src.expanduser()
+    if args.command in ("cnmc", "folders") and not args.src.is_dir():
+        raise UserError(f"{args.src} is not a folder: name the folder that contains the images.")
+    commands = {"sample": sample, "kaggle": kaggle, "cnmc": cnmc, "folders": folders, "medmnist": medmnist}
+    commands[args.command](args)
 
 
-# ---- the five verbs ---------------------------------------------------------------------------------------------------------
+# ---- the five subcommands ---------------------------------------------------------------------------------------------------
 
 
-def sample(args: argparse.Namespace) -> int:
-    """Draw the sample; the same settings a second time find it already there."""
-    out: Path = args.out
-    counts = {split: getattr(args, split) for split in generator.SPLITS}
-    settings = {"generator": generator.GENERATOR, "seed": args.seed, **counts}
-    made = out / "sample.json"
-    if not args.fresh and made.exists() and same_settings(made, settings) and all_there(out, counts):
-        print(f"{out} is already there, made with the same settings (--fresh draws it again).")
-        return say_next(out)
-    refuse(out, args.fresh)
-    remove_lists(out)
-    images = progress(generator.write(out, counts, args.seed), "drawing", sum(counts.values()))
-    table = pd.DataFrame(images, columns=["list", "path", "label"])
-    finish(out, table, CLASSES, args.seed)
-    write_whole(made, json.dumps(settings, indent=2) + "\n")
-    return say_next(out)
+def sample(args: argparse.Namespace) -> None:
+    """Draw the sample, unless it exists with the same settings."""
+    counts = {split: getattr(args, split) for split in SPLITS}
+    settings = {"generator": GENERATOR, "seed": args.seed, **counts}
+    if not args.fresh and is_complete(args.out, counts, settings):
+        print(f"{args.out} is already there, made with the same settings (--fresh draws it again).")
+    else:
+        refuse_existing(args.out, args.fresh)
+        remove_lists(args.out)
+        images = progress(write_images(args.out, counts, args.seed), "drawing", sum(counts.values()))
+        write_lists(args.out, pd.DataFrame(images, columns=["list", "path", "label"]), CLASSES, args.seed)
+        write_whole(args.out / "sample.json", json.dumps(settings, indent=2) + "\n")
+    print_next(args.out)
 
 
-def kaggle(args: argparse.Namespace) -> int:
-    """Download C-NMC 2019 unless it is there, verify it, and split it. What was unpacked stays where the next step fails."""
-    target(args, "cnmc")  # lists that are there are in the way before a long download, not after it
+def kaggle(args: argparse.Namespace) -> None:
+    """Download C-NMC 2019 unless it is there, verify it, and split it. Unpacked images are kept if a later step fails."""
+    output_folder(args, "cnmc")  # refuses existing lists before a long download
     args.to = args.to.expanduser()
     archive = args.archive.expanduser() if args.archive else args.to / "C-NMC_Leukemia.zip"
     args.src = args.to / "C-NMC_Leukemia"
@@ -157,63 +148,55 @@ def kaggle(args: argparse.Namespace) -> int:
             if args.archive is None:
                 download(data_set_name(args.settings), archive)
             unpack(archive, args.src)
-        status = cnmc(args, partial(verify, args.src))
+        cnmc(args, partial(verify, args.src))
         if args.archive is None and archive.exists():
             archive.unlink()
-            print(f"removed {archive}, whose labelled images are unpacked and verified")
-    return status
+            print(f"removed {archive}, because its labelled images are unpacked and verified")
 
 
-def cnmc(args: argparse.Namespace, check: Callable[[pd.DataFrame], None] | None = None) -> int:
-    """Split the labelled part of C-NMC 2019 by patient and by content, after a ``check`` of all images with their hashes."""
-    out = target(args, "cnmc")
+def cnmc(args: argparse.Namespace, check: Callable[[pd.DataFrame], None] | None = None) -> None:
+    """Split the labelled part of C-NMC 2019 by patient and by content; ``check`` gets the table of all images and hashes."""
+    out = output_folder(args, "cnmc")
     table, ignored = splits.cnmc_table(find_images(args.src))
     if ignored:
-        print(
-            f"{counted(ignored, 'image')} outside the class folders all/ and hem/ ignored (the unlabelled parts of C-NMC)."
-        )
+        images = counted(ignored, "image")
+        print(f"{images} outside the class folders all/ and hem/ ignored (the unlabelled parts of C-NMC).")
     table = table.assign(sha256=fingerprints(args.src, table["path"]))
     if check:
         check(table)
-    table = kept(table, CLASSES)
-    table = splits.split_by_patient(table, args.shares, args.seed)
-    copies = int(table["sha256"].duplicated().sum())
-    groups = len(np.unique(splits.joined(table["patient"], table["sha256"])))
-    patients = table["patient"].nunique()
-    print(
-        f"{patients} patients; {copies:,} byte-identical copies join them into {groups} groups, each kept in one list."
-    )
-    finish(out, table, CLASSES, args.seed)
-    return say_next(out, args.src)
+    table = splits.split_by_patient(drop_conflicts(table, CLASSES), args.shares, args.seed)
+    patients, copies = table["patient"].nunique(), int(table["sha256"].duplicated().sum())
+    groups = len(np.unique(splits.connected_groups(table["patient"], table["sha256"])))
+    print(f"{patients} patients; {copies:,} byte-identical copies join them into {groups} groups, each in one list.")
+    write_lists(out, table, CLASSES, args.seed)
+    print_next(out, args.src)
 
 
-def folders(args: argparse.Namespace) -> int:
+def folders(args: argparse.Namespace) -> None:
     """Split a tree with a folder per class; classes are numbered in natural order of their names."""
-    out = target(args, args.src.resolve().name)
+    out = output_folder(args, args.src.resolve().name)
     paths = find_images(args.src)
     inside = [path for path in paths if "/" in path]
     if len(inside) < len(paths):
         print(f"{counted(len(paths) - len(inside), 'image')} outside any class folder ignored.")
-    names = sorted({path.split("/")[0] for path in inside}, key=splits.natural)
+    names = sorted({path.split("/")[0] for path in inside}, key=splits.natural_key)
     if len(names) < 2:
-        raise UserError(
-            f"{args.src} holds {len(names)} class folders with images; at least 2 are needed, one per class."
-        )
+        found = counted(len(names), "class folder")
+        raise UserError(f"{args.src} contains {found} with images; at least 2 are needed, one per class.")
     if len({name.strip() for name in names} - {""}) < len(names):
-        raise UserError(f"{args.src}: every class folder needs a name of its own, not of spaces alone; rename them.")
+        raise UserError(f"{args.src}: every class folder needs a different name, not only spaces; rename them.")
     table = pd.DataFrame({"path": inside, "label": [names.index(path.split("/")[0]) for path in inside]})
-    table = kept(table.assign(sha256=fingerprints(args.src, table["path"])), names)
-    finish(out, splits.split_by_image(table, args.shares, args.seed), names, args.seed)
-    return say_next(out, args.src)
+    table = drop_conflicts(table.assign(sha256=fingerprints(args.src, table["path"])), names)
+    write_lists(out, splits.split_by_image(table, args.shares, args.seed), names, args.seed)
+    print_next(out, args.src)
 
 
-def medmnist(args: argparse.Namespace) -> int:
-    """Write the arrays of a MedMNIST file as PNG images; its own split is kept."""
-    out = target(args, args.src.stem)
+def medmnist(args: argparse.Namespace) -> None:
+    """Write the arrays of a MedMNIST file as PNG images; its split is kept."""
+    out = output_folder(args, args.src.stem)
     rows: list[tuple[str, str, int]] = []
-    parts = {
-        split: medmnist_part(args.src, part) for split, part in MEDMNIST_PARTS.items()
-    }  # all read before any is written
+    # All parts are read before any is written.
+    parts = {split: medmnist_part(args.src, part) for split, part in MEDMNIST_PARTS.items()}
     remove_lists(out)
     for split, (images, labels) in parts.items():
         for index in progress(range(len(images)), f"writing {split}"):
@@ -222,80 +205,74 @@ def medmnist(args: argparse.Namespace) -> int:
         rows += [(split, f"./{split}/{index}.png", int(label)) for index, label in enumerate(labels)]
     table = pd.DataFrame(rows, columns=["list", "path", "label"])
     names = [f"class {label}" for label in range(int(table["label"].max()) + 1)]
-    finish(out, table, names, args.seed)
+    write_lists(out, table, names, args.seed)
     print(f"the file does not name its classes: write their names into {out / 'classes.csv'}.")
-    return say_next(out)
+    print_next(out)
 
 
 # ---- their steps ------------------------------------------------------------------------------------------------------------
 
 
-def target(args: argparse.Namespace, name: str) -> Path:
-    """The folder of lists to write: ``--out``, or ``csv/<name>``; refuses to write over lists that are there."""
+def output_folder(args: argparse.Namespace, name: str) -> Path:
+    """Return the folder for the lists: ``--out``, or ``csv/<name>``. Raises :class:`UserError` if it has lists already."""
     out: Path = args.out or Path("csv") / (args.name or name)
     if args.out is None and out.parent != Path("csv"):
-        raise UserError(f"--name {args.name} is not a plain name; to write somewhere else than csv/<name> use --out.")
-    refuse(out, args.fresh)
+        raise UserError(f"--name {args.name} is not a plain name; to write elsewhere than csv/<name> use --out.")
+    refuse_existing(out, args.fresh)
     return out
 
 
-def refuse(out: Path, fresh: bool) -> None:
-    """Stop before lists that are there are written over, unless ``fresh``."""
-    there = [name for name in splits.FILES if (out / name).exists()]
-    if there and not fresh:
+def refuse_existing(out: Path, fresh: bool) -> None:
+    """Raise :class:`UserError` if ``out`` has lists already, unless ``fresh``."""
+    existing = [name for name in splits.FILES if (out / name).exists()]
+    if existing and not fresh:
         raise UserError(
-            f"{out} already holds {', '.join(there)}: add --fresh to replace them, or choose another folder."
+            f"{out} already has {', '.join(existing)}: add --fresh to replace them, or choose another folder."
         )
 
 
 def remove_lists(out: Path) -> None:
-    """Take old lists away before images are written over, so that an interrupted run leaves no list of other images."""
+    """Remove old lists before images are overwritten, so that an interrupted run leaves no list of other images."""
     for name in (*splits.FILES, "sample.json"):
         (out / name).unlink(missing_ok=True)
 
 
-def kept(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Leave out, and say so, images whose bytes also stand under another label; refuse where that empties a class."""
+def drop_conflicts(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Drop and report images that occur with different labels. Raises :class:`UserError` if a class has no image left."""
     table, conflicts = splits.without_conflicts(table)
     if len(conflicts):
-        print(
-            f"{counted(len(conflicts), 'image')} left out: byte-identical under different labels "
-            f"({', '.join(conflicts['path'][:4])}, …)."
-        )
+        images, examples = counted(len(conflicts), "image"), ", ".join(conflicts["path"][:4])
+        print(f"{images} left out: byte-identical under different labels ({examples}, …).")
     for label in sorted(set(range(len(names))) - set(table["label"])):
         raise UserError(
-            f"no image of class {names[label]} is left: add images that stand under this class alone, or remove the class."
+            f"no image of class {names[label]} is left: add images that are in this class only, or remove the class."
         )
     return table
 
 
-def finish(out: Path, table: pd.DataFrame, names: Sequence[str], random_seed: int) -> None:
-    """Write the lists, last, so that they never name an image that is not there; print what came out."""
+def write_lists(out: Path, table: pd.DataFrame, names: Sequence[str], random_seed: int) -> None:
+    """Write the lists after their images, so that they never name a missing one, and print a summary."""
     relative = table["path"].where(table["path"].str.startswith("./"), "./" + table["path"])
     splits.write_lists(out, table.assign(path=relative), names, random_seed)
     print(splits.summary(table, names))
     print(f"wrote {out}: {', '.join(splits.FILES)}")
 
 
-def same_settings(made: Path, settings: dict[str, int]) -> bool:
-    """Whether the sample noted in ``made`` was drawn with these settings."""
+def is_complete(out: Path, counts: dict[str, int], settings: dict[str, int]) -> bool:
+    """Whether ``out`` contains every list and image of a sample that was drawn with these settings."""
     try:
-        return json.loads(made.read_text(encoding="utf-8")) == settings
-    except ValueError:
+        if json.loads((out / "sample.json").read_text(encoding="utf-8")) != settings:
+            return False
+    except (FileNotFoundError, ValueError):
         return False
+    images = [f"{split}/{index}.bmp" for split, number in counts.items() for index in range(number)]
+    return all((out / name).exists() for name in (*splits.FILES, *images))
 
 
-def all_there(out: Path, counts: dict[str, int]) -> bool:
-    """Whether every list and every image of a sample is there."""
-    images = (out / split / f"{index}.bmp" for split, number in counts.items() for index in range(number))
-    return all((out / name).exists() for name in splits.FILES) and all(image.exists() for image in images)
-
-
-def say_next(out: Path, root: Path | None = None) -> int:
-    """Print the command that trains on these lists; exit status 0."""
+def print_next(out: Path, root: Path | None = None) -> None:
+    """Print the command that trains on these lists."""
     command = ["python", "train.py", "--model", "resnet18", "--data", str(out)]
     print(f"next: {shlex.join(command + (['--root', str(root)] if root else []))}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Generated trees and arrays for prepare.py, bad and hostile, by the rules of tests/lab/data/test_fuzz_lists.py."""
+"""Generated trees and arrays for prepare.py, damaged and hostile; see tests/lab/data/test_fuzz_lists.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from PIL import Image
 
 import prepare
 from lab.data.lists import read_data_set, read_list, read_lists
-from tests.hostile import Tree, broken, hostile, refused
+from lab.sources.medmnist import medmnist_part
+from tests.hostile import Tree, broken, hostile, read, refused
 from tests.hostile_images import encode
 from tests.made import command
 
@@ -34,7 +35,7 @@ TYPES = ["u1", "i1", "i8", "u8", "f4", "?", "U3", "S2", "M8[s]", "c8"]
 
 @hostile(st.data(), share=0.25)
 def test_arrays_of_any_kind_are_images_with_labels_or_refused(tree: Tree, data: st.DataObject) -> None:
-    """A MedMNIST file with other arrays in it, or broken bytewise."""
+    """A MedMNIST file with other arrays, or with damaged bytes."""
     parts: dict[str, Any] = {"train_images": PICTURES, "train_labels": NUMBERS}
     for name in parts:
         if data.draw(st.integers(0, 1)):
@@ -46,22 +47,21 @@ def test_arrays_of_any_kind_are_images_with_labels_or_refused(tree: Tree, data: 
     content = archive(**parts)
     file = tree.top / "tiny.npz"
     file.write_bytes(data.draw(broken(content)) if data.draw(st.integers(0, 2)) == 0 else content)
-    found: list[tuple[np.ndarray, np.ndarray]] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the archive's names
-        message = refused(lambda: found.append(prepare.medmnist_part(file, "train")))
+        warnings.simplefilter("ignore")  # of zipfile, about the names in the archive
+        message, part = read(lambda: medmnist_part(file, "train"))
     if message:
         assert message.startswith(str(file))
         return
-    images, labels = found[0]
+    images, labels = part
     assert images.dtype == np.uint8 and images.size and labels.dtype == np.int64 and len(labels) == len(images)
     assert 0 <= labels.min() <= labels.max() < 10_000
     Image.fromarray(images[0])
 
 
 @hostile(st.lists(st.binary(min_size=1, max_size=6), min_size=6, max_size=9), share=0.06)
-def test_a_tree_of_any_names_gives_lists_that_are_read_or_is_refused(tree: Tree, names: list[bytes]) -> None:
-    """File names are bytes on this system; lists are text."""
+def test_a_tree_of_any_names_gives_readable_lists_or_is_refused(tree: Tree, names: list[bytes]) -> None:
+    """File names are bytes on this system, but lists are text."""
     with tempfile.TemporaryDirectory(dir=tree.top) as temporary:
         source, out = Path(temporary) / "source", Path(temporary) / "lists"
         for index, name in enumerate(names):
@@ -74,5 +74,5 @@ def test_a_tree_of_any_names_gives_lists_that_are_read_or_is_refused(tree: Tree,
             assert not out.exists()
             return
         data = read_data_set(out, source)
-        read = [*read_lists(data, ("train", "valid")).values(), read_list(data, "resnet_50_test", labelled=False)]
-        assert sum(map(len, read)) == len([*source.glob("*/*")])
+        lists = [*read_lists(data, ("train", "valid")).values(), read_list(data, "resnet_50_test", labelled=False)]
+        assert sum(map(len, lists)) == len([*source.glob("*/*")])

@@ -88,7 +88,7 @@ def test_quiet_leaves_errors(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # restored at the end
     line = ["prepare.py", "sample", "--train", "6", "--valid", "4", "--test", "2", "--quiet"]
-    for more, status, error in (([], 0, ""), (["--seed", "1"], 2, "error: csv/sample already holds train.csv")):
+    for more, status, error in (([], 0, ""), (["--seed", "1"], 2, "error: csv/sample already has train.csv")):
         monkeypatch.setattr(sys, "argv", [*line, *more])
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(prepare.__file__), run_name="__main__")

@@ -1,4 +1,4 @@
-"""The sample generator: the same bytes for the same seed, the lab's form, two classes that differ and overlap."""
+"""The sample generator: the same bytes for the same seed, the lab's format, two classes that differ and overlap."""
 
 from __future__ import annotations
 
@@ -25,18 +25,17 @@ def cells() -> Cells:
 
 
 def test_an_image_is_a_function_of_seed_split_and_index(cells: Cells) -> None:
-    for index in (7, 3):  # out of order, after others: nothing is carried from image to image
+    for index in (7, 3):  # in another order, so that no image influences the next
         again, label = sample.draw(0, "train", index)
         np.testing.assert_array_equal(again, cells[index][0])
         assert label == cells[index][1]
-    others = [sample.draw(1, "train", 3), sample.draw(0, "valid", 3), sample.draw(0, "train", 4)]
-    for image, _ in others:
-        assert (image != cells[3][0]).any()
+    for other in ((1, "train", 3), (0, "valid", 3), (0, "train", 4)):
+        assert (sample.draw(*other)[0] != cells[3][0]).any()
 
 
-def test_the_files_are_the_same_however_many_are_written(tmp_path: Path) -> None:
-    few = list(sample.write(tmp_path / "few", {"train": 2, "valid": 1, "test": 1}, seed=5))
-    many = list(sample.write(tmp_path / "many", {"train": 4, "valid": 3, "test": 1}, seed=5))
+def test_the_files_do_not_depend_on_their_number(tmp_path: Path) -> None:
+    few = list(sample.write_images(tmp_path / "few", {"train": 2, "valid": 1, "test": 1}, seed=5))
+    many = list(sample.write_images(tmp_path / "many", {"train": 4, "valid": 3, "test": 1}, seed=5))
     assert [split for split, _, _ in many] == ["train"] * 4 + ["valid"] * 3 + ["test"]
     assert set(few) <= set(many)
     for _, path, _ in few:
@@ -46,15 +45,13 @@ def test_the_files_are_the_same_however_many_are_written(tmp_path: Path) -> None
     np.testing.assert_array_equal(np.asarray(image), sample.draw(5, "train", 0)[0])
 
 
-def test_every_image_has_the_form_of_the_labs_own(cells: Cells) -> None:
+def test_every_image_has_the_labs_format(cells: Cells) -> None:
     colours = []
     for image, label in cells:
-        assert image.shape == (450, 450, 3)
-        assert image.dtype == np.uint8
-        assert label in (0, 1)
+        assert image.shape == (450, 450, 3) and image.dtype == np.uint8 and label in (0, 1)
         brightest = image.max(axis=2)
         cell = brightest > 8
-        assert (brightest[~cell] == 0).all()  # the background is pure black, so the threshold finds the cell exactly
+        assert (brightest[~cell] == 0).all()  # the background is black, so the threshold finds the cell exactly
         assert ndimage.label(cell)[1] == 1
         assert ndimage.label(~cell)[1] == 1  # no holes
         rows, columns = np.nonzero(cell)
@@ -62,12 +59,12 @@ def test_every_image_has_the_form_of_the_labs_own(cells: Cells) -> None:
         assert np.hypot(rows.mean() - 224.5, columns.mean() - 224.5) < 15
         colours.append(image[cell].mean(axis=0))
     red, green, blue = np.transpose(colours)
-    assert (green < np.minimum(red, blue)).all()  # purple, every one
-    assert np.median(red) < np.median(blue)  # and not with red and blue swapped
+    assert (green < np.minimum(red, blue)).all()  # purple
+    assert np.median(red) < np.median(blue)  # not with red and blue swapped
 
 
 def features(image: NDArray[np.uint8]) -> list[float]:
-    """Area in px, mean brightness, and how strong the texture is a few px below the rim."""
+    """Area in px, mean brightness, and strength of the texture inside the rim."""
     grey, cell = image.mean(axis=2), image.max(axis=2) > 8
     inner = ndimage.binary_erosion(cell, iterations=15)
     fine = ndimage.gaussian_filter(grey, 2) - ndimage.gaussian_filter(grey, 8)
@@ -82,7 +79,7 @@ def test_classes_differ_as_real_ones_do_and_overlap(cells: Cells) -> None:
     assert np.median(blast[:, 0]) > 1.3 * np.median(normal[:, 0])  # larger
     assert np.median(blast[:, 1]) > np.median(normal[:, 1])  # paler
     assert np.median(blast[:, 2]) < 0.9 * np.median(normal[:, 2])  # finer chromatin
-    for column in table.T:  # and no single feature tells them apart
+    for column in table.T:  # no single feature separates the classes
         low, high = sorted((column[labels == 1], column[labels == 0]), key=np.median)
         assert low.max() > high.min()
     model = make_pipeline(StandardScaler(), LogisticRegression())

@@ -1,4 +1,4 @@
-"""Splits: no patient and no content in two lists, whatever the table; the whole of C-NMC at full size."""
+"""Splits: no patient and no content is in two lists, for any table and for the whole of C-NMC."""
 
 from __future__ import annotations
 
@@ -26,49 +26,40 @@ tables = st.lists(image, min_size=1, max_size=60).map(
 
 
 def slow_groups(table: pd.DataFrame) -> list[set[int]]:
-    """The obvious grouping: merge sets of rows while any two of them share a patient or a content."""
-    groups = [{row} for row in range(len(table))]
-    merged = True
-    while merged:
-        merged = False
-        for a in range(len(groups)):
-            for b in range(a + 1, len(groups)):
-                one, other = table.iloc[list(groups[a])], table.iloc[list(groups[b])]
-                if set(one.patient) & set(other.patient) or set(one.sha256) & set(other.sha256):
-                    groups[a] |= groups.pop(b)
-                    merged = True
-                    break
-            if merged:
-                break
+    """Oracle: add each row to a new group, merged with all groups that share a patient or a content with it."""
+    groups: list[set[int]] = []
+    for row, (patient, content) in enumerate(zip(table.patient, table.sha256, strict=True)):
+        connected = [g for g in groups if any(table.patient[r] == patient or table.sha256[r] == content for r in g)]
+        groups = [group for group in groups if group not in connected] + [{row}.union(*connected)]
     return groups
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(image, min_size=1, max_size=14))
-def test_joined_agrees_with_the_obvious_grouping(rows: list[tuple[int, int, int]]) -> None:
+def test_connected_groups_agree_with_the_oracle(rows: list[tuple[int, int, int]]) -> None:
     table = pd.DataFrame(rows, columns=["patient", "sha256", "label"])
-    numbers = splits.joined(table.patient, table.sha256)
-    found = {frozenset(np.flatnonzero(numbers == number)) for number in set(numbers)}
-    assert found == {frozenset(group) for group in slow_groups(table)}
+    numbers = splits.connected_groups(table.patient, table.sha256)
+    groups = {frozenset(np.flatnonzero(numbers == number)) for number in set(numbers)}
+    assert groups == {frozenset(group) for group in slow_groups(table)}
 
 
-def test_joined_on_a_case_worked_by_hand() -> None:
+def test_connected_groups_of_a_small_example() -> None:
     patients = pd.Series(["a", "a", "b", "c", "d", "e"])
-    contents = pd.Series(["1", "2", "2", "3", "3", "4"])  # a–b share 2, c–d share 3, e is alone
-    assert splits.joined(patients, contents).tolist() == [0, 0, 0, 1, 1, 2]
+    contents = pd.Series(["1", "2", "2", "3", "3", "4"])  # a and b share 2, c and d share 3
+    assert splits.connected_groups(patients, contents).tolist() == [0, 0, 0, 1, 1, 2]
 
 
 @settings(max_examples=40, deadline=None)
 @given(tables, st.integers(0, 3))
-def test_split_by_patient_never_lets_a_group_cross(table: pd.DataFrame, seed: int) -> None:
-    groups = splits.joined(table.patient, table.sha256)
+def test_split_by_patient_never_divides_a_group(table: pd.DataFrame, seed: int) -> None:
+    groups = splits.connected_groups(table.patient, table.sha256)
     if len(set(groups)) < 3:
         with pytest.raises(UserError, match="at least 3 patients"):
             splits.split_by_patient(table, SHARES, seed)
         return
     split = splits.split_by_patient(table, SHARES, seed)
-    pd.testing.assert_frame_equal(split.drop(columns="list"), table)  # every image once, none changed
-    assert set(split["list"]) == set(splits.LISTS)  # and no list is empty
+    pd.testing.assert_frame_equal(split.drop(columns="list"), table)  # every image once and unchanged
+    assert set(split["list"]) == set(splits.LISTS)  # no list is empty
     for column in ("patient", "sha256"):
         assert (split.groupby(column)["list"].nunique() == 1).all()
     pd.testing.assert_frame_equal(split, splits.split_by_patient(table, SHARES, seed))
@@ -104,20 +95,16 @@ def test_split_by_image_gives_each_class_its_shares() -> None:
     assert (split["list"] != splits.split_by_image(table, (70, 15, 15), seed=1)["list"]).any()
 
 
-def test_without_conflicts_parts_the_images_that_stand_under_two_labels() -> None:
+def test_without_conflicts_separates_images_with_two_labels() -> None:
     table = pd.DataFrame({"path": list("abcde"), "sha256": ["1", "1", "2", "2", "3"], "label": [0, 1, 1, 1, 0]})
-    good, bad = splits.without_conflicts(table)
-    assert good["path"].tolist() == ["c", "d", "e"]
-    assert bad["path"].tolist() == ["a", "b"]
+    consistent, conflicts = splits.without_conflicts(table)
+    assert consistent["path"].tolist() == ["c", "d", "e"] and conflicts["path"].tolist() == ["a", "b"]
 
 
 def test_cnmc_names_are_read_in_any_letter_case_and_other_images_ignored() -> None:
-    table, ignored = splits.cnmc_table(
-        ["fold_0/all/UID_5_1_2_all.bmp", "fold_2/hem/UID_h3_10_1_hem.bmp", "x/HEM/uid_H3_1_1_HEM.BMP", "test/1.bmp"]
-    )
-    assert table["patient"].tolist() == ["5", "H3", "H3"]
-    assert table["label"].tolist() == [1, 0, 0]
-    assert ignored == 1
+    paths = ["fold_0/all/UID_5_1_2_all.bmp", "fold_2/hem/UID_h3_10_1_hem.bmp", "x/HEM/uid_H3_1_1_HEM.BMP", "test/1.bmp"]
+    table, ignored = splits.cnmc_table(paths)
+    assert table["patient"].tolist() == ["5", "H3", "H3"] and table["label"].tolist() == [1, 0, 0] and ignored == 1
 
 
 def test_cnmc_names_that_cannot_be_read_are_reported_together() -> None:
@@ -126,15 +113,16 @@ def test_cnmc_names_that_cannot_be_read_are_reported_together() -> None:
         splits.cnmc_table(paths)
     assert all(path in str(caught.value) for path in paths[1:])
     assert paths[0] not in str(caught.value)
-    with pytest.raises(UserError, match="no image lies in a folder all/ or hem/"):
+    with pytest.raises(UserError, match="no image is in a folder all/ or hem/"):
         splits.cnmc_table(["a/1.bmp"])
 
 
 def test_natural_order() -> None:
-    assert sorted(["10.bmp", "9.bmp", "a2", "A10", "a1"], key=splits.natural) == ["9.bmp", "10.bmp", "a1", "a2", "A10"]
+    names = ["9.bmp", "10.bmp", "a1", "a2", "A10"]
+    assert sorted(sorted(names), key=splits.natural_key) == names
 
 
-def test_written_lists_have_the_labs_form(tmp_path: Path) -> None:
+def test_written_lists_have_the_labs_format(tmp_path: Path) -> None:
     table = pd.DataFrame({"path": [f"./{n}.bmp" for n in range(40)], "label": [n % 2 for n in range(40)]})
     table["list"] = ["train"] * 20 + ["valid"] * 8 + ["test"] * 12
     splits.write_lists(tmp_path, table, ("normal", "blast"), seed=0)
@@ -145,11 +133,11 @@ def test_written_lists_have_the_labs_form(tmp_path: Path) -> None:
     assert all(part.endswith("\n") and "\r" not in part and not part.endswith("\n\n") for part in text.values())
     orders = [text[name].splitlines() for name in splits.TEST_LISTS]
     assert all(order[0] == "Path" for order in orders)
-    assert len({tuple(order) for order in orders}) == 3  # three orders …
-    assert len({frozenset(order) for order in orders}) == 1  # … of the same images
-    truth = pd.read_csv(tmp_path / "test_labels.csv")
-    assert set(truth["Path"]) == set(orders[0][1:])
-    assert truth["label"].tolist() == table.loc[table["list"] == "test", "label"].tolist()
+    assert len({tuple(order) for order in orders}) == 3  # three orders of the same images
+    assert len({frozenset(order) for order in orders}) == 1
+    labels = pd.read_csv(tmp_path / "test_labels.csv")
+    assert set(labels["Path"]) == set(orders[0][1:])
+    assert labels["label"].tolist() == table.loc[table["list"] == "test", "label"].tolist()
 
 
 @pytest.mark.skipif(not MANIFEST.exists(), reason="the manifest of C-NMC is not beside this checkout")
@@ -161,9 +149,8 @@ def test_the_whole_of_cnmc(seed: int) -> None:
     assert (len(table), ignored) == (10_661, 4_453)
     assert table["label"].value_counts().to_dict() == {1: 7_272, 0: 3_389}
     table["sha256"] = table["path"].map(manifest.set_index("path")["sha256"])
-    good, bad = splits.without_conflicts(table)
-    assert len(bad) == 0
-    split = splits.split_by_patient(good, SHARES, seed)
+    assert splits.without_conflicts(table)[1].empty
+    split = splits.split_by_patient(table, SHARES, seed)
     for column in ("patient", "sha256"):
         assert (split.groupby(column)["list"].nunique() == 1).all()
     share = split["list"].value_counts(normalize=True)
@@ -171,7 +158,6 @@ def test_the_whole_of_cnmc(seed: int) -> None:
         assert share[name] == pytest.approx(wanted / 100, abs=0.015)
     blasts = split.groupby("list")["label"].mean()
     assert ((blasts - 0.682).abs() < 0.02).all()
-    # Patients 20 and 21 share 71 images, 51 shares 21 with 75 and 78: each such set is in one list.
-    home = split.groupby("patient")["list"].first()
-    assert home["20"] == home["21"]
-    assert home["51"] == home["75"] == home["78"]
+    # Patients 20 and 21 share 71 images, 51 shares 21 with 75 and 78: each of these groups is in one list.
+    first = split.groupby("patient")["list"].first()
+    assert first["20"] == first["21"] and first["51"] == first["75"] == first["78"]
