@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -23,17 +22,11 @@ from lab.terminal import warn
 
 
 def prepare(
-    data: str,
-    networks: Mapping[str, list[Member]],
-    hardware: Hardware,
-    images: ImageList | None,
-    why: str,
-    report: Path,
+    data: str, networks: dict[str, list[Member]], hardware: Hardware, images: ImageList | None, why: str, report: Path
 ) -> Content:
     """The content of the page. Without a list of ``images``, for the reason ``why``, the accuracies are those saved in the
     checkpoints."""
-    models, probabilities = [], {}
-    batches = {}
+    models, probabilities, batches = [], {}, {}
     if images is not None:
         cuts = {about.preprocessing for members in networks.values() for _, about in members}
         batches = {cut: stored_batches(data, "valid", images, cut, hardware.device) for cut in cuts}
@@ -55,7 +48,7 @@ def prepare(
     return Content(data, classes, models, hardware, valid, why)
 
 
-def read_curves(networks: Mapping[str, list[Member]], report: Path) -> dict[str, pd.DataFrame]:
+def read_curves(networks: dict[str, list[Member]], report: Path) -> dict[str, pd.DataFrame]:
     """Each model's history: that in its checkpoint, or else that in the report folder; one that cannot be drawn is left out."""
     try:
         saved = read_histories(report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +84,7 @@ class Valid:
 def valid_probabilities(
     members: list[Member],
     images: ImageList,
-    batches: Mapping[Preprocessing, Batches],
+    batches: dict[Preprocessing, Batches],
     hardware: Hardware,
     d4: bool,
     path: Path,

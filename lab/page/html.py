@@ -103,12 +103,7 @@ def card(model: TrainedModel, start: float, device: str) -> str:
 
 
 def answer(
-    title: str,
-    image: np.ndarray,
-    predictions: Sequence[Prediction],
-    classes: Sequence[str],
-    truth: int | None,
-    seconds: float,
+    title: str, image: np.ndarray, predictions: list[Prediction], classes: list[str], truth: int | None, seconds: float
 ) -> str:
     """Every model's prediction for a raw image, RGB uint8 [H, W, 3]; ``truth`` is its true class, if known."""
     labels = bar_labels(predictions)

@@ -73,9 +73,7 @@ def test_one_model_of_three_classes_overwrites_no_other_file(work: Path, trained
     assert not list((work / "report" / "tiny").glob("*.png"))
 
 
-def test_d4_changes_the_probabilities_and_is_printed(
-    work: Path, trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_d4_changes_probabilities(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = {}
     for d4 in ("on", "off"):
         options = ["--model", "resnet18", "--d4", d4, *CPU]

@@ -136,20 +136,6 @@ def test_an_invalid_history_writes_no_file(tmp_path: Path, histories: dict[str, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_write_keeps_the_old_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "accuracy.png"
-    path.write_bytes(b"old")
-
-    def write_half(self: Path, data: bytes) -> None:
-        self.open("wb").write(data[: len(data) // 2])
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "write_bytes", write_half)
-    with pytest.raises(OSError, match="disk full"):
-        accuracy.draw_accuracy({"resnet18": history([0.5])}, path)
-    assert [file.name for file in tmp_path.iterdir()] == ["accuracy.png"] and path.read_bytes() == b"old"
-
-
 # ----------------------------------------------------------------------------------------------------------- confusion
 
 

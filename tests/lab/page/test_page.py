@@ -6,7 +6,7 @@ import io
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -98,9 +98,7 @@ def test_without_lists_the_cards_show_the_accuracy_in_the_checkpoints(tmp_path: 
     assert "No gallery: no lists found." in page and "No confusion matrices: no lists found." in page
 
 
-def test_the_history_is_from_the_checkpoint_or_else_the_report(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_histories_come_from_checkpoints_or_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_staged(tmp_path / "weights", ["resnet18"])
     save_staged(tmp_path / "weights", ["resnet50", "resnet152"], history=[])
     report = tmp_path / "report" / "tiny"
@@ -143,9 +141,7 @@ def test_every_model_predicts_an_upload(content: Content, made: Path, tmp_path: 
     assert "correct" not in texts(html)  # the true class is unknown
 
 
-def test_if_a_stage_has_no_evidence_the_one_before_it_is_used(
-    content: Content, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_evidence_the_stage_before_is_used(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
     stages = []
 
     def positive_at_layer2(*args: Any) -> Any:
@@ -349,9 +345,7 @@ def evaluated(made: Path, tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def test_a_saved_table_is_used_only_with_the_weights_that_it_is_of(
-    evaluated: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_saved_table_is_used_only_with_its_weights(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = pd.read_csv(evaluated / "report/tiny/valid_resnet18.csv")
     content = make_content(evaluated, ["resnet18"])
     assert content.valid and "which match these weights" in capsys.readouterr().out
@@ -365,27 +359,28 @@ def test_a_saved_table_is_used_only_with_the_weights_that_it_is_of(
     assert np.abs(content.valid.probabilities["resnet18"][:, 0] - table["probability_0"]).max() > 1e-3
 
 
-@pytest.mark.parametrize("fault", ["row", "label", "sum", "hits", "column", "bytes", "missing"])
+FAULTS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "order": lambda table: table.iloc[[1, 0, *range(2, VALID)]],
+    "label": lambda table: table.assign(label=table["label"].mask(table.index == 3, 1 - table["label"])),
+    "sum": lambda table: table.assign(probability_0=table["probability_0"].mask(table.index == 3, 2.0)),
+    "accuracy": lambda table: table.assign(  # another prediction for one image
+        probability_0=table["probability_0"].mask(table.index == 4, table["probability_1"]),
+        probability_1=table["probability_1"].mask(table.index == 4, table["probability_0"]),
+    ),
+    "column": lambda table: table.drop(columns="probability_1"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_saved_table_that_does_not_match_the_list_is_ignored(evaluated: Path, valid: Valid, fault: str) -> None:
     path = evaluated / "report/tiny/valid_resnet18.csv"
     about = read_about(evaluated / "weights/tiny/resnet18/best.safetensors")
     assert read_table(path, valid.images, about, d4=False) is not None
-    table = pd.read_csv(path)
-    if fault == "row":
-        table = table.iloc[[1, 0, *range(2, len(table))]]
-    elif fault == "label":
-        table["label"] = [1 - label if row == 3 else label for row, label in enumerate(table["label"])]
-    elif fault == "sum":
-        table.loc[3, "probability_0"] = 2.0
-    elif fault == "hits":  # another prediction for one image
-        table.loc[4, ["probability_0", "probability_1"]] = table.loc[4, ["probability_1", "probability_0"]].to_numpy()
-    elif fault == "column":
-        table = table.drop(columns="probability_1")
-    table.to_csv(path, index=False)
-    if fault == "bytes":
-        path.write_bytes(b"\x80\0\x80")
-    elif fault == "missing":
-        path.unlink()
+    FAULTS[fault](pd.read_csv(path)).to_csv(path, index=False)
+    assert read_table(path, valid.images, about, d4=False) is None
+    path.write_bytes(b"\x80\0\x80")
+    assert read_table(path, valid.images, about, d4=False) is None
+    path.unlink()
     assert read_table(path, valid.images, about, d4=False) is None
 
 
@@ -434,7 +429,7 @@ def test_the_matrix_shows_counts_and_its_colours_shares() -> None:
 # ------------------------------------------------------------------------------------------------------ the command
 
 
-def test_a_missing_package_is_named_with_the_command_to_install_it(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lab.page.content", None)
     with inside(made, staged), pytest.raises(UserError, match=r"--serve needs .*; `python -m pip install"):
         command(demo, "--data", "csv/tiny", "--device", "cpu", "--serve")
