@@ -1,4 +1,4 @@
-"""The catalogue of models: one row for each network that can be trained. Imports no torch, so that ``--help`` need not wait.
+"""The catalogue of models: one row for each network that can be trained. Imports no torch, so that ``--help`` is fast.
 
 docs/how-to.md says how to add a model.
 """
@@ -19,20 +19,21 @@ class Model:
     """A row of the catalogue.
 
     Attributes:
-        name: on the command line, in checkpoints and in the names of files; letters, digits and underscores.
+        name: on the command line, in checkpoints and in file names; letters, digits and underscores.
         title: in figures and texts.
-        builder: ``module:function``, imported only when the network is built. The function takes the number of classes and,
-            if the model is ``sized``, the side of the input in px; it returns the network with its initial weights.
-        colour: in figures, ``#RRGGBB``; ``colour_on_dark`` where that cannot be seen on a dark page.
-        marker: in figures, a letter of matplotlib's.
-        stages: the layers that Grad-CAM can explain, the deepest first: name of the submodule, and px of the input for each
-            place of its feature map.
-        sized: whether the network is built for one size of the input and takes no other.
+        builder: ``module:function``, imported when the network is built. The function takes the number of classes and, if the
+            model is ``sized``, the side of the input in px. It returns the network with its initial weights.
+        colour: in figures, ``#RRGGBB``.
+        colour_on_dark: on a dark page, if ``colour`` is too dark for it.
+        marker: in figures, one of matplotlib's.
+        stages: the layers that Grad-CAM can explain, the deepest first: name of the submodule, and the stride of its feature
+            map in px of the input.
+        sized: whether the network accepts only the input size that it was built for.
         smallest: the smallest side of the input, px.
-        test_list: the list whose images it predicts for a submission. The lab has one for each depth, in an order of its own.
-        recipe: the model's own defaults of train.py's options, by the names of ``lab.training.recipe.Settings``; size and window
-            excepted, which are chosen with the preprocessing.
-        depth: of a ResNet, its number of layers; 0 for any other network.
+        test_list: the list that it predicts for a submission. Each of the lab's depths has its own.
+        recipe: the model's defaults of train.py's options, by the field names of ``lab.training.recipe.Settings`` without
+            ``model``, ``size`` and ``window``.
+        depth: a ResNet's number of layers; 0 for any other network.
         lab: whether it is one of the lab's three depths.
     """
 
@@ -52,18 +53,18 @@ class Model:
 
     @property
     def short(self) -> str:
-        """The title in a narrow column: the depth alone of a ResNet."""
+        """The title in a narrow column: a ResNet's depth."""
         return str(self.depth or self.title)
 
     def least_input(self, size: int) -> int:
-        """The smallest input, in px, that a network built for ``size`` px takes."""
+        """The smallest input, in px, that a network built for ``size`` px accepts."""
         return size if self.sized else self.smallest
 
 
 def resnet(
     depth: int, colour: str, marker: str, *, colour_on_dark: str = "", progressive: bool = False, lab: bool = False
 ) -> Model:
-    """The row of a ResNet: all depths have the same stages and each its own test list."""
+    """The row of a ResNet. All depths have the same stages; each has its own test list."""
     return Model(
         name=f"resnet{depth}",
         title=f"ResNet{depth}",
@@ -79,8 +80,8 @@ def resnet(
     )
 
 
-# In the order in which they are listed and drawn. Colours are those of Okabe and Ito 2008, ordered so that deeper is darker: the
-# lab's three depths can be told apart when printed in grey, and the markers tell all models apart.
+# In the order of lists and figures. The colours are Okabe and Ito's (2008). Of the lab's three depths, deeper is darker, so that
+# they can be distinguished when printed in grey. All markers differ.
 ROWS = (
     resnet(18, "#E69F00", "o", lab=True),
     resnet(34, "#CC79A7", "v"),
@@ -107,7 +108,7 @@ def depths() -> list[str]:
 
 
 def find(name: str) -> Model:
-    """The row of a model. Raises ``ValueError`` that names the known models for any other name."""
+    """The row of a model. Raises ``ValueError`` for an unknown name."""
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}: the models are {', '.join(MODELS)}")
     return MODELS[name]

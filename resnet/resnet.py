@@ -1,7 +1,7 @@
 """Residual networks, by hand, from He et al. 2015, Deep Residual Learning for Image Recognition (arXiv 1512.03385).
 
-A residual block does not learn the mapping it needs but the difference from its own input, y = relu(F(x) + x). Doing
-nothing is then the easy case (F = 0), and gradients reach the first layer along the shortcuts however deep it is.
+A residual block learns the difference from its input: y = relu(F(x) + x). The identity is then easy to learn (F = 0), and the
+shortcuts carry gradients to the first layer of a deep network.
 
 depth | block      | blocks per stage | layers       | parameters, 1000 classes | 2 classes  | GMAC
 ----- | ---------- | ---------------- | ------------ | ------------------------ | ---------- | ------
@@ -11,19 +11,19 @@ depth | block      | blocks per stage | layers       | parameters, 1000 classes 
 101   | Bottleneck | 3, 4, 23, 3      | 1 + 3×33 + 1 | 44,549,160               | 42,504,258 | 7.801
 152   | Bottleneck | 3, 8, 36, 3      | 1 + 3×50 + 1 | 60,192,808               | 58,147,906 | 11.514
 
-Layers are those with weights on the main path: the first convolution, those of the blocks, the classifier. GMAC are 10⁹
-multiply-accumulates of convolutions and classifier for one forward pass of one 224×224 px image at 1000 classes.
+Layers counts those with weights on the main path: the first convolution, the convolutions of the blocks, the classifier. GMAC
+is 10⁹ multiply-accumulates of convolutions and classifier, for a forward pass of one 224×224 px image with 1000 classes.
 
-Three choices beyond the shapes of table 1:
+Table 1 leaves three choices open:
 
-- The stride of a bottleneck is in its 3×3 convolution; in the first 1×1, as in the paper, it would leave three of four
-  pixels unseen. Known as v1.5 (NVIDIA's ResNet50 v1.5; torchvision; Goyal et al. 2017, arXiv 1706.02677, §5.1).
-- Convolutions start as in He et al. 2015 (arXiv 1502.01852, §2.2): normal, variance 2 / fan-out, so that the gradients
-  keep their scale through the layers. Norms start as the identity; the classifier keeps PyTorch's default.
-- ``zero_init_residual`` starts the last norm of each block at 0 (Goyal et al. 2017, §5.1): every block begins as
-  relu(shortcut), the network as a shallow one, and early training is calmer.
+- The stride of a bottleneck is in its 3×3 convolution. In the first 1×1 convolution, as in the paper, it would skip three of
+  four pixels. This is known as v1.5 (NVIDIA's ResNet50 v1.5; torchvision; Goyal et al. 2017, arXiv 1706.02677, §5.1).
+- Convolutions are initialised as in He et al. 2015 (arXiv 1502.01852, §2.2): normal, variance 2 / fan-out, which preserves the
+  scale of the gradients through the layers. Norms start as the identity. The classifier has PyTorch's default initialisation.
+- ``zero_init_residual`` initialises the last norm of each block with 0 (Goyal et al. 2017, §5.1). Every block is then
+  relu(shortcut) at first, so the network behaves like a shallow one early in training.
 
-Members bear the names usual in the field, so a state dict interchanges with torchvision's, strictly and both ways.
+Modules have the names of torchvision's, so state dicts are interchangeable with strict loading.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from torch import Tensor, nn
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution that keeps the size at stride 1. It has no bias: the norm that follows would subtract it again."""
+    """A convolution that preserves the size at stride 1. It has no bias, because the norm after it would subtract it."""
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """The way around a block: x itself or, where the shape changes, a 1×1 projection of it (§3.3, option B)."""
+    """The shortcut of a block: the identity or, if the shape changes, a 1×1 projection (§3.3, option B)."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     return nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
@@ -71,8 +71,8 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1×1 down to ``width``, 3×3, 1×1 up to 4 × ``width``, and a shortcut (figure 5, right).
 
-    [N, inputs, H, W] → [N, 4·width, H/stride, W/stride]. The 3×3 works on a quarter of the channels, so that 50 layers
-    cost little more than 34 of basic blocks.
+    [N, inputs, H, W] → [N, 4·width, H/stride, W/stride]. The 3×3 has a quarter of the channels, so 50 layers cost little more
+    than 34 layers of basic blocks.
     """
 
     expansion = 4
@@ -82,7 +82,7 @@ class Bottleneck(nn.Module):
         outputs = width * self.expansion
         self.conv1 = conv(inputs, width, 1)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = conv(width, width, 3, stride)  # v1.5: the stride is here
+        self.conv2 = conv(width, width, 3, stride)  # v1.5
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = conv(width, outputs, 1)
         self.bn3 = nn.BatchNorm2d(outputs)
@@ -103,14 +103,14 @@ Block = type[BasicBlock] | type[Bottleneck]
 
 
 def stage(block: Block, inputs: int, width: int, blocks: int, stride: int) -> nn.Sequential:
-    """A column of equal blocks (table 1); only the first one changes the number of channels and the size."""
+    """A stage (table 1): a sequence of blocks, of which the first changes the number of channels and the size."""
     outputs = width * block.expansion
     return nn.Sequential(block(inputs, width, stride), *(block(outputs, width) for _ in range(blocks - 1)))
 
 
 def zero_init_residual(network: nn.Module) -> None:
-    """Set the last norm of each residual block to zero (Goyal et al. 2017, §5.1). Draws no random numbers; a network without
-    residual blocks stays as it is."""
+    """Set the weight of the last norm of each residual block to 0 (Goyal et al. 2017, §5.1). Draws no random numbers. A network
+    without residual blocks does not change."""
     for module in network.modules():
         if isinstance(module, BasicBlock | Bottleneck):
             last = module.bn2 if isinstance(module, BasicBlock) else module.bn3
@@ -118,10 +118,10 @@ def zero_init_residual(network: nn.Module) -> None:
 
 
 class ResNet(nn.Module):
-    """Stem, four stages, global average, classifier (table 1). Images [N, 3, H, W] → logits [N, num_classes].
+    """Stem, four stages, global average pooling, classifier (table 1). Images [N, 3, H, W] → logits [N, num_classes].
 
-    ``layers`` is the number of blocks in each of the four stages. H and W are any 32 px or more, square or not: the
-    global average takes what the stages leave. Raises ``ValueError`` for fewer than one class.
+    ``layers`` is the number of blocks in each of the four stages. H and W are 32 px or more and may differ. Raises
+    ``ValueError`` for fewer than one class.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class ResNet(nn.Module):
         self.initialise(zero_init_residual)
 
     def initialise(self, zero_residual: bool) -> None:
-        """Draw the initial weights; see the choices at the top of this file."""
+        """Draw the initial weights; see the top of this file."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -152,10 +152,10 @@ class ResNet(nn.Module):
             zero_init_residual(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [N, 3, H, W] → logits [N, num_classes]; ``ValueError`` for another shape or less than 32 px.
+        """Images [N, 3, H, W] → logits [N, num_classes]. Raises ``ValueError`` for another shape or less than 32 px.
 
-        The network divides the size by 32: at 32×32 px the last stage sees one pixel of each image, so that a training
-        batch needs two images or more there for its norms to have a variance.
+        The network divides the size by 32, so images of 32×32 px have one pixel in the last stage. A training batch then needs
+        two images or more, because its norms compute a variance.
         """
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] < 32 or x.shape[3] < 32:
             raise ValueError(f"ResNet takes images [N, 3, H, W] with H and W of 32 px or more, found {list(x.shape)}")

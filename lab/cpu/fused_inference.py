@@ -1,7 +1,7 @@
 """Residual blocks for inference on the CPU: the convolutions also add the shortcut and apply ReLU.
 
 This saves two or three passes over memory in each block. oneDNN computes addition and ReLU as post-operations of a convolution
-(its developer guide, "Primitive Attributes: Post-ops"). PyTorch offers them as operators made for ``torch.compile``; these take
+(its developer guide, "Primitive Attributes: Post-ops"). PyTorch has operators for them, made for ``torch.compile``. They take
 weights that were reordered once into the layout that is fastest on this CPU.
 """
 
@@ -18,15 +18,13 @@ from lab.hardware import Hardware
 
 def available(hardware: Hardware) -> bool:
     """Whether PyTorch has these operators for this device and precision."""
+    operators = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
     return (
         hardware.device.type == "cpu"
         and hardware.precision == "fp32"
         and platform.machine().lower() in ("x86_64", "amd64")
         and torch.backends.mkldnn.is_available()
-        and all(
-            hasattr(torch.ops.mkldnn, name)
-            for name in ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
-        )
+        and all(hasattr(torch.ops.mkldnn, name) for name in operators)
     )
 
 
@@ -48,17 +46,14 @@ class FusedConvolution:
 
     def apply(self, input: Tensor, relu: bool) -> Tensor:
         """The convolution, followed by ReLU if ``relu``."""
-        activation = "relu" if relu else "none"
-        output: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
-            input, *self.arguments(input), activation, [], ""
-        )
+        arguments = (*self.arguments(input), "relu" if relu else "none", [], "")
+        output: Tensor = torch.ops.mkldnn._convolution_pointwise.default(input, *arguments)
         return output
 
     def add_to(self, shortcut: Tensor, input: Tensor) -> Tensor:
         """relu(convolution + shortcut), computed in place of the shortcut."""
-        output: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
-            shortcut, input, *self.arguments(input), "add", 1.0, "relu", [], ""
-        )
+        arguments = (*self.arguments(input), "add", 1.0, "relu", [], "")
+        output: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(shortcut, input, *arguments)
         return output
 
 

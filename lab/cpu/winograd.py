@@ -26,7 +26,7 @@ from lab.text import counted
 # The largest number of float32 values in one buffer of tiles, 16 MB. A larger batch is processed in parts.
 BUFFER = 4_000_000
 # With fewer channels, copying values into tiles and back costs more than the products save. This limit and the rule of tile_side
-# come from timing single layers on one CPU (AVX2, two cores), by a script that was not kept.
+# come from timing single layers on one CPU (AVX2, two cores), by a script that is not in this repository.
 LEAST_CHANNELS = 128
 
 
@@ -57,7 +57,7 @@ def transform(m: int) -> Transform:
 
 
 def tile_side(images: int, height: int, width: int, channels: int) -> int:
-    """m: 4; 2 for small images, and where there are so few tiles that transforming the filters costs more than m = 4 saves."""
+    """m: 4; 2 for small images, or if there are so few tiles that transforming the filters costs more than m = 4 saves."""
     tiles = images * -(-height // 4) * -(-width // 4)
     return 4 if min(height, width) > 2 and 4 * tiles >= channels else 2
 
@@ -238,13 +238,10 @@ def replace_convolutions(network: nn.Module) -> int:
 
 
 def use_fast_gradients(network: nn.Module, hardware: Hardware) -> int:
-    """Use the gradients of this module in ``network`` where the hardware is a CPU that computes in float32; print and return how
-    many convolutions that are."""
+    """Use the gradients of this module in ``network`` on a CPU in float32. Prints and returns the number of convolutions."""
     if hardware.device.type != "cpu" or hardware.precision != "fp32":
         return 0
     count = replace_convolutions(network)
-    print(
-        f"gradients: of {counted(count, 'convolution')} as products of matrices (1×1) or by Winograd's algorithm (3×3), "
-        "faster in float32 on the CPU"
-    )
+    algorithms = "as products of matrices (1×1) or by Winograd's algorithm (3×3)"
+    print(f"gradients: of {counted(count, 'convolution')} {algorithms}, faster in float32 on the CPU")
     return count

@@ -1,4 +1,4 @@
-"""The catalogue: what its rows promise holds for every model, and a model is added by one module and one row."""
+"""The catalogue: its rows describe the networks, and one module and one row add a model to all commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import demo
 import evaluate
@@ -45,19 +45,16 @@ def test_the_catalogue_imports_no_torch() -> None:
     assert done.stdout == "False\n"
 
 
-def test_the_models_stand_in_order() -> None:
+def test_the_order_of_the_models() -> None:
     assert catalog.names() == ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] == catalog.resnets()
     assert catalog.depths() == DEPTHS
     assert [catalog.find(model).title for model in DEPTHS] == ["ResNet18", "ResNet50", "ResNet152"]
-    assert [catalog.find(model).test_list for model in DEPTHS] == [
-        "resnet_18_test",
-        "resnet_50_test",
-        "resnet_152_test",
-    ]
+    lists = ["resnet_18_test", "resnet_50_test", "resnet_152_test"]
+    assert [catalog.find(model).test_list for model in DEPTHS] == lists
 
 
 @pytest.mark.parametrize("name", ["resnet20", "ResNet18", "18", ""])
-def test_an_unknown_name_lists_the_known(name: str) -> None:
+def test_an_unknown_name_is_an_error_with_the_known_names(name: str) -> None:
     expected = re.escape(f"unknown model {name!r}: the models are {', '.join(catalog.names())}")
     with pytest.raises(ValueError, match=expected):
         catalog.find(name)
@@ -66,41 +63,29 @@ def test_an_unknown_name_lists_the_known(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", catalog.names())
-def test_a_model_is_what_its_row_says(name: str) -> None:
-    """It builds, takes its smallest input, and each stage has a feature map of the resolution that Grad-CAM counts on."""
+def test_a_row_describes_its_network(name: str) -> None:
+    """The network accepts its smallest input, and its stages have the feature maps that Grad-CAM expects."""
     row = catalog.find(name)
-    shapes: dict[str, torch.Size] = {}
-
-    def keep(stage: str, output: Tensor) -> None:
-        shapes[stage] = output.shape
-
     for size in {row.smallest, 72}:
         with torch.device("meta"):
             network, images = catalog.build(name, 3, size), torch.empty(2, 3, size, size)
+        shapes: list[torch.Size] = []
         for stage in row.stages:
-            layer = network.get_submodule(stage)
-            layer.register_forward_hook(lambda _module, _given, output, stage=stage: keep(stage, output))
+            network.get_submodule(stage).register_forward_hook(lambda *args, to=shapes: to.append(args[2].shape))
         assert network(images).shape == (2, 3)
-        for stage, step in row.stages.items():
-            assert shapes[stage][2:] == (math.ceil(size / step),) * 2
+        strides = [*row.stages.values()][::-1]  # from the input to the output
+        assert [shape[2:] for shape in shapes] == [(math.ceil(size / stride),) * 2 for stride in strides]
 
 
-def test_models_can_be_told_apart_in_figures_and_file_names() -> None:
+def test_rows_differ_in_figures_and_have_valid_names_and_recipes() -> None:
     rows = list(catalog.MODELS.values())
-    assert (
-        len({row.colour for row in rows})
-        == len({row.marker for row in rows})
-        == len({row.title for row in rows})
-        == len(rows)
-    )
+    for values in ({row.colour for row in rows}, {row.marker for row in rows}, {row.title for row in rows}):
+        assert len(values) == len(rows)
     assert {row.marker for row in rows} <= SYMBOLS.keys()
+    # Size and window are chosen with the preprocessing, before the recipe.
+    settings = Settings.__dataclass_fields__.keys() - {"model", "size", "window"}
+    assert all(row.recipe.keys() <= settings for row in rows)
     assert all(name == row.name and re.fullmatch(r"[a-z]\w*", name) for name, row in catalog.MODELS.items())
-
-
-@pytest.mark.parametrize("name", catalog.names())
-def test_a_recipe_sets_options_of_train(name: str) -> None:
-    """Size and window are chosen earlier, with the preprocessing."""
-    assert catalog.find(name).recipe.keys() <= Settings.__dataclass_fields__.keys() - {"model", "size", "window"}
 
 
 def test_a_recipe_replaces_defaults_and_options_replace_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +98,7 @@ def test_a_recipe_replaces_defaults_and_options_replace_the_recipe(monkeypatch: 
         return asdict(chosen_settings("sketch", args, args.given, CPU, made_about().preprocessing))
 
     assert chosen().items() >= recipe.items()
-    given = {"clip": 5.0, "progressive": False, "lr": 0.01}  # a value given counts, be it train.py's default
+    given = {"clip": 5.0, "progressive": False, "lr": 0.01}  # clip as train.py's default
     found = chosen("--clip", "5", "--no-progressive", "--lr", "0.01")
     assert found.items() >= (recipe | given).items()
     assert chosen("--optimizer", "sgd").items() >= {"lr": 0.05, "weight_decay": 5e-4, "warmup": 5.0}.items()
@@ -150,7 +135,7 @@ OPTIONS = ("--data", "tiny", "--device", "cpu", "--precision", "fp32")
 
 @pytest.fixture(scope="module")
 def added(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Iterator[Path]:
-    """A working directory in which the lab's three depths are trained, and a model that was added is trained and used."""
+    """A working directory with the lab's three depths and an added model, which is trained, evaluated and predicted with."""
     folder = tmp_path_factory.mktemp("added")
     for name in ("csv/tiny", "weights/tiny", "report/tiny"):
         shutil.copytree(trained / name, folder / name)
@@ -190,7 +175,7 @@ def test_an_added_model_is_evaluated_and_drawn(added: Path) -> None:
 
 
 def expected_probabilities(folder: Path, paths: list[str]) -> np.ndarray:
-    """The added model's class probabilities, predicted the slow way, with D4 if that helped on valid."""
+    """The added model's class probabilities by the slow oracle, with D4 if it helped on valid."""
     best = folder / "weights" / "tiny" / "sketch" / "best.safetensors"
     metrics = read_about(best).metrics
     plain, d4 = ((metrics[f"valid_accuracy{end}"], -metrics[f"valid_loss{end}"]) for end in ("", "_d4"))
@@ -198,7 +183,7 @@ def expected_probabilities(folder: Path, paths: list[str]) -> np.ndarray:
     return slow_probabilities(best, images, network=catalog.build, d4=d4 > plain)
 
 
-def test_an_added_model_answers_the_test_list_of_resnet18(added: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_added_model_predicts_the_test_list_of_resnet18(added: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lists = added / "csv" / "tiny"
     ids = pd.read_csv(lists / "resnet_18_test.csv")["Path"].tolist()
     submission = pd.read_csv(lists / "submission_sketch.csv")
@@ -214,30 +199,31 @@ def test_the_demo_and_its_page_show_an_added_model(added: Path, capsys: pytest.C
     members = load_members(added / "weights" / "tiny" / "sketch" / "best.safetensors", "sketch")
     shown = TrainedModel("sketch", members, d4=False, accuracy=(0.5, 0.4, 0.6))
     image = cell(np.random.default_rng(3), 1)
-    for asked in ("", "layer4"):  # a stage of another model
-        answer = predict_and_explain(shown, image, CPU, stage=asked)
+    for stage in ("", "layer4"):  # a stage of another model
+        answer = predict_and_explain(shown, image, CPU, stage=stage)
         assert (answer.stage, answer.map_side) == ("features", 16) and answer.heat.shape == (64, 64, 3)
     assert ".sketch { --depth: #56B4E9; }" in colour_rules()
 
 
-def test_no_command_takes_an_added_model_for_one_of_all(
+def test_all_leaves_out_an_added_model(
     added: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    report, submission = added / "report" / "tiny", added / "csv" / "tiny" / "submission_sketch.csv"
     drawn: list[list[str]] = []
     monkeypatch.setattr(lab.figures.runs, "draw_accuracy", lambda histories, *_: drawn.append(list(histories)))
-    before = (added / "csv" / "tiny" / "submission_sketch.csv").stat().st_mtime_ns
+    before = submission.stat().st_mtime_ns
     command(train, "--model", "all", "--data", "tiny", *FAST)
     command(evaluate, *OPTIONS)
     command(predict, *OPTIONS)
     assert "sketch" not in capsys.readouterr().out
     assert drawn == [DEPTHS]
-    metrics = pd.read_csv(added / "report" / "tiny" / "metrics.csv")
-    assert list(dict.fromkeys(metrics["model"]))[:3] == DEPTHS and not metrics["model"].str.contains("sketch").any()
-    assert (added / "csv" / "tiny" / "submission_sketch.csv").stat().st_mtime_ns == before
-    assert list(read_runs(added / "report/tiny", added / "weights/tiny", lambda *_: "", Gaps())) == DEPTHS
+    models = pd.read_csv(report / "metrics.csv")["model"]
+    assert list(models.unique())[:3] == DEPTHS and not models.str.contains("sketch").any()
+    assert submission.stat().st_mtime_ns == before
+    assert list(read_runs(report, added / "weights/tiny", lambda *_: "", Gaps())) == DEPTHS
 
 
-def test_where_no_resnet_is_trained_all_says_what_to_name(added: Path, tmp_path: Path) -> None:
+def test_all_is_an_error_if_no_resnet_is_trained(added: Path, tmp_path: Path) -> None:
     network = catalog.build("sketch", 2, 32)
     save_thin(tmp_path / "tiny" / "sketch" / "best.safetensors", made_about("sketch"), network)
     assert chosen_models(tmp_path / "tiny", "sketch") == ["sketch"]

@@ -1,4 +1,4 @@
-"""The hand-written networks against torchvision's (the oracle), their own table, and what they promise."""
+"""The hand-written networks against torchvision's as oracle, and against the table in their documentation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from a second thread, and on a busy machine the two wait for one another."""
+    """A second thread does not speed up tensors this small, and slows them down on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -30,7 +30,7 @@ def one_thread() -> Iterator[None]:
 
 
 def oracle(name: str, num_classes: int) -> nn.Module:
-    """torchvision's network of that name, without weights."""
+    """torchvision's network of that name with random weights."""
     model: nn.Module = getattr(torchvision.models, name)(weights=None, num_classes=num_classes)
     return model
 
@@ -42,7 +42,7 @@ def build(name: str, num_classes: int = 2, **more: bool) -> ResNet:
 
 
 def shape_only(name: str, num_classes: int = 2) -> ResNet:
-    """A network on the meta device: shapes without numbers, made and run in milliseconds."""
+    """Our network on the meta device: shapes without values."""
     with torch.device("meta"):
         return build(name, num_classes)
 
@@ -52,15 +52,14 @@ def count(model: nn.Module) -> int:
 
 
 def scramble(model: nn.Module) -> None:
-    """Give every norm its own scale, shift and statistics, so that swapping or skipping any of them would show.
+    """Give every norm another scale, shift and statistics, so that a test detects norms that are swapped or skipped.
 
-    The last norm of a block is kept small: in eval mode the sum over 50 blocks would otherwise grow without limit.
+    The last norm of a block has a small scale, because in eval mode the sum over 50 blocks would overflow otherwise.
     """
-    for name, module in model.named_modules():
+    names = dict(model.named_modules())
+    for name, module in names.items():
         if isinstance(module, nn.BatchNorm2d):
-            last = name.endswith(".bn3") or (
-                name.endswith(".bn2") and not hasattr(model.get_submodule(name[:-4]), "bn3")
-            )
+            last = name.endswith(".bn3") or (name.endswith(".bn2") and f"{name[:-1]}3" not in names)
             nn.init.uniform_(module.weight, *((0.1, 0.3) if last else (0.5, 1.5)))
             nn.init.normal_(module.bias, std=0.2)
             assert module.running_mean is not None and module.running_var is not None
@@ -69,7 +68,7 @@ def scramble(model: nn.Module) -> None:
 
 
 def assert_equal_but_for_rounding(ours: Tensor, theirs: Tensor, what: str) -> None:
-    """float64 agreement to 1e-9 of the largest element: rounding through 152 layers, and nothing else."""
+    """Equal to 1e-9 of the largest element, in float64: the rounding of 152 layers."""
     assert ours.shape == theirs.shape, what
     difference, scale = (ours - theirs).abs_().max().item(), theirs.abs().max().item()
     assert difference <= 1e-9 * scale, f"{what}: differs by {difference:.3g}, the largest element is {scale:.3g}"
@@ -77,13 +76,13 @@ def assert_equal_but_for_rounding(ours: Tensor, theirs: Tensor, what: str) -> No
 
 @pytest.mark.parametrize("name", NAMES)
 def test_same_as_torchvision(name: str) -> None:
-    """Logits, the gradient of every parameter and the running statistics; first in train, then in eval mode."""
+    """Logits, the gradient of every parameter and the running statistics, in train and then in eval mode."""
     torch.manual_seed(0)
     theirs = oracle(name, num_classes=3).double()
     scramble(theirs)
     ours = shape_only(name, num_classes=3)
     ours.load_state_dict({key: value.clone() for key, value in theirs.state_dict().items()}, strict=True, assign=True)
-    # 2 images of 48×36 px leave 2 × 2 × 2 values to each norm of the last stage: a variance that float64 resolves well.
+    # With 2 images of 48×36 px each norm of the last stage has 2 × 2 × 2 values, enough for a variance in float64.
     images, direction = torch.randn(2, 3, 48, 36, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
 
     for training in (True, False):
@@ -91,7 +90,7 @@ def test_same_as_torchvision(name: str) -> None:
             model.train(training)
             model.zero_grad()
         logits, expected = ours(images), theirs(images)
-        assert expected.std() > 1e-3 and expected.isfinite().all(), "the oracle must say something"
+        assert expected.std() > 1e-3 and expected.isfinite().all(), "the oracle's logits are constant"
         assert_equal_but_for_rounding(logits, expected, "logits")
         (logits * direction).sum().backward()
         (expected * direction).sum().backward()
@@ -106,7 +105,7 @@ def test_same_as_torchvision(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_state_dicts_interchange(name: str) -> None:
+def test_state_dicts_are_interchangeable(name: str) -> None:
     """Strict loading both ways, with the same names, order, shapes and types."""
     ours = shape_only(name, 7)
     with torch.device("meta"):
@@ -135,7 +134,7 @@ def gmac(model: nn.Module, side: int) -> float:
     def add(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
         assert isinstance(module.weight, Tensor)
-        total += output.numel() * module.weight[0].numel()  # each output element: one product per weight of its filter
+        total += output.numel() * module.weight[0].numel()  # one product per weight of the filter
 
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -144,12 +143,9 @@ def gmac(model: nn.Module, side: int) -> float:
     return total / 1e9
 
 
-def test_the_table_lists_every_model() -> None:
-    assert list(table()) == NAMES
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_the_table_is_what_the_code_has(name: str) -> None:
+def test_the_table_describes_the_networks(name: str) -> None:
+    assert list(table()) == NAMES
     block, per_stage, layers, at_1000, at_2, giga = table()[name]
     model = shape_only(name, 1000)
     stages = [model.layer1, model.layer2, model.layer3, model.layer4]
@@ -173,12 +169,9 @@ def test_the_table_is_what_the_code_has(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet50", "resnet101", "resnet152"])
 def test_bottleneck_strides_in_its_3x3(name: str) -> None:
-    """v1.5: of the main path of a block, only the 3×3 convolution changes the size."""
-    strided = [
-        key
-        for key, module in shape_only(name).named_modules()
-        if isinstance(module, nn.Conv2d) and module.stride != (1, 1) and "downsample" not in key
-    ]
+    """v1.5: on the main path of a block only the 3×3 convolution changes the size."""
+    convolutions = {key: m for key, m in shape_only(name).named_modules() if isinstance(m, nn.Conv2d)}
+    strided = [key for key, module in convolutions.items() if module.stride != (1, 1) and "downsample" not in key]
     assert strided == ["conv1", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2"]
 
 
@@ -195,7 +188,7 @@ def small_pair() -> tuple[ResNet, nn.Module]:
 
 @given(height=st.integers(32, 100), width=st.integers(32, 100), images=st.integers(1, 3))
 @settings(max_examples=15, deadline=None, derandomize=True)
-def test_any_size_square_or_not(height: int, width: int, images: int) -> None:
+def test_any_input_size(height: int, width: int, images: int) -> None:
     ours, theirs = small_pair()
     batch = torch.randn(images, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(height))
     with torch.no_grad():
@@ -203,8 +196,8 @@ def test_any_size_square_or_not(height: int, width: int, images: int) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_depth_takes_32_px_and_odd_sizes(name: str) -> None:
-    """On the meta device, which also shows that no value of a tensor is read on the way (a synchronisation on CUDA)."""
+def test_every_depth_accepts_32_px_and_odd_sizes(name: str) -> None:
+    """On the meta device, so no tensor's value is read, which would be a synchronisation on CUDA."""
     model = shape_only(name, 5)
     for height, width in [(32, 32), (33, 95), (201, 32)]:
         assert model(torch.empty(2, 3, height, width, device="meta")).shape == (2, 5)
@@ -213,7 +206,7 @@ def test_every_depth_takes_32_px_and_odd_sizes(name: str) -> None:
 @pytest.mark.parametrize(
     "shape", [(2, 3, 31, 64), (2, 3, 64, 31), (2, 1, 64, 64), (2, 4, 64, 64), (3, 64, 64), (2, 64, 64, 3)]
 )
-def test_a_wrong_shape_is_a_clear_error(shape: tuple[int, ...]) -> None:
+def test_a_wrong_shape_is_an_error(shape: tuple[int, ...]) -> None:
     message = f"[N, 3, H, W] with H and W of 32 px or more, found {list(shape)}"
     with pytest.raises(ValueError, match=re.escape(message)):
         shape_only("resnet18")(torch.empty(shape, device="meta"))
@@ -222,14 +215,14 @@ def test_a_wrong_shape_is_a_clear_error(shape: tuple[int, ...]) -> None:
 @given(num_classes=st.integers(1, 3000))
 @settings(max_examples=8, deadline=None, derandomize=True)
 def test_any_number_of_classes(num_classes: int) -> None:
-    """Each class costs one row and one bias of the classifier, and nothing else."""
+    """A class adds a row and a bias to the classifier, and nothing else."""
     model = shape_only("resnet18", num_classes)
     assert count(model) == 11_177_538 + (num_classes - 2) * (512 + 1)
     assert model(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, num_classes)
 
 
 @pytest.mark.parametrize("num_classes", [0, -1])
-def test_no_class_is_an_error(num_classes: int) -> None:
+def test_fewer_than_one_class_is_an_error(num_classes: int) -> None:
     with pytest.raises(ValueError, match=f"num_classes must be 1 or more, found {num_classes}"):
         build("resnet18", num_classes)
 
@@ -244,39 +237,34 @@ def test_initial_weights(name: str) -> None:
             expected, n = sqrt(2 / (weight.shape[0] * weight.shape[2] * weight.shape[3])), weight.numel()
             assert abs(weight.std().item() / expected - 1) < 6 / sqrt(2 * n), key
             assert abs(weight.mean().item()) < 6 * expected / sqrt(n), key
-            # A uniform draw of that variance ends at 1.73 deviations; a normal one of this many elements goes beyond 3.
+            # A uniform distribution of this variance ends at 1.73 standard deviations.
             assert weight.abs().max().item() > 3 * expected, key
         elif isinstance(module, nn.BatchNorm2d):
             assert (module.weight == 1).all() and (module.bias == 0).all(), key
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_zero_initialised_blocks_add_nothing_but_can_learn(name: str) -> None:
+@pytest.mark.parametrize(("name", "count"), [("resnet18", 8), ("resnet50", 16)])
+def test_zero_initialised_blocks_add_nothing_but_have_gradients(name: str, count: int) -> None:
     torch.manual_seed(3)
     model = build(name, zero_init_residual=True)
-    last = "bn2" if name == "resnet18" else "bn3"
-    inputs: dict[str, Tensor] = {}
-    for key, module in model.named_modules():
-        if isinstance(module, BasicBlock | Bottleneck):
-            module.register_forward_pre_hook(lambda _, args, key=key: inputs.__setitem__(key, args[0].detach()))
+    blocks = [module for module in model.modules() if isinstance(module, BasicBlock | Bottleneck)]
+    inputs: list[Tensor] = []
+    for block in blocks:
+        block.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
     model(torch.randn(4, 3, 64, 64)).square().sum().backward()
 
-    assert len(inputs) == (8 if name == "resnet18" else 16)
-    for key, x in inputs.items():
-        block = model.get_submodule(key)
-        assert isinstance(block, BasicBlock | Bottleneck)
+    assert len(inputs) == len(blocks) == count
+    for block, x in zip(blocks, inputs.copy(), strict=True):
         with torch.no_grad():
-            assert not block.residual(x).any(), f"{key} adds something"
+            assert not block.residual(x).any()
             assert torch.equal(block(x), block.downsample(x).relu())
-        scale = block.get_submodule(last).weight
-        assert isinstance(scale, Tensor) and scale.grad is not None and scale.grad.any(), (
-            f"{key} could never start to learn"
-        )
+        scale = (block.bn2 if isinstance(block, BasicBlock) else block.bn3).weight
+        assert scale.grad is not None and scale.grad.any()
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_blocks_can_be_zero_initialised_afterwards(name: str) -> None:
-    """The weights are those of the constructor's argument, and no random number is drawn for them."""
+    """The weights equal those of the constructor's argument. Neither draws random numbers."""
     torch.manual_seed(3)
     expected, drawn = build(name, zero_init_residual=True).state_dict(), torch.rand(1)
     torch.manual_seed(3)
@@ -286,21 +274,13 @@ def test_blocks_can_be_zero_initialised_afterwards(name: str) -> None:
     assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
 
 
-def test_a_network_without_residual_blocks_is_left_alone_by_zero_init() -> None:
+def test_zero_init_does_not_change_a_network_without_residual_blocks() -> None:
     norm = nn.BatchNorm2d(4)
     zero_init_residual(nn.Sequential(nn.Conv2d(3, 4, 3), norm))
     assert (norm.weight == 1).all()
 
 
-def test_blocks_add_something_by_default() -> None:
-    torch.manual_seed(4)
-    block = build("resnet18").layer1[0]
-    assert isinstance(block, BasicBlock)
-    assert block.residual(torch.randn(2, 64, 8, 8)).any()
-
-
-def test_channels_last_gives_the_same() -> None:
-    """The memory layout that is fast on a GPU and on recent processors changes no result and no gradient."""
+def test_channels_last_gives_the_same_output_and_gradients() -> None:
     torch.manual_seed(5)
     plain, last = build("resnet50").double(), build("resnet50").double()
     last.load_state_dict(plain.state_dict())
@@ -314,8 +294,8 @@ def test_channels_last_gives_the_same() -> None:
     assert_equal_but_for_rounding(last.conv1.weight.grad, plain.conv1.weight.grad, "gradient of conv1")
 
 
-def test_compiles_whole_for_any_size() -> None:
-    """One graph without a break, the shape check included, for sizes that vary."""
+def test_compiles_to_one_graph_for_all_sizes() -> None:
+    """Without a graph break, including the check of the shape."""
     ours, _ = small_pair()
     compiled = torch.compile(ours, backend="eager", fullgraph=True, dynamic=True)
     with torch.no_grad():
@@ -324,8 +304,8 @@ def test_compiles_whole_for_any_size() -> None:
             assert_equal_but_for_rounding(compiled(images), ours(images), f"{shape}")
 
 
-def test_exports_whole() -> None:
-    """torch.export traces the network with a batch of any number of images."""
+def test_exports_with_any_batch_size() -> None:
+    """By torch.export."""
     ours, _ = small_pair()
     images = torch.ones(2, 3, 40, 56, dtype=torch.float64)
     number = torch.export.Dim("number", min=1, max=64)

@@ -1,4 +1,4 @@
-"""Fused blocks against the network that they replace: the same function."""
+"""Fused blocks compute the same function as the network that they replace."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ here = pytest.mark.skipif(not available(CPU), reason="PyTorch has no fused opera
 
 
 def with_random_norms(network: nn.Module) -> nn.Module:
-    """The network with batch norms that change their input, also by negative scales; in evaluation mode."""
+    """The network in evaluation mode, with random parameters and statistics of the batch norms, also negative scales."""
     torch.manual_seed(5)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -35,22 +35,21 @@ def with_random_norms(network: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("model", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
 @torch.inference_mode()
 def test_fused_blocks_are_the_same_function(model: str) -> None:
-    """For every depth, also for shapes other than the one for which the weights were reordered."""
+    """For every depth, also for other input shapes than the one for which the weights were reordered."""
     network = with_random_norms(thin(model, 3))
     fused = fuse_blocks(folded(network))
     count = sum(isinstance(module, FusedBlock) for module in fused.modules())
     assert count == sum(isinstance(module, BasicBlock | Bottleneck) for module in network.modules())
     for images, size in ((4, 32), (4, 32), (1, 32), (3, 45), (2, 64)):
         batch = torch.randn(images, 3, size, size).contiguous(memory_format=torch.channels_last)
-        kept = batch.clone()
+        copied = batch.clone()
         torch.testing.assert_close(fused(batch), network(batch), atol=2e-4, rtol=2e-4)
-        assert torch.equal(batch, kept)  # shortcuts are overwritten, the input is not
+        assert torch.equal(batch, copied)  # blocks overwrite shortcuts, but not the input
 
 
 @here
 @torch.inference_mode()
-def test_the_network_itself_is_left_alone() -> None:
-    """A copy is fused."""
+def test_a_copy_of_the_network_is_fused() -> None:
     network = with_random_norms(catalog.build("resnet18", 2, 32))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     images = torch.randn(2, 3, 64, 64)
@@ -60,8 +59,8 @@ def test_the_network_itself_is_left_alone() -> None:
     assert torch.equal(network(images), expected)
 
 
-def test_elsewhere_the_folded_network_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On other devices, in other precisions, and on CPUs for which PyTorch lacks the operators."""
+def test_without_the_operators_the_folded_network_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On other devices, in other precisions, and on other CPUs."""
     assert not available(Hardware(torch.device("cuda"), "fp32"))
     assert not available(Hardware(torch.device("cpu"), "bf16"))
     monkeypatch.setattr("platform.machine", lambda: "aarch64")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -12,14 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lab.cpu import winograd
-from lab.cpu.winograd import (
-    FastGradientConv2d,
-    gradients_1x1,
-    gradients_3x3,
-    tile_side,
-    transform,
-    use_fast_gradients,
-)
+from lab.cpu.winograd import FastGradientConv2d, gradients_1x1, gradients_3x3, transform, use_fast_gradients
 from lab.evaluation.inference import folded
 from lab.hardware import Hardware
 from lab.training.ema import EMA
@@ -38,13 +32,13 @@ def reference(grad_output: Tensor, input: Tensor, weight: Tensor, stride: int) -
 
 
 def relative_error(found: Tensor, true: Tensor) -> float:
-    """The largest difference, over the largest true value."""
+    """The largest difference divided by the largest true value."""
     return float((found - true).abs().max() / true.abs().max().clamp_min(1e-12))
 
 
 @st.composite
 def convolutions(draw: st.DrawFn, kernel: int, largest: int, strides: int) -> tuple[Tensor, Tensor, Tensor, int]:
-    """grad_output, input, weight and stride of a convolution of images that need not be square."""
+    """grad_output, input, weight and stride of a convolution of images of any height and width."""
     images, inputs, outputs = draw(st.integers(1, 5)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
     height, width, stride = draw(st.integers(1, largest)), draw(st.integers(1, largest)), draw(st.integers(1, strides))
     torch.manual_seed(draw(st.integers(0, 2**32)))
@@ -54,7 +48,7 @@ def convolutions(draw: st.DrawFn, kernel: int, largest: int, strides: int) -> tu
 
 
 def assert_gradients(found: tuple[Tensor | None, Tensor], true: Pair, tolerance: float) -> None:
-    """Both gradients have the shapes of the true ones and their values."""
+    """Both gradients have the shapes and the values of the true ones."""
     for gradient, expected in zip(found, true, strict=True):
         assert gradient is not None and gradient.shape == expected.shape
         assert relative_error(gradient, expected) < tolerance
@@ -74,7 +68,7 @@ def test_matrices_compute_a_convolution(m: int) -> None:
 @settings(max_examples=60, deadline=None)
 @given(convolutions(kernel=3, largest=13, strides=1))
 def test_3x3_gradients_are_pytorchs(convolution: tuple[Tensor, Tensor, Tensor, int]) -> None:
-    """For any shape, whether or not whole tiles cover it."""
+    """For any shape, also if it is not a multiple of the tile."""
     tensors = convolution[:3]
     assert_gradients(gradients_3x3(*tensors, True), reference(*convolution), 1e-4)
     assert gradients_3x3(*tensors, False)[0] is None
@@ -83,13 +77,12 @@ def test_3x3_gradients_are_pytorchs(convolution: tuple[Tensor, Tensor, Tensor, i
 @settings(max_examples=40, deadline=None)
 @given(convolutions(kernel=1, largest=9, strides=3))
 def test_1x1_gradients_are_pytorchs(convolution: tuple[Tensor, Tensor, Tensor, int]) -> None:
-    """At any stride: the gradient of the pixels that the stride skips is 0."""
+    """For any stride; the gradient of skipped pixels is 0."""
     assert_gradients(gradients_1x1(*convolution, True), reference(*convolution), 1e-5)
     assert gradients_1x1(*convolution, False)[0] is None
 
 
-def test_images_in_parts_give_the_gradients_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However small the buffer is."""
+def test_the_gradients_do_not_depend_on_the_size_of_the_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     tensors = torch.randn(7, 8, 9, 6), torch.randn(7, 16, 9, 6), torch.randn(8, 16, 3, 3)
     whole = gradients_3x3(*tensors, True)
@@ -99,17 +92,16 @@ def test_images_in_parts_give_the_gradients_of_all_at_once(monkeypatch: pytest.M
         assert_gradients(gradients_3x3(*tensors, True), (whole[0], whole[1]), 1e-5)
 
 
-def test_tiles_are_large_unless_images_are_small_or_few() -> None:
-    """The rule as it stands."""
-    assert tile_side(32, 8, 8, 256) == 4
-    assert tile_side(32, 2, 2, 512) == 2
-    assert tile_side(32, 4, 4, 512) == 2  # 32 tiles for filters of 512 channels
-    assert tile_side(128, 4, 4, 512) == 4
+@pytest.mark.parametrize(
+    ("images", "side", "channels", "m"), [(32, 8, 256, 4), (32, 2, 512, 2), (32, 4, 512, 2), (128, 4, 512, 4)]
+)
+def test_tiles_are_large_unless_images_are_small_or_few(images: int, side: int, channels: int, m: int) -> None:
+    assert winograd.tile_side(images, side, side, channels) == m
 
 
 @pytest.mark.parametrize("model", ["resnet18", "resnet50"])
 def test_a_network_computes_the_same_and_learns_the_same(model: str) -> None:
-    """The output bit for bit; the gradient of every parameter up to rounding, in the layout of its parameter."""
+    """The output bit for bit; each gradient up to rounding and in the memory format of its parameter."""
     torch.manual_seed(0)
     plain = CPU.place(catalog.build(model, 3, 32)).train()
     fast = copy.deepcopy(plain)
@@ -129,8 +121,8 @@ def test_a_network_computes_the_same_and_learns_the_same(model: str) -> None:
         assert torch.equal(plain.eval()(images), fast.eval()(images))
 
 
-def test_replacing_convolutions_keeps_the_parameters_their_names_and_the_random_numbers() -> None:
-    """So checkpoints, DDP and a training's bits stay; copies keep the fast gradients, and norms are folded as before."""
+def test_replacing_convolutions_keeps_parameters_names_and_random_numbers() -> None:
+    """Checkpoints, DDP and the bits of a training depend on them. Copies have fast gradients, and norms can be folded."""
     torch.manual_seed(0)
     network = CPU.place(catalog.build("resnet18", 2, 32)).train()
     names, parameters, numbers = list(network.state_dict()), list(network.parameters()), torch.get_rng_state()
@@ -146,26 +138,18 @@ def test_replacing_convolutions_keeps_the_parameters_their_names_and_the_random_
     torch.testing.assert_close(folded(network)(images), network(images), atol=1e-4, rtol=1e-4)
 
 
-def test_only_float32_on_a_cpu_and_only_convolutions_that_gain() -> None:
-    """Everything else keeps PyTorch's gradients."""
+def test_other_devices_precisions_and_convolutions_have_pytorchs_gradients() -> None:
     network = catalog.build("resnet18", 2, 32)
     assert use_fast_gradients(network, Hardware(torch.device("cpu"), "bf16")) == 0
     assert use_fast_gradients(network, Hardware(torch.device("cuda"), "fp32")) == 0
-    others = nn.Sequential(
-        nn.Conv2d(128, 128, 3, padding=1),  # a bias
-        nn.Conv2d(128, 128, 3, bias=False),  # no padding
-        nn.Conv2d(128, 128, 3, padding=1, stride=2, bias=False),
-        nn.Conv2d(128, 128, 3, padding=2, dilation=2, bias=False),
-        nn.Conv2d(128, 128, 3, padding=1, groups=2, bias=False),
-        nn.Conv2d(128, 128, 3, padding=1, padding_mode="reflect", bias=False),
-        nn.Conv2d(128, 128, 5, padding=2, bias=False),
-        nn.Conv2d(64, 128, 1, bias=False),  # too few channels
-    )
-    assert use_fast_gradients(others, CPU) == 0
+    usual: dict[str, Any] = {"in_channels": 128, "out_channels": 128, "kernel_size": 3, "padding": 1, "bias": False}
+    changes: list[dict[str, Any]] = [{"bias": True}, {"padding": 0}, {"stride": 2}, {"padding": 2, "dilation": 2}]
+    changes += [{"groups": 2}, {"padding_mode": "reflect"}, {"kernel_size": 5, "padding": 2}, {"in_channels": 64}]
+    assert use_fast_gradients(nn.Sequential(nn.Conv2d(**usual)), CPU) == 1
+    assert use_fast_gradients(nn.Sequential(*(nn.Conv2d(**usual | change) for change in changes)), CPU) == 0
 
 
-def test_a_second_derivative_is_refused() -> None:
-    """An error, not a wrong value."""
+def test_a_second_derivative_is_an_error() -> None:
     layer = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1, bias=False))
     use_fast_gradients(layer, CPU)
     x = torch.randn(1, 128, 4, 4, requires_grad=True)
