@@ -42,11 +42,11 @@ def run(main: Callable[P, int | None], *args: P.args, **options: P.kwargs) -> No
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # 128 and SIGPIPE, as the shell expects
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        file = f"{error.filename}: " if error.filename else ""
         placed = isinstance(error, (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError))
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
         mend = "name another place" if placed else "make room or give access" if full else "correct this"
-        print(f"error: {where}{error.strerror or error}; {mend}, then run the command again.", file=sys.stderr)
+        print(f"error: {file}{error.strerror or error}; {mend}, then run the command again.", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):

@@ -50,43 +50,40 @@ def choose_hardware(device: str = "auto", precision: str = "auto", deterministic
     if deterministic:
         # cuBLAS reads this at its start; without a fixed workspace the order of its sums may vary between runs.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    name, reason = device, "as asked"
     if device == "auto":
-        chosen = "cuda" if torch.cuda.is_available() else "cpu"
-        reason = "torch sees a CUDA device" if chosen == "cuda" else "torch sees no CUDA device"
-    else:
-        chosen, reason = device, "as asked"
-    if chosen == "cuda" and "LOCAL_RANK" in os.environ:
-        chosen = f"cuda:{os.environ['LOCAL_RANK']}"  # torchrun: a GPU for each process
-    elif chosen.startswith("cuda:") and "LOCAL_RANK" in os.environ:
-        raise UserError(f"--device {chosen}: under torchrun each process takes another GPU; leave --device out.")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        reason = f"torch sees {'a' if name == 'cuda' else 'no'} CUDA device"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"  # torchrun: a GPU for each process
+    elif name.startswith("cuda:") and "LOCAL_RANK" in os.environ:
+        raise UserError(f"--device {name}: under torchrun each process takes another GPU; leave --device out.")
     try:
-        where = torch.device(chosen)
-        torch.ones(1, device=where).item()  # fails on "meta", which has no data
+        chosen = torch.device(name)
+        torch.ones(1, device=chosen).item()  # fails on "meta", which has no data
     except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"--device {chosen} cannot be used here ({str(error).splitlines()[0]}); try --device cpu."
-        ) from None
-    print(f"device: {Hardware(where, 'fp32').describe()}, {reason}")
+        first_line = str(error).splitlines()[0]
+        raise UserError(f"--device {name} cannot be used here ({first_line}); try --device cpu.") from None
+    print(f"device: {Hardware(chosen, 'fp32').describe()}, {reason}")
+    reason = "as asked"
     if precision == "auto":
-        precision, reason = best_precision(where)
-    elif precision == "fp16" and where.type != "cuda":
+        precision, reason = best_precision(chosen)
+    elif precision == "fp16" and chosen.type != "cuda":
         raise UserError("--precision fp16 needs a CUDA device; use bf16 or fp32 here.")
-    else:
-        reason = "as asked"
     print(f"precision: {precision}, {reason}")
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
         # The shapes of the convolutions change only with the image size, so that cuDNN's search for the fastest algorithm
         # pays. TF32 is for operations that autocast leaves in float32; with --precision fp32 there is no TF32.
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    elif where.type == "cpu":
+    elif chosen.type == "cpu":
         keep_memory()
     if deterministic:
         torch.use_deterministic_algorithms(True)
-        slower = "at some cost in speed" if where.type == "cuda" else "as the CPU always is"
-        print(f"deterministic: the same start gives the same bits; {slower}")
-    return Hardware(where, precision)
+        cost = "at some cost in speed" if chosen.type == "cuda" else "as the CPU always does"
+        print(f"deterministic: the same start gives the same bits, {cost}")
+    return Hardware(chosen, precision)
 
 
 def best_precision(device: torch.device) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -19,31 +19,13 @@ def shows_bars() -> bool:
 
 
 def progress(
-    items: Iterable[T],
-    title: str,
-    total: int | None = None,
-    unit: str = " images",
-    *,
-    initial: int = 0,
-    unit_scale: int = 1,
-    delay: float = 0.0,
+    items: Iterable[T], title: str, total: int | None = None, unit: str = " images", **options: Any
 ) -> tqdm[T]:
     """Iterate over ``items``; a progress bar is drawn if :func:`shows_bars`, and removed at the end.
 
-    ``total`` is the number of items (default: ``len(items)``), ``initial`` the number of items done before, and ``unit_scale``
-    the number of units per item. The bar appears after ``delay`` seconds. It is also a context manager, advanced by ``update``.
+    ``total`` is the number of items (default: ``len(items)``). ``options`` are further options of tqdm, such as ``initial``.
     """
-    return tqdm(
-        items,
-        title,
-        total,
-        leave=False,
-        disable=not shows_bars(),
-        unit=unit,
-        initial=initial,
-        unit_scale=unit_scale,
-        delay=delay,
-    )
+    return tqdm(items, title, total, leave=False, disable=not shows_bars(), unit=unit, **options)
 
 
 def warn(text: str) -> None:

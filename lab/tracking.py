@@ -191,8 +191,8 @@ class MLflow(Tool):
                 raise
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self.about.data
         folder = None if os.environ.get("MLFLOW_TRACKING_URI") else (self.report / "mlflow").as_uri()
-        found = client.get_experiment_by_name(name)
-        experiment = os.environ.get("MLFLOW_EXPERIMENT_ID") or (found and found.experiment_id)
+        existing = client.get_experiment_by_name(name)
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_ID") or (existing and existing.experiment_id)
         run = client.create_run(experiment or client.create_experiment(name, folder), run_name=self.about.model)
         write_whole(file, run.info.run_id)
         tqdm.write(f"mlflow: {self.about.model} is {'a' if known else 'the'} new run {run.info.run_id}.")

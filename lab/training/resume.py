@@ -76,7 +76,7 @@ def earlier_run(files: RunFiles, data: DataSet, lists: str, given: dict[str, Any
     if not last.is_file():
         if best.is_file():
             raise UserError(
-                f"{best} is there without {last.name}; put that back to resume, or give --fresh to train anew over it."
+                f"{best} exists without {last.name}; put that back to resume, or give --fresh to train anew over it."
             )
         return None
     saved, state = read_about(last, model), read_state(last)

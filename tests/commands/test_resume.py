@@ -194,7 +194,7 @@ def test_a_best_checkpoint_alone_is_not_overwritten(tmp_path: Path, run: Run) ->
     (tmp_path / LAST).unlink()
     before = made.outputs(tmp_path)
     for epochs in ("1", "3"):
-        with pytest.raises(UserError, match=r"best.safetensors is there without last.safetensors.*--fresh"):
+        with pytest.raises(UserError, match=r"best.safetensors exists without last.safetensors.*--fresh"):
             run("--epochs", epochs)
     assert made.outputs(tmp_path) == before
 

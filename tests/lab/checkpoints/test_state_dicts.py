@@ -216,7 +216,7 @@ def test_existing_checkpoints_are_replaced_only_with_fresh(work: Path) -> None:
     before = best.read_bytes()
     with pytest.raises(UserError, match=r"best.safetensors is there already; --fresh replaces it"):
         command(import_weights, *options)
-    with pytest.raises(UserError, match=r"is there without last.safetensors"):
+    with pytest.raises(UserError, match=r"exists without last.safetensors"):
         command(train, "--data", "tiny", "--size", "32", "--device", "cpu")
     assert best.read_bytes() == before
     command(import_weights, *options, "--fresh", "--normalise", "none")
