@@ -276,14 +276,3 @@ def test_out_of_memory_while_validating_changes_nothing(tmp_path: Path, trained:
     with made.inside(tmp_path, made.short_of_memory(5, training=False, error=CPU_MEMORY), figures=False):
         made.command(train, "--data", trained / "csv" / "tiny", *FAST)
     assert read_about(tmp_path / BEST).metrics == pytest.approx(read_about(trained / BEST).metrics)
-
-
-@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 9 TiB"), GPU_MEMORY, CPU_MEMORY])
-def test_out_of_memory_elsewhere_is_one_sentence(error: Exception, capsys: Capture) -> None:
-    def main() -> None:
-        raise error
-
-    with pytest.raises(SystemExit) as ended:
-        run_command(main)
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("error: out of memory; ")

@@ -1,4 +1,4 @@
-"""What is chosen is printed with its reason, and what cannot be used is a sentence."""
+"""Device and precision are printed with the reasons; those that cannot be used are an error of one sentence."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from torch import nn
 
 from lab.errors import UserError
 from lab.hardware import Hardware, best_precision, choose_hardware, decoding_threads
+from tests.made import Capture, Patch
 
 CPU = torch.device("cpu")
 
 
-def test_without_cuda_the_cpu_is_chosen_and_the_reasons_are_printed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_cuda_the_cpu_is_chosen_and_the_reasons_are_printed(monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     hardware = choose_hardware()
     assert hardware.device == CPU and hardware.precision == best_precision(CPU)[0]
@@ -25,14 +24,14 @@ def test_without_cuda_the_cpu_is_chosen_and_the_reasons_are_printed(
     assert precision == "precision: {}, {}".format(*best_precision(CPU))
 
 
-def test_what_was_asked_for_is_taken_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_options_are_used_and_printed(capsys: Capture) -> None:
     assert choose_hardware("cpu", "bf16") == Hardware(CPU, "bf16")
     device, precision = capsys.readouterr().out.splitlines()
     assert device.endswith(", as asked") and precision == "precision: bf16, as asked"
 
 
 @pytest.mark.parametrize("device", ["nonsense", "", "cuda:99"])
-def test_a_device_that_is_not_there(device: str) -> None:
+def test_an_unavailable_device_is_refused(device: str) -> None:
     with pytest.raises(UserError, match=rf"--device {device} .*try --device cpu") as error:
         choose_hardware(device)
     assert "\n" not in str(error.value)
@@ -50,21 +49,18 @@ def test_fp16_on_the_cpu_is_refused() -> None:
         ("fpu amx_bf16", "bf16"),
         ("fpu avx2 avx512f", "fp32"),
         ("avx512_bf16x", "fp32"),
+        (None, "fp32"),  # without /proc/cpuinfo
     ],
 )
-def test_precision_by_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, expected: str) -> None:
-    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
+def test_precision_by_cpu(monkeypatch: Patch, tmp_path: Path, flags: str | None, expected: str) -> None:
+    if flags:
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
     monkeypatch.setattr("lab.hardware.Path", lambda _: tmp_path / "cpuinfo")
     assert best_precision(CPU)[0] == expected
 
 
-def test_precision_where_the_processor_tells_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("lab.hardware.Path", lambda _: tmp_path / "none")
-    assert best_precision(CPU)[0] == "fp32"
-
-
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
-def test_precision_by_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str) -> None:
+def test_precision_by_gpu(monkeypatch: Patch, capability: tuple[int, int], expected: str) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert best_precision(torch.device("cuda"))[0] == expected
 
@@ -83,5 +79,5 @@ def test_placed_networks_are_channels_last_with_the_same_values() -> None:
     assert torch.equal(weight, before)
 
 
-def test_some_thread_decodes() -> None:
+def test_at_least_one_thread_decodes() -> None:
     assert decoding_threads() >= 1

@@ -1,4 +1,4 @@
-"""The commands' options: few, shared ones alike, and answered without waiting for torch."""
+"""The options of the commands: few, the same in each command, and parsed before torch is imported."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ COMMANDS = [train, evaluate, predict, demo, import_weights]
 
 def options(module: ModuleType) -> dict[str, tuple[object, object, object]]:
     """Each option of a command with its default, type and choices."""
-    found: dict[str, tuple[object, object, object]] = {}
+    values: dict[str, tuple[object, object, object]] = {}
     for action in module.arguments()._actions:
         choices = None if action.choices is None else tuple(action.choices)
-        found |= dict.fromkeys(action.option_strings, (action.default, action.type, choices))
-    return found
+        values |= dict.fromkeys(action.option_strings, (action.default, action.type, choices))
+    return values
 
 
-def test_what_several_commands_take_means_the_same_in_each() -> None:
+def test_an_option_is_the_same_in_each_command() -> None:
     parsers = [options(module) for module in COMMANDS]
-    for name in set.union(*map(set, parsers)) - {"--model"}:  # train.py trains one depth, the others take all there are
+    for name in set.union(*map(set, parsers)) - {"--model"}:  # train.py has another default
         assert len({parser[name] for parser in parsers if name in parser}) == 1, name
     assert all({"--data", "--root", "--weights", "--device", "--precision"} <= parser.keys() for parser in parsers)
 
@@ -64,14 +64,14 @@ except SystemExit as done:
 
 
 def test_given_are_the_options_on_the_command_line() -> None:
-    """Even where the value given is the default."""
+    """Also if the value is the default."""
     args = train.arguments().parse_args(["--epochs", "30", "--no-zero-init", "--weights", "w"])
     assert args.given == {"epochs": 30, "zero_init": False, "weights": Path("w")}
     assert (args.epochs, args.zero_init, args.weights, args.report) == (30, False, Path("w"), Path("report"))
     assert train.arguments().parse_args([]).given == {}
 
 
-FAILS = {  # of each command a line that it refuses at once
+FAILS = {  # options that each command refuses at once
     train: ["--data", "nowhere"],
     evaluate: ["--data", "nowhere"],
     predict: ["--data", "nowhere"],
@@ -85,13 +85,13 @@ FAILS = {  # of each command a line that it refuses at once
 
 
 @pytest.mark.parametrize("module", FAILS)
-def test_a_command_parses_its_line_once(module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_parses_its_options_once(module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = []
     parse_args = argparse.ArgumentParser.parse_args
 
-    def counted(parser: argparse.ArgumentParser, *words: object) -> object:
-        parsed.append(words)
-        return parse_args(parser, *words)  # type: ignore[call-overload]
+    def counted(parser: argparse.ArgumentParser, *arguments: object) -> object:
+        parsed.append(arguments)
+        return parse_args(parser, *arguments)  # type: ignore[call-overload]
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", counted)
     monkeypatch.setattr(sys, "argv", [str(module.__file__), *FAILS[module]])

@@ -19,7 +19,6 @@ import predict
 import train
 from lab.checkpoints.checkpoint import read_about, read_state
 from lab.errors import UserError
-from lab.errors import run as run_command
 from lab.files import alone
 from lab.signals import Stop, Stopped
 from lab.training.ema import EMA
@@ -80,17 +79,6 @@ def test_a_signal_that_torchrun_passes_on_is_not_a_second_one() -> None:
     stop.when -= 1
     with pytest.raises(Stopped):
         stop.note(signal.SIGINT, None)
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_exit_status_is_that_of_the_signal(number: int, status: int, capsys: Capture) -> None:
-    def main() -> None:
-        raise Stopped(number)
-
-    with pytest.raises(SystemExit) as exit_:
-        run_command(main)
-    assert exit_.value.code == status
-    assert "start the same command again to resume" in capsys.readouterr().err
 
 
 def test_the_signal_handlers_are_restored(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""lab.tables: every row of a CSV file with the line that it begins on, and nothing dropped without a word."""
+"""lab.tables: every row of a CSV file with the number of its first line; no row is dropped silently."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def test_columns_are_read_as_text(tmp_path: Path) -> None:
     assert table.index.tolist() == [2, 3]
 
 
-def test_rows_are_counted_by_the_line_that_they_begin_on(tmp_path: Path) -> None:
+def test_rows_have_the_number_of_their_first_line(tmp_path: Path) -> None:
     path = write(tmp_path, '\r\nPath,note\r\na,"x\r\ny"\r\n \t\r\nb,\r\n""\r\n"c ""d""",e')
     assert read_rows(path, "") == [
         (2, ["Path", "note"]),
         (3, ["a", "x\r\ny"]),
         (6, ["b", ""]),
-        (7, [""]),  # not blank: an empty path, to be named
+        (7, [""]),  # not blank, but an empty path
         (8, ['c "d"', "e"]),
     ]
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         ('Path,label\na,0\n"b,1\nc,0\nd",1\n"e,0\n', "line 6: .*double quotes"),
-        ('Path,label\na,0\n"b,1\nc,0\n"d",1\n', "line 3: .*double quotes"),  # would swallow two rows
+        ('Path,label\na,0\n"b,1\nc,0\n"d",1\n', "line 3: .*double quotes"),  # would hide two rows
         ('Path,label\n"a"b,0\n', "line 2: .*double quotes"),
         ("Path,label\na,b,0\nc,1\n", "line 2: 3 fields where the lines before have 2; a comma within a path"),
         ("Path,label\r\ra,0\r" + "x" * 200_000 + ",1", "line 4: .*field larger"),
@@ -47,14 +47,14 @@ def test_rows_are_counted_by_the_line_that_they_begin_on(tmp_path: Path) -> None
         (" \n\t\n\n", "the file is empty; expected the columns Path,label"),
     ],
 )
-def test_what_is_no_table_is_refused_by_line(content: str | bytes, words: str, tmp_path: Path) -> None:
+def test_an_invalid_table_is_refused_by_line(content: str | bytes, message: str, tmp_path: Path) -> None:
     path = write(tmp_path, content)
-    with pytest.raises(UserError, match=words) as caught:
+    with pytest.raises(UserError, match=message) as error:
         read_csv(path, ["Path", "label"])
-    assert str(path) in str(caught.value) and str(caught.value).isprintable()
+    assert str(path) in str(error.value) and str(error.value).isprintable()
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_devices_and_missing_files_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, Path("/dev/zero")):
         with pytest.raises(UserError, match="is not a file"):
             read_rows(path, "Path")

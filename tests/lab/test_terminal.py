@@ -1,4 +1,4 @@
-"""Progress bars are for terminals, warnings for standard error, and with --quiet nothing else is printed."""
+"""Progress bars on terminals only, warnings on standard error, and --quiet."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 
 import prepare
 from lab.terminal import progress, shows_bars, warn
-from tests.made import FAST, PATIENCE, PROJECT, Trainer, make_data
+from tests.made import FAST, PATIENCE, PROJECT, Capture, Patch, Trainer, make_data
 
 RUN = ["--data", "csv/tiny", *FAST, "--epochs", "2"]
 
 
 @pytest.mark.parametrize(("out", "err"), [(True, True), (True, False), (False, True), (False, False)])
-def test_bars_are_drawn_only_where_both_streams_are_terminals(
-    out: bool, err: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_bars_are_drawn_only_if_both_streams_are_terminals(
+    out: bool, err: bool, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: out)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: err)
@@ -34,7 +34,7 @@ def test_bars_are_drawn_only_where_both_streams_are_terminals(
 
 @pytest.mark.parametrize(("rank", "expected"), [(None, "warning: odd\n"), ("0", "warning: odd\n"), ("1", "")])
 def test_of_several_processes_the_first_warns(
-    rank: str | None, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rank: str | None, expected: str, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.delenv("RANK", raising=False)
     if rank is not None:
@@ -43,14 +43,14 @@ def test_of_several_processes_the_first_warns(
     assert capsys.readouterr() == ("", expected)
 
 
-def test_a_log_holds_a_line_an_epoch_and_no_bars(trainer: Trainer, tmp_path: Path) -> None:
+def test_a_log_has_a_line_per_epoch_and_no_bars(trainer: Trainer, tmp_path: Path) -> None:
     make_data(tmp_path / "csv" / "tiny")
     done = trainer.run(tmp_path, *RUN)
     assert done.returncode == 0 and "\r" not in done.stdout and done.stderr == ""
     assert re.findall(r"^resnet18 epoch (\d)/2: .*\n", done.stdout, re.MULTILINE) == ["1", "2"]
 
 
-def test_a_terminal_shows_a_bar_an_epoch(tmp_path: Path) -> None:
+def test_a_terminal_shows_a_bar_per_epoch(tmp_path: Path) -> None:
     pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     make_data(tmp_path / "csv" / "tiny")
     ours, theirs = pty.openpty()
@@ -59,14 +59,14 @@ def test_a_terminal_shows_a_bar_an_epoch(tmp_path: Path) -> None:
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
     with subprocess.Popen(line, cwd=tmp_path, env=variables, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
-        shown = b""
-        with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+        output = b""
+        with contextlib.suppress(OSError):  # on Linux the other end is then closed
             while data := os.read(ours, 65536):
-                shown += data
+                output += data
         os.close(ours)
-        assert process.wait(PATIENCE) == 0, shown.decode()
+        assert process.wait(PATIENCE) == 0, output.decode()
     for bar in ("decoding train", "resnet18 epoch 1/2", "resnet18 epoch 2/2", "validating"):
-        assert f"\r{bar}:   0%|" in shown.decode()
+        assert f"\r{bar}:   0%|" in output.decode()
 
 
 def test_quiet_prints_nothing_but_warnings(trainer: Trainer, tmp_path: Path) -> None:
@@ -74,17 +74,13 @@ def test_quiet_prints_nothing_but_warnings(trainer: Trainer, tmp_path: Path) -> 
     for number, warning in enumerate(("", "warning: train.csv contains 1 image of valid.csv too, byte for byte")):
         if warning:
             shutil.copy(data / "train" / "0.png", data / "valid" / "0.png")
-        trainer.start(tmp_path, *RUN, "--quiet", "--weights", f"weights-{number}")
-        assert trainer.status() == 0
-        assert (tmp_path / "stdout").read_text() == ""
-        said = (tmp_path / "stderr").read_text()
-        assert said.startswith(warning) and said.count("\n") == bool(warning)
+        done = trainer.run(tmp_path, *RUN, "--quiet", "--weights", f"weights-{number}")
+        assert done.returncode == 0 and done.stdout == ""
+        assert done.stderr.startswith(warning) and done.stderr.count("\n") == bool(warning)
     assert (tmp_path / "weights-1" / "tiny" / "resnet18" / "best.safetensors").is_file()
 
 
-def test_quiet_leaves_errors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_quiet_prints_errors(tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # restored at the end
     line = ["prepare.py", "sample", "--train", "6", "--valid", "4", "--test", "2", "--quiet"]

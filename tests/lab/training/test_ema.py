@@ -1,4 +1,4 @@
-"""The averaged weights against the formula written out, value by value."""
+"""The moving average of the weights, compared with the formula in float64."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def train_step(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.99])
-def test_average_is_the_slow_formula_step_by_step(decay: float) -> None:
+def test_the_average_is_that_of_the_formula_after_each_step(decay: float) -> None:
     torch.manual_seed(0)
     network = tiny()
     ema = EMA(network, decay)
@@ -42,12 +42,12 @@ def test_average_is_the_slow_formula_step_by_step(decay: float) -> None:
         for name, expected in slow.items():
             np.testing.assert_allclose(averaged[name].numpy(), expected, rtol=1e-5, atol=1e-6, err_msg=name)
     assert averaged["1.num_batches_tracked"].item() == 12
-    # The running statistics really were averaged, not merely copied, as soon as the decay lets the past count.
+    # The running statistics are averaged, not copied.
     statistics = network.get_buffer("1.running_mean")
     assert torch.allclose(averaged["1.running_mean"], statistics) == (decay == 0.0)
 
 
-def test_updating_leaves_the_trained_network_alone_and_the_average_cannot_train() -> None:
+def test_an_update_does_not_change_the_network_and_the_average_is_not_trained() -> None:
     torch.manual_seed(0)
     network = tiny()
     ema = EMA(network, 0.9)
@@ -60,11 +60,10 @@ def test_updating_leaves_the_trained_network_alone_and_the_average_cannot_train(
     assert {p.data_ptr() for p in network.parameters()}.isdisjoint(p.data_ptr() for p in ema.network.parameters())
 
 
-def test_the_average_follows_a_network_whose_weights_were_loaded_after_it_was_made() -> None:
-    """So it is when a run goes on: the tensors are filled in place, and the average must still see them."""
+def test_the_average_follows_weights_that_are_loaded_later() -> None:
+    """As when a run is resumed."""
     network, other = tiny(), tiny()
     ema = EMA(network, 0.0)
     network.load_state_dict(other.state_dict())
     ema.update(0)
-    for name, tensor in other.state_dict().items():
-        torch.testing.assert_close(ema.network.state_dict()[name], tensor)
+    torch.testing.assert_close(ema.network.state_dict(), other.state_dict())

@@ -1,4 +1,4 @@
-"""The recipe against points worked by hand, and properties that hold for any settings."""
+"""The recipe: values computed by hand, and properties for any settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
     [
         (0, 0.1 * 1 / 5),  # warm-up over the 4 steps of epoch 1: fifths of the peak
         (3, 0.1 * 4 / 5),
-        (4, 0.1),  # the cosine runs over the 8 steps left
+        (4, 0.1),  # the cosine decay over the other 8 steps
         (6, 0.05 * (1 + math.sqrt(0.5))),
         (8, 0.05),
         (10, 0.05 * (1 - math.sqrt(0.5))),
@@ -47,11 +47,10 @@ def test_learning_rate_rises_then_falls_and_stays_positive(epochs: int, steps: i
     assert (rates > 0).all() and (rates <= 0.3 + 1e-12).all()
     peak = int(rates.argmax())
     assert (np.diff(rates[: peak + 1]) > 0).all() and (np.diff(rates[peak:]) < 0).all()
-    # However long a warm-up was asked for, at least half of the run is decay.
-    assert peak <= epochs * steps / 2 + 1
+    assert peak <= epochs * steps / 2 + 1  # at least half of the run is decay, also with a long warm-up
 
 
-def test_learning_rate_ends_near_zero_and_without_warm_up_begins_at_the_peak() -> None:
+def test_learning_rate_without_warm_up_begins_at_the_peak_and_ends_near_zero() -> None:
     chosen = settings(epochs=30, warmup=0.0, lr=0.1)
     assert learning_rate(0, 100, chosen) == 0.1
     assert 0 < learning_rate(30 * 100 - 1, 100, chosen) < 1e-6
@@ -68,7 +67,7 @@ def test_norms_and_biases_do_not_decay(name: str, kind: type[torch.optim.Optimiz
     optimizer = make_optimizer(network, settings(optimizer=name, weight_decay=decay), "fp32")
     assert isinstance(optimizer, kind)
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    # By name, independently of the shapes: convolutions and the classifier's matrix decay.
+    # By name, not by shape: the weights of convolutions and of the classifier decay.
     vectors = {n for n, _ in network.named_parameters() if ".bn" in f".{n}" or "downsample.1" in n or n == "fc.bias"}
     for parameter_name, parameter in network.named_parameters():
         assert decays.pop(id(parameter)) == (0.0 if parameter_name in vectors else decay), parameter_name
@@ -78,7 +77,7 @@ def test_norms_and_biases_do_not_decay(name: str, kind: type[torch.optim.Optimiz
 
 
 def test_sgd_has_nesterov_momentum() -> None:
-    """One weight of 1 and a gradient of 1, by hand: v = 1, then 1.9; each step moves by lr · (g + 0.9 v)."""
+    """Computed by hand for a weight of 1 and gradients of 1: v = 1, then 1.9; each step is lr · (g + 0.9 v)."""
     layer = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.ones_(layer.weight)
     optimizer = make_optimizer(layer, settings(lr=0.1, weight_decay=0.0), "fp32")
@@ -91,18 +90,15 @@ def test_sgd_has_nesterov_momentum() -> None:
 # ---- sizes
 
 
-def test_sizes_without_progression() -> None:
+def test_sizes_with_and_without_progressive_resizing() -> None:
     assert {size_at(epoch, settings(size=72, epochs=5)) for epoch in range(5)} == {72}
-
-
-def test_sizes_by_thirds() -> None:
     chosen = settings(size=128, epochs=30, progressive=True)
     assert [size_at(epoch, chosen) for epoch in range(30)] == [64] * 10 + [96] * 10 + [128] * 10
 
 
 @FEW
 @given(st.integers(32, 256), st.integers(3, 50))
-def test_sizes_never_shrink_and_end_at_the_full_size(size: int, epochs: int) -> None:
+def test_sizes_never_decrease_and_end_at_the_full_size(size: int, epochs: int) -> None:
     sizes = [size_at(epoch, settings(size=size, epochs=epochs, progressive=True)) for epoch in range(epochs)]
     assert sizes == sorted(sizes) and sizes[-1] == size and sizes[0] >= 32
 
@@ -110,25 +106,21 @@ def test_sizes_never_shrink_and_end_at_the_full_size(size: int, epochs: int) -> 
 # ---- class weights
 
 
-def test_class_weights() -> None:
-    labels = np.array([0, 0, 0, 1])
-    assert class_weights("none", labels, 2, CPU) is None
-    balanced = class_weights("balanced", labels, 2, CPU)
-    assert balanced is not None
-    torch.testing.assert_close(balanced, torch.tensor([4 / (2 * 3), 4 / (2 * 1)]))
-    given_ = class_weights("1.2, 1", labels, 2, CPU)
-    assert given_ is not None
-    torch.testing.assert_close(given_, torch.tensor([1.2, 1.0]) * 4 / (3 * 1.2 + 1.0))  # the mean over the images is 1
-
-
-def test_balanced_weights_give_every_class_the_same_say() -> None:
-    labels = np.repeat([0, 1, 2], [5, 11, 2])
-    balanced = class_weights("balanced", labels, 3, CPU)
-    assert balanced is not None
-    torch.testing.assert_close(balanced * torch.bincount(torch.from_numpy(labels)), torch.full((3,), 18 / 3))
+@pytest.mark.parametrize(
+    ("text", "labels", "expected"),
+    [
+        ("balanced", [0, 0, 0, 1], [4 / (2 * 3), 4 / (2 * 1)]),
+        ("balanced", [0] * 5 + [1] * 11 + [2] * 2, [18 / (3 * 5), 18 / (3 * 11), 18 / (3 * 2)]),
+        ("1.2, 1", [0, 0, 0, 1], [1.2 * 4 / (3 * 1.2 + 1.0), 1.0 * 4 / (3 * 1.2 + 1.0)]),  # a mean of 1 over the images
+    ],
+)
+def test_class_weights(text: str, labels: list[int], expected: list[float]) -> None:
+    weights = class_weights(text, np.array(labels), len(expected), CPU)
+    torch.testing.assert_close(weights, torch.tensor(expected))
+    assert class_weights("none", np.array(labels), len(expected), CPU) is None
 
 
 @pytest.mark.parametrize("text", ["heavy", "", "1", "1,2,3", "0,1", "1,-1", "1;2", "nan,1", "1,inf"])
-def test_nonsense_class_weights_are_refused(text: str) -> None:
+def test_invalid_class_weights_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"--class-weights .*2 numbers"):
         class_weights(text, np.array([0, 1]), 2, CPU)
