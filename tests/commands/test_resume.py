@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 import train
 from lab.checkpoints.checkpoint import read_state, read_tensors
 from lab.errors import UserError
 from lab.hardware import Hardware
 from lab.training.resume import check_record, read_settings, resumed_settings, same_run
-from tests import made
+from tests import hostile_images, made
 from tests.made import BEST, FAST, LAST, Capture, Patch, Run, about, settings
 
 # ---- checks
@@ -178,6 +179,8 @@ def test_fresh_starts_over(tmp_path: Path, trained: Path, run: Run, capsys: Capt
 
 # ---- refusals
 
+IMAGE = hostile_images.encode(Image.new("RGB", (48, 48), "purple"), "PNG")
+
 
 def test_other_settings_are_refused_and_change_nothing(tmp_path: Path, run: Run) -> None:
     run()
@@ -188,22 +191,15 @@ def test_other_settings_are_refused_and_change_nothing(tmp_path: Path, run: Run)
     assert made.outputs(tmp_path) == before
 
 
-def test_a_best_checkpoint_alone_is_not_overwritten(tmp_path: Path, run: Run) -> None:
-    """As when only the best one was copied."""
+@pytest.mark.parametrize(("missing", "message"), [(LAST, "exists without last"), (BEST, "missing beside last")])
+def test_a_checkpoint_alone_is_not_overwritten(tmp_path: Path, run: Run, missing: Path, message: str) -> None:
+    """As when only one file was copied."""
     run("--epochs", "1")
-    (tmp_path / LAST).unlink()
+    (tmp_path / missing).unlink()
     before = made.outputs(tmp_path)
-    for epochs in ("1", "3"):
-        with pytest.raises(UserError, match=r"best.safetensors exists without last.safetensors.*--fresh"):
-            run("--epochs", epochs)
-    assert made.outputs(tmp_path) == before
-
-
-def test_a_missing_best_checkpoint_is_an_error(tmp_path: Path, run: Run) -> None:
-    run("--epochs", "1")
-    (tmp_path / BEST).unlink()
-    with pytest.raises(UserError, match=r"best.safetensors: missing beside last.safetensors.*--fresh"):
+    with pytest.raises(UserError, match=rf"best.safetensors.* {message}.safetensors.*--fresh"):
         run("--epochs", "1")
+    assert made.outputs(tmp_path) == before
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_before_the_first_step(
@@ -216,25 +212,26 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_the_first_step(
             run(option, "taken")
 
 
-def test_other_classes_are_refused(tmp_path: Path, work: Patch) -> None:
-    data = made.make_data(tmp_path / "csv" / "named")
-    made.command(train, "--data", "named", *FAST, "--epochs", "1")
-    (data / "classes.csv").write_text("label,name\n0,cat\n1,dog\n")
-    with pytest.raises(UserError, match=r"trained on 2 classes \['normal', 'leukemia blast'\].*\['cat', 'dog'\]"):
-        made.command(train, "--data", "named", *FAST, "--epochs", "1")
-
-
-def test_lists_that_have_changed_since_a_run_began_are_refused(tmp_path: Path, work: Patch) -> None:
-    data = made.make_data(tmp_path / "csv" / "changing")
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("valid/0.png", IMAGE, "images of csv/tiny have changed since this run began; --fresh"),
+        ("valid.csv", b"Path,label\n./valid/0.png,0\n./valid/1.png,1\n", "csv/tiny has changed since .*; --fresh"),
+        ("classes.csv", b"label,name\n0,cat\n1,dog\n", r"trained on 2 classes \['normal', .*\['cat', 'dog'\]"),
+    ],
+)
+def test_data_that_has_changed_since_a_run_began_is_refused(
+    tmp_path: Path, work: Patch, file: str, content: bytes, message: str
+) -> None:
+    data = made.make_data(tmp_path / "csv" / "tiny")
     with made.interrupted():
-        made.command(train, "--data", "changing", *FAST)
-    path = data / "valid.csv"
-    path.write_text(path.read_text().replace("./valid/3.png,1", "./valid/3.png,0"))
-    before = made.outputs(tmp_path)
-    with pytest.raises(UserError, match=r"csv/changing has changed since this run began; --fresh starts over"):
-        made.command(train, "--data", "changing", *FAST)
-    assert made.outputs(tmp_path) == before
-    made.command(train, "--data", "changing", *FAST, "--fresh")
+        made.command(train, "--data", "tiny", *FAST)
+    (data / file).write_bytes(content)
+    before = made.outputs(tmp_path / "weights")
+    with pytest.raises(UserError, match=message):
+        made.command(train, "--data", "tiny", *FAST)
+    assert made.outputs(tmp_path / "weights") == before
+    made.command(train, "--data", "tiny", *FAST, "--fresh")
 
 
 def test_the_last_checkpoint_of_another_depth_is_refused(tmp_path: Path, trained: Path, run: Run) -> None:

@@ -1,4 +1,4 @@
-"""The links of docs/defence.md lead to the code that they name; ``python tests/docs/test_defence.py --fix`` sets their lines."""
+"""The links of docs/defence.md lead to the code that they name; ``python tests/docs/test_defence.py --fix`` updates the lines."""
 
 from __future__ import annotations
 
@@ -11,84 +11,60 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = PROJECT / "docs" / "defence.md"
-# [`name`](../file.py#L3-L9): a definition, dotted within a class, or else a piece of code that stands on one line only.
-LINK = re.compile(r"\[`([^`]+)`\]\(\.\./([^)#]+)#L(\d+)(?:-L(\d+))?\)")
+# [`name`](../file.py#L3-L9): a definition (dotted within a class), or code that occurs on one line only.
+LINK = re.compile(r"\[`([^`]+)`\]\(\.\./([^)#]+)(#L\d+(?:-L\d+)?)\)")
 
 
-def definitions(source: str) -> dict[str, tuple[int, int]]:
-    """The first and last line of every class, function, method and constant of a file, by its name."""
-    found: dict[str, tuple[int, int]] = {}
-
-    def walk(body: list[ast.stmt], prefix: str) -> None:
-        for node in body:
-            last = node.end_lineno or node.lineno
-            if isinstance(node, ast.ClassDef | ast.FunctionDef):
-                found[prefix + node.name] = (min([node.lineno, *(d.lineno for d in node.decorator_list)]), last)
-            if isinstance(node, ast.ClassDef):
-                walk(node.body, f"{prefix}{node.name}.")
-            if isinstance(node, ast.Assign):
-                for target in node.targets:
-                    if isinstance(target, ast.Name):
-                        found[prefix + target.id] = (node.lineno, last)
-
-    walk(ast.parse(source).body, "")
-    return found
+def definitions(body: list[ast.stmt], prefix: str = "") -> dict[str, tuple[int, int]]:
+    """The first and last line of every class, function, method and constant of a module, by name."""
+    lines: dict[str, tuple[int, int]] = {}
+    for node in body:
+        last = node.end_lineno or node.lineno
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            lines[prefix + node.name] = (min([node.lineno, *(d.lineno for d in node.decorator_list)]), last)
+        if isinstance(node, ast.ClassDef):
+            lines |= definitions(node.body, f"{prefix}{node.name}.")
+        if isinstance(node, ast.Assign):
+            lines |= {prefix + name.id: (node.lineno, last) for name in node.targets if isinstance(name, ast.Name)}
+    return lines
 
 
-def place(name: str, path: Path) -> tuple[int, int]:
-    """The first and last line of what a link names. Raises ``LookupError`` with what is wrong."""
+def anchor(name: str, path: Path) -> str:
+    """The end of the link to a name: ``#L3-L9``. Raises ``LookupError`` with the reason if there is no such code."""
     if not path.is_file():
         raise LookupError(f"`{name}`: there is no file {path.name} at its place")
     source = path.read_text(encoding="utf-8")
-    known = definitions(source)
-    if name in known:
-        return known[name]
     lines = [number for number, line in enumerate(source.splitlines(), 1) if name in line]
-    if len(lines) != 1:
-        raise LookupError(f"`{name}`: {path.name} defines no such name, and {len(lines)} of its lines hold that text")
-    return lines[0], lines[0]
-
-
-def anchor(first: int, last: int) -> str:
-    """The lines as the end of a link."""
+    known = definitions(ast.parse(source).body)
+    if name not in known and len(lines) != 1:
+        raise LookupError(f"`{name}`: {path.name} defines no such name, and {len(lines)} of its lines have that text")
+    first, last = known.get(name) or (lines[0], lines[0])
     return f"#L{first}" if first == last else f"#L{first}-L{last}"
 
 
-def problems(text: str, project: Path) -> list[str]:
-    """What is wrong with the links of a page, a sentence each."""
-    found = []
-    for link in LINK.finditer(text):
-        name, file, first, last = link.groups()
-        given = anchor(int(first), int(last or first))
+def check(text: str, project: Path) -> tuple[str, list[str]]:
+    """The page with current line numbers, and a sentence for each wrong link. Links to missing code are not changed."""
+    problems: list[str] = []
+
+    def current(link: re.Match[str]) -> str:
+        name, file, given = link.groups()
         try:
-            right = anchor(*place(name, project / file))
+            right = anchor(name, project / file)
         except LookupError as error:
-            found.append(str(error))
-            continue
-        if given != right:
-            found.append(
-                f"`{name}` is now {file}{right}, not {given}; python tests/docs/test_defence.py --fix mends it"
-            )
-    return found
-
-
-def fixed(text: str, project: Path) -> str:
-    """The page with the line numbers of now; links to what is gone are left."""
-
-    def mend(link: re.Match[str]) -> str:
-        name, file = link[1], link[2]
-        try:
-            return f"[`{name}`](../{file}{anchor(*place(name, project / file))})"
-        except LookupError:
+            problems.append(str(error))
             return link[0]
+        if given != right:
+            fix = "python tests/docs/test_defence.py --fix corrects it"
+            problems.append(f"`{name}` is now {file}{right}, not {given}; {fix}")
+        return f"[`{name}`](../{file}{right})"
 
-    return LINK.sub(mend, text)
+    return LINK.sub(current, text), problems
 
 
 def test_every_link_leads_to_the_code_that_it_names() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert len(LINK.findall(text)) > 40
-    assert problems(text, PROJECT) == []
+    assert check(text, PROJECT)[1] == []
 
 
 def test_every_other_link_leads_to_a_file() -> None:
@@ -121,25 +97,25 @@ def project(tmp_path: Path) -> Path:
         ("[`return LIMIT`](../a.py#L6)", "a.py#L7,"),
     ],
 )
-def test_moved_code_is_said_with_its_place_and_mended(project: Path, link: str, right: str) -> None:
-    (problem,) = problems(f"see {link}.", project)
-    assert right in problem
-    mended = fixed(f"see {link}.", project)
-    assert problems(mended, project) == [] and right.rstrip(",") in mended
+def test_moved_code_is_reported_and_its_link_corrected(project: Path, link: str, right: str) -> None:
+    corrected, (problem,) = check(f"see {link}.", project)
+    assert right in problem and right.rstrip(",") in corrected
+    assert check(corrected, project) == (corrected, [])
 
 
 @pytest.mark.parametrize(
     "link", ["[`gone`](../a.py#L1)", "[`LIMIT`](../b.py#L1)", "[`LIMIT +`](../c/a.py#L1)", "[`I`](../a.py#L1)"]
 )
-def test_what_is_gone_is_said_and_left(project: Path, link: str) -> None:
-    assert len(problems(link, project)) == 1
-    assert fixed(link, project) == link
+def test_missing_code_is_reported_and_its_link_not_changed(project: Path, link: str) -> None:
+    unchanged, problems = check(link, project)
+    assert unchanged == link and len(problems) == 1
 
 
 if __name__ == "__main__":
     before = PAGE.read_text(encoding="utf-8")
+    after, problems = check(before, PROJECT)
     if "--fix" in sys.argv:
-        PAGE.write_text(fixed(before, PROJECT), encoding="utf-8")
-    left = problems(PAGE.read_text(encoding="utf-8"), PROJECT)
-    print("\n".join(left) or f"the {len(LINK.findall(before))} links of {PAGE.name} lead where they say")
-    sys.exit(bool(left))
+        PAGE.write_text(after, encoding="utf-8")
+        problems = check(after, PROJECT)[1]
+    print("\n".join(problems) or f"the {len(LINK.findall(before))} links of {PAGE.name} lead where they say")
+    sys.exit(bool(problems))

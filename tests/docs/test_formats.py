@@ -1,4 +1,4 @@
-"""docs/formats.md names every column and field that the commands write, and none that they do not."""
+"""docs/formats.md names exactly the columns and fields that the commands write."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CPU = ["--device", "cpu", "--precision", "fp32", "--d4", "off"]
 
 
 def fields(heading: str) -> list[str]:
-    """The names in the first column of the last table below the heading that holds ``heading``, in order."""
+    """The names in the first column of the last table below the heading with the text ``heading``, in order."""
     sections = [text for text in re.split(r"^#+ ", PAGE, flags=re.MULTILINE) if heading in text.split("\n")[0]]
     assert len(sections) == 1, heading
     table = sections[0].rsplit("|---|", 1)[1].split("\n\n")[0]
@@ -32,12 +32,12 @@ def fields(heading: str) -> list[str]:
 def written(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tables that evaluate.py and predict.py write for the trained models."""
     folder = tmp_path_factory.mktemp("written")
-    places: list[str | Path] = ["--data", trained / "csv" / "tiny", "--weights", trained / "weights", *CPU]
+    options: list[str | Path] = ["--data", trained / "csv" / "tiny", "--weights", trained / "weights", *CPU]
     with inside(folder) as patch:
         for name in ("draw_confusion", "draw_roc", "redraw_accuracy"):
             patch.setattr(evaluate, name, lambda *_: None)
-        command(evaluate, *places)
-        command(predict, *places, "--out", folder)
+        command(evaluate, *options)
+        command(predict, *options, "--out", folder)
     return folder
 
 
@@ -68,7 +68,7 @@ def test_histories_and_evaluations(written: Path, trained: Path) -> None:
     assert all(f"`{name}`" in PAGE for name in metrics["metric"])
 
 
-def test_what_a_run_and_its_checkpoints_say_of_it(trained: Path) -> None:
+def test_the_description_of_a_run_and_its_checkpoints(trained: Path) -> None:
     run = json.loads((trained / "report" / "tiny" / "run_resnet18.json").read_text(encoding="utf-8"))
     with safe_open(trained / "weights" / "tiny" / "resnet18" / "last.safetensors", "pt") as file:
         names, header = set(file.keys()), file.metadata()
@@ -77,9 +77,9 @@ def test_what_a_run_and_its_checkpoints_say_of_it(trained: Path) -> None:
     assert set(about) == set(fields("`best.safetensors`"))
     assert {name.split(".")[0] for name in names} == {"model", "train", "optimizer"}
     assert f"`{header['format']}`" in PAGE and all(f"`{name}`" in PAGE for name in about["metrics"])
-    for said in (run, about):
-        assert list(said["settings"]) == fields("Settings")
-        assert list(said["preprocessing"]) == fields("Preprocessing")
+    for values in (run, about):
+        assert list(values["settings"]) == fields("Settings")
+        assert list(values["preprocessing"]) == fields("Preprocessing")
     assert set(about["records"][-1]) == set(fields("Records"))
     assert list(about["history"][0]) == fields("`history_<model>.csv`")
 

@@ -1,4 +1,4 @@
-"""Each row of the README's results has a script in runs/, whose options train what the committed run was trained with."""
+"""Each row of the README's results has a script in runs/, with the options of the committed run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUNS = sorted((PROJECT / "runs").glob("*.sh"))
 
 
 def options(script: Path) -> dict[str, object]:
-    """The options that a script gives to train.py, parsed as train.py parses them."""
+    """The options of train.py in a script, parsed by train.py."""
     (line,) = re.findall(r"train\.py (.*)", script.read_text(encoding="utf-8"))
     return vars(train.arguments().parse_args(shlex.split(line)))
 
@@ -34,10 +34,10 @@ def test_each_row_of_the_results_has_a_script() -> None:
 
 
 @pytest.mark.parametrize("script", RUNS, ids=lambda path: path.stem)
-def test_a_script_is_sound_and_repeats_the_committed_run(script: Path) -> None:
+def test_a_script_is_valid_and_repeats_the_committed_run(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
     done = subprocess.run(["bash", script], capture_output=True, text=True)
-    assert done.returncode != 0 and "name the folder that holds" in done.stderr  # and not a word of bash's own
+    assert done.returncode != 0 and "name the folder that holds" in done.stderr  # and no message of bash
     data, model = script.stem.split("_")
     committed = PROJECT / "report" / "results" / data / f"run_{model}.json"
     if committed.is_file():

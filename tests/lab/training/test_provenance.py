@@ -7,6 +7,7 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,17 +120,6 @@ def test_a_run_resumed_with_another_version_prints_and_saves_it(tmp_path: Path, 
     assert [record["torch"] for record in read_about(tmp_path / LAST).records] == ["2.0.0", torch.__version__]
 
 
-def test_images_that_have_changed_since_a_run_began_are_refused(tmp_path: Path, data: Path) -> None:
-    with made.interrupted():
-        made.command(train, "--data", "tiny", *FAST)
-    before = (tmp_path / LAST).read_bytes()
-    Image.new("RGB", (48, 48), "purple").save(data / "valid" / "0.png")
-    with pytest.raises(UserError, match=r"images of csv/tiny have changed since this run began; --fresh starts over"):
-        made.command(train, "--data", "tiny", *FAST)
-    assert (tmp_path / LAST).read_bytes() == before
-    made.command(train, "--data", "tiny", *FAST, "--fresh")
-
-
 def test_a_best_checkpoint_of_another_run_is_refused(tmp_path: Path, trained: Path, run: Run) -> None:
     with made.interrupted():
         run()
@@ -216,18 +206,17 @@ def test_the_best_checkpoint_alone_is_enough_to_repeat_a_run(tmp_path: Path, tra
 # ---- the same bits
 
 
-@pytest.mark.parametrize("where", ["one thread decodes", "the store is on the device"])
+@pytest.mark.parametrize(
+    ("function", "value", "on_device"), [("store.decoding_threads", 1, 0), ("batches.fits_on", True, 1)]
+)
 def test_where_images_come_from_changes_no_bit(
-    tmp_path: Path, trained: Path, data: Path, work: Patch, where: str, capsys: Capture
+    tmp_path: Path, trained: Path, work: Patch, run: Run, capsys: Capture, function: str, value: Any, on_device: int
 ) -> None:
-    if where == "one thread decodes":
-        work.setattr("lab.data.store.decoding_threads", lambda: 1)
-    else:
-        work.setattr("lab.data.batches.fits_on", lambda *_: True)
-    made.command(train, "--data", "tiny", *FAST)
-    if where == "the store is on the device":
-        output = capsys.readouterr().out
-        assert f"images: {TRAIN} kept on the cpu" in output and f"images: {VALID} kept on the cpu" in output
+    """Decoded by one thread, and from a store on the device."""
+    work.setattr(f"lab.data.{function}", lambda *_: value)
+    run()
+    output = capsys.readouterr().out
+    assert [output.count(f"images: {count} kept on the cpu") for count in (TRAIN, VALID)] == [on_device] * 2
     made.assert_same_run(trained, tmp_path)
 
 
