@@ -137,8 +137,8 @@ OPTIONS = ("--data", "tiny", "--device", "cpu", "--precision", "fp32")
 def added(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Iterator[Path]:
     """A working directory with the lab's three depths and an added model, which is trained, evaluated and predicted with."""
     folder = tmp_path_factory.mktemp("added")
-    for name in ("csv/tiny", "weights/tiny", "report/tiny"):
-        shutil.copytree(trained / name, folder / name)
+    for name in ("csv", "weights", "report"):
+        shutil.copytree(trained / name / "tiny", folder / name / "tiny")
     (folder / "sketch_network.py").write_text(MODULE)
     real = catalog.build
 

@@ -31,7 +31,7 @@ from lab.checkpoints.checkpoint import (
 )
 from lab.errors import UserError
 from lab.training.recipe import make_optimizer
-from tests.made import about, save_thin, settings, thin
+from tests.made import BEST, Bomb, about, save_thin, settings, thin
 
 pytestmark = pytest.mark.usefixtures("thin_networks")
 
@@ -39,9 +39,8 @@ pytestmark = pytest.mark.usefixtures("thin_networks")
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """A best checkpoint of a thin resnet18."""
-    path = tmp_path / "weights" / "tiny" / "resnet18" / "best.safetensors"
-    save_thin(path, about(), thin("resnet18"))
-    return path
+    save_thin(tmp_path / BEST, about(), thin("resnet18"))
+    return tmp_path / BEST
 
 
 def refusal(path: Path, model: str | None = "resnet18") -> str:
@@ -120,34 +119,28 @@ def test_a_loaded_network_is_ready_to_predict(saved: Path) -> None:
 def test_a_loaded_optimizer_continues_bit_for_bit(tmp_path: Path, kind: str) -> None:
     """With channels-last weights, as in training, although tensors in the file are contiguous."""
 
-    def made() -> tuple[nn.Module, torch.optim.Optimizer]:
+    last = tmp_path / "last.safetensors"
+
+    def train(steps: range) -> dict[str, Tensor]:
         torch.manual_seed(0)
         network = thin("resnet18").to(memory_format=torch.channels_last)
-        return network, make_optimizer(network, settings(optimizer=kind), "fp32")
-
-    def steps(network: nn.Module, optimizer: torch.optim.Optimizer, numbers: range) -> None:
-        for number in numbers:
-            torch.manual_seed(number)
+        optimizer = make_optimizer(network, settings(optimizer=kind), "fp32")
+        if steps.start:
+            tensors = read_tensors(last)
+            load_strictly(network, part(tensors, "train."), last)
+            load_optimizer(optimizer, tensors, last, begun=True)
+        for step in steps:
+            torch.manual_seed(step)
             optimizer.zero_grad()
             network(torch.randn(4, 3, 32, 32)).square().mean().backward()
             optimizer.step()
+        state = {f"train.{name}": tensor.clone() for name, tensor in network.state_dict().items()}
+        return state | optimizer_tensors(optimizer)
 
-    whole, whole_optimizer = made()
-    steps(whole, whole_optimizer, range(5))
-
-    first, first_optimizer = made()
-    steps(first, first_optimizer, range(3))
-    state = {f"train.{name}": tensor for name, tensor in first.state_dict().items()}
-    save_checkpoint(tmp_path / "last.safetensors", about(), state | optimizer_tensors(first_optimizer))
-
-    second, second_optimizer = made()
-    tensors = read_tensors(tmp_path / "last.safetensors")
-    load_strictly(second, part(tensors, "train."), tmp_path)
-    load_optimizer(second_optimizer, tensors, tmp_path, begun=True)
-    steps(second, second_optimizer, range(3, 5))
-    assert_same(second.state_dict(), whole.state_dict())
-    assert_same(optimizer_tensors(second_optimizer), optimizer_tensors(whole_optimizer))
-    assert optimizer_tensors(whole_optimizer)
+    uninterrupted = train(range(5))
+    save_checkpoint(last, about(), train(range(3)))
+    assert_same(train(range(3, 5)), uninterrupted)
+    assert any(name.startswith("optimizer.") for name in uninterrupted)
 
 
 # ---- refusals
@@ -157,16 +150,6 @@ def test_the_message_for_a_missing_file_has_the_command_that_writes_it(tmp_path:
     assert "python train.py --model resnet50" in refusal(tmp_path / "none.safetensors", "resnet50")
     tmp_path.joinpath("folder.safetensors").mkdir()
     assert "no such checkpoint" in refusal(tmp_path / "folder.safetensors")
-
-
-class Bomb:
-    """An object whose unpickling creates a file."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return Path.touch, (self.target,)  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("how", ["pickle", "torch.save"])

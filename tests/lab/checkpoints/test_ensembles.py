@@ -27,19 +27,7 @@ from lab.evaluation import inference
 from lab.evaluation.inference import decide_d4, predict_members, score
 from lab.hardware import Hardware
 from studies import average
-from tests.made import (
-    FAST,
-    VALID,
-    about,
-    cell,
-    command,
-    contents,
-    inside,
-    make_data,
-    save_thin,
-    slow_probabilities,
-    thin,
-)
+from tests.made import FAST, about, cell, command, contents, inside, make_data, save_thin, slow_probabilities, thin
 
 CPU = ["--device", "cpu", "--precision", "fp32"]
 SEEDS = [f"weights-{seed}/tiny/resnet18" for seed in range(3)]
@@ -197,22 +185,22 @@ def test_an_average_is_measured_and_used_by_every_command(work: Path, capsys: py
     command(evaluate, *options)
     output = capsys.readouterr().out
     hits = int((expected_valid.argmax(1) == labels).sum())
-    assert "resnet18: averaging 3 members" in output and f"{hits} of {VALID} images" in output
+    assert "resnet18: averaging 3 members" in output and f"{hits} of {len(labels)} images" in output
     table = pd.read_csv("report/tiny/valid_resnet18.csv")
     np.testing.assert_allclose(table[["probability_0", "probability_1"]], expected_valid, atol=1e-4)
 
     command(predict, "--model", "resnet18", *options)
     assert "resnet18: averaging 3 members" in capsys.readouterr().out
     submission = pd.read_csv("csv/tiny/submission_resnet18.csv")
-    tests = [work / "csv/tiny" / name for name in submission["ID"]]
-    assert list(submission["label"]) == list(slow(paths, tests, use).argmax(1))
+    images = [work / "csv/tiny" / name for name in submission["ID"]]
+    assert list(submission["label"]) == list(slow(paths, images, use).argmax(1))
 
     image = work / "cell.png"
     Image.fromarray(cell(np.random.default_rng(5), 1)).save(image)
     command(demo, *options, image)
     output = capsys.readouterr().out
     count = 3 * sum(parameter.numel() for parameter in thin("resnet18").parameters())
-    for text in ("resnet18: averaging 3 members", f" {100 * hits / VALID:.2f} % ", f" {count:,} "):
+    for text in ("resnet18: averaging 3 members", f" {100 * hits / len(labels):.2f} % ", f" {count:,} "):
         assert text in output
     found = re.search(r"resnet18: .+ \(normal (.+) %, leukemia blast (.+) %\)", output)
     assert found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from lab.checkpoints.state_dicts import NORMALISATIONS, PREFIXES, WRAPPERS, read
 from lab.errors import UserError
 from models import catalog
 from studies import import_weights
-from tests.made import command, inside, make_data
+from tests.made import BEST, Bomb, command, inside, make_data
 
 MEAN, STD = (np.array(values) for values in NORMALISATIONS["imagenet"])
 
@@ -71,27 +70,18 @@ def test_wrappers_and_prefixes_are_removed(tmp_path: Path, wrapper: str | None, 
 
 
 def test_old_files_and_safetensors(tmp_path: Path) -> None:
-    """The file format before PyTorch 1.6; norms without batch counters, as before 0.4.1."""
-    state = {name: tensor for name, tensor in peer().state_dict().items() if "num_batches" not in name}
+    """The file format before PyTorch 1.6; norms without batch counters, as before 0.4.1; half precision."""
+    state = {name: tensor for name, tensor in peer().half().state_dict().items() if "num_batches" not in name}
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     safetensors.torch.save_file(state, tmp_path / "new.safetensors")
     for name in ("old.pth", "new.safetensors"):
         found = read_state(tmp_path / name)
         assert recognise(tmp_path / name, found, 2, 64) == "resnet18"
         catalog.build("resnet18", 2, 64).load_state_dict(found, strict=True)
+        assert {tensor.dtype for tensor in found.values()} == {torch.float32, torch.int64}
 
 
 # ---- refused
-
-
-class Bomb:
-    """An object whose unpickling runs a command."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch '{self.path}'",)
 
 
 @pytest.mark.parametrize("form", ["pickle", "torch", "old torch", "inside a state dict"])
@@ -128,13 +118,6 @@ KERNEL = "layer1.0.conv1.weight"
 )
 def test_other_content_is_refused(tmp_path: Path, content: Any, reason: str) -> None:
     assert reason in refusal(tmp_path / "peer.pth", content)
-
-
-def test_half_precision_becomes_float32(tmp_path: Path) -> None:
-    torch.save(peer().half().state_dict(), tmp_path / "peer.pth")
-    state = read_state(tmp_path / "peer.pth")
-    assert recognise(tmp_path / "peer.pth", state, 2, 64) == "resnet18"
-    assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in state.values())
 
 
 def test_other_networks_are_refused(tmp_path: Path) -> None:
@@ -190,8 +173,7 @@ def test_imported_weights_predict_like_the_peer(work: Path, capsys: pytest.Captu
     output = capsys.readouterr().out
     assert "peer.pth: resnet18, 2 classes: normal, leukemia blast" in output
     assert "the central 48 px scaled to 64 px" in output
-    best = work / "weights" / "tiny" / "resnet18" / "best.safetensors"
-    about = read_about(best, "resnet18")
+    about = read_about(BEST, "resnet18")
     valid = pd.read_csv(work / "csv" / "tiny" / "valid.csv")
     images = []
     for path in valid["Path"]:
@@ -212,26 +194,25 @@ def test_existing_checkpoints_are_replaced_only_with_fresh(work: Path) -> None:
     torch.save(peer().state_dict(), work / "peer.pth")
     options = ("peer.pth", "--data", "tiny", "--size", "32", *MACHINE)
     command(import_weights, *options)
-    best = work / "weights" / "tiny" / "resnet18" / "best.safetensors"
-    before = best.read_bytes()
+    before = BEST.read_bytes()
     with pytest.raises(UserError, match=r"best.safetensors is there already; --fresh replaces it"):
         command(import_weights, *options)
     with pytest.raises(UserError, match=r"exists without last.safetensors"):
         command(train, "--data", "tiny", "--size", "32", "--device", "cpu")
-    assert best.read_bytes() == before
+    assert BEST.read_bytes() == before
     command(import_weights, *options, "--fresh", "--normalise", "none")
-    assert load_network(best, "resnet18")[1].preprocessing.mean == (0.0, 0.0, 0.0)
+    assert load_network(BEST, "resnet18")[1].preprocessing.mean == (0.0, 0.0, 0.0)
 
 
 def test_weights_are_not_imported_into_a_training(work: Path) -> None:
     torch.save(peer().state_dict(), work / "peer.pth")
-    folder = work / "weights" / "tiny" / "resnet18"
+    BEST.parent.mkdir(parents=True)
     for name in ("last", "member_2"):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.safetensors").touch()
+        path = BEST.with_name(f"{name}.safetensors")
+        path.touch()
         with pytest.raises(UserError, match=r"holds a training or an average; give other --weights"):
             command(import_weights, "peer.pth", "--data", "tiny", "--size", "32", "--fresh", *MACHINE)
-        (folder / f"{name}.safetensors").unlink()
+        path.unlink()
 
 
 @pytest.mark.parametrize("options", [("--size", "16"), ("--window", "0")])
