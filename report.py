@@ -30,9 +30,12 @@ def arguments() -> argparse.ArgumentParser:
 
 ARGS = parse(arguments, __name__)
 
+import inspect
 import re
 import shlex
+import textwrap
 from datetime import UTC, date, datetime
+from typing import Any
 
 import dataloader
 import resnet
@@ -44,12 +47,12 @@ from lab.report.parts import Parts
 from lab.report.results import results
 from lab.report.runs import Gaps, Run, check_against_metrics, read_runs
 from lab.report.sections import Material, implementation, introduction, preprocessing
-from lab.report.typesetting import check_libraries, terminal, uncovered, write_html, write_pdf
+from lab.report.typesetting import check_libraries, uncovered, write_html, write_pdf
 from lab.tables import read_text
 from lab.terminal import warn
 
 PROJECT = Path(__file__).resolve().parent
-LISTINGS: dict[str, dict[str, object]] = {
+LISTINGS: dict[str, dict[str, Any]] = {
     "networks": {
         "The basic block (resnet/resnet.py)": resnet.resnet.BasicBlock,
         "The bottleneck (resnet/resnet.py)": resnet.resnet.Bottleneck,
@@ -89,15 +92,11 @@ def main(args: argparse.Namespace) -> None:
     material = Material(
         report=report,
         runs=runs,
-        data=data,
         lists=lists,
         classes=classes,
-        command=command,
         size=size,
         layers={model: layers(model, max(len(classes), 2), size) for model in runs},
-        listings={title: code for group in LISTINGS.values() for title, code in group.items()},
         ablations=PROJECT / "benchmarks" / "results" / "ablations.csv",
-        terminal=terminal,
     )
     values = {
         "title": "Lab 3: ResNet by hand",
@@ -111,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
         "preprocessing": preprocessing(material, parts),
         "results": results(material, parts),
         "discussion": discussion(material, parts),
-        "listings": {group: list(codes) for group, codes in LISTINGS.items()},
+        "listings": {name: {title: source(code) for title, code in group.items()} for name, group in LISTINGS.items()},
         "triple": lambda numbers: ", ".join(f"{number:.3f}" for number in numbers),
         **own_words(report / "discussion.txt", gaps),
     }
@@ -120,6 +119,11 @@ def main(args: argparse.Namespace) -> None:
     for text in gaps.texts:
         warn(text)
     print(f"written to {report}: report.pdf, report.html")
+
+
+def source(code: Any) -> str:
+    """The source of a function or a class, without indentation."""
+    return textwrap.dedent(inspect.getsource(code))
 
 
 def check_title(args: argparse.Namespace) -> None:

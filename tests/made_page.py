@@ -21,6 +21,7 @@ from models import catalog
 from resnet.resnet import BasicBlock
 from tests.made import DEPTHS, Thin, about, cell, inside, make_data, save_thin
 
+Served = tuple[str, Content]  # the address of a page and its content
 CPU = Hardware(torch.device("cpu"), "fp32")
 HISTORY = [
     {"epoch": 1, "train_accuracy": 0.5, "valid_accuracy": 0.6, "train_loss": 0.7, "valid_loss": 0.65},
@@ -94,7 +95,7 @@ def served(folder: Path, content: Content) -> Iterator[str]:
 
 
 @contextmanager
-def made_page(folder: Path) -> Iterator[tuple[str, Content]]:
+def made_page(folder: Path) -> Iterator[Served]:
     """Serve a page of three models and twelve valid images; yield its address and content."""
     make_data(folder / "csv" / "tiny")
     save_staged(folder / "weights")

@@ -25,11 +25,11 @@ def ablations(path: Path, data: str, images: bool) -> tuple[str, list[list[str]]
     if not rows:
         return None
     where = "" if own else " on other data sets"
-    caption = (
-        f"Ablations, measured{where} by benchmarks.ablate: accuracy on valid.csv after the last epoch, averaged over "
+    caption = f"Ablations, measured{where} by benchmarks.ablate: accuracy on valid.csv after the last epoch, averaged over the "
+    caption += (
+        "seeds, and its difference from the same runs without the change. Differences of one or two seeds may be noise."
     )
-    caption += "the seeds, and its difference from the same runs without the change. With fewer than three seeds, a difference "
-    return f"{caption}may be noise.", rows
+    return caption, rows
 
 
 def rows_of(runs: pd.DataFrame, images: bool) -> list[list[str]]:

@@ -35,7 +35,6 @@ def discussion(material: Material, parts: Parts) -> dict[str, Any]:
     results = {model: run.result for model, run in runs.items()}
     pairs = pairs_table(results, parts)
     classwise = class_table(material, results, parts)
-    names = [find(model).title for model in results]
     rows = [
         [material.classes[t], material.classes[p], *map(str, counts), f"{images:,}"]
         for t, p, counts, images in confusions(results, len(material.classes), MAX_CONFUSED)
@@ -43,14 +42,14 @@ def discussion(material: Material, parts: Parts) -> dict[str, Any]:
     confused = Part("note", "No class is confused with another.")
     if rows:
         caption = "The most frequent errors: the number of images of a class that each model predicts as another."
-        head = ["true class", "predicted as", *names, "images of the class"]
-        confused = parts.table(head, rows, caption, "ll" + "r" * (len(names) + 1))
+        head = ["true class", "predicted as", *(find(model).title for model in results), "images of the class"]
+        confused = parts.table(head, rows, caption, "ll" + "r" * (len(results) + 1))
     wrong = wrong_by_model(results)
+    mistakes = {"images": wrong.shape[1], "depths": len(results)}
+    mistakes |= {"some": int(wrong.any(axis=0).sum()), "all": int(wrong.all(axis=0).sum())}
     gallery = hardest_gallery(material, results, parts)
     calibrations = {model: calibration(*result) for model, result in results.items()}
-    caption = (
-        "Reliability diagrams. Top: the accuracy of the images in each bin of confidence, with a point at their mean "
-    )
+    caption = "Reliability diagrams. Top: the accuracy of the images in each bin of confidence, over their mean "
     caption += "confidence. Bottom: the share of the images in each bin."
     alt = "for each model bars of accuracy over confidence with the diagonal, and below the share of images in each bin"
     picture = parts.picture(png(reliability_figure(calibrations)), caption, alt)
@@ -64,12 +63,7 @@ def discussion(material: Material, parts: Parts) -> dict[str, Any]:
         "pairs": pairs,
         "classwise": classwise,
         "confused": confused,
-        "mistakes": {
-            "images": wrong.shape[1],
-            "some": int(wrong.any(axis=0).sum()),
-            "all": int(wrong.all(axis=0).sum()),
-            "depths": len(results),
-        },
+        "mistakes": mistakes,
         "hardest": gallery,
         "reliability": picture,
         "calibration": parts.table(head, calibrated, "Confidence against accuracy."),

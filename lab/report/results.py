@@ -18,6 +18,7 @@ from lab.report.figures import terminal_lines
 from lab.report.parts import Part, Parts
 from lab.report.runs import Run
 from lab.report.sections import Material, ablation_part, percent_or_gap
+from lab.report.typesetting import terminal
 from lab.text import duration, percent
 from models.catalog import find
 
@@ -43,7 +44,7 @@ def results(material: Material, parts: Parts) -> dict[str, Any]:
         title = f"{find(model).title} on {material.report.name}"
         caption = f"Highest testing accuracy of {find(model).title}, from history_{model}.csv"
         caption += f" and valid_{model}.csv." if saved else "."
-        picture = material.terminal(title, lines)
+        picture = terminal(title, lines)
         terminals.append(parts.picture(picture, caption, "; ".join(text.strip() for text, _ in lines), 86, "svg"))
     histories = {model: run.history for model, run in material.runs.items() if run.history is not None}
     if histories:

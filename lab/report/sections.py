@@ -5,9 +5,7 @@ The functions must be called in the order of the report, because they number fig
 
 from __future__ import annotations
 
-import inspect
-import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ import numpy as np
 
 from lab.checkpoints.checkpoint import About
 from lab.data.augmentation import STANDARD
-from lab.data.lists import DataSet, ImageList
+from lab.data.lists import ImageList
 from lab.errors import UserError
 from lab.figures.runs import draw_data_figures
 from lab.report.ablations import ablations
@@ -34,12 +32,8 @@ class Material:
 
     report: Path
     runs: dict[str, Run]
-    data: DataSet | None
     lists: dict[str, ImageList]
-    command: Callable[[str, str], str]
-    listings: Mapping[str, object]
     ablations: Path
-    terminal: Callable[[str, list[tuple[str, str]]], bytes]
     classes: list[str]
     layers: dict[str, list[Layer]]
     size: int
@@ -79,9 +73,8 @@ def introduction(material: Material, parts: Parts) -> dict[str, Any]:
 
 
 def implementation(material: Material, parts: Parts) -> dict[str, Any]:
-    """The layers of the networks, listings of the blocks and of the DataLoader, and the settings of the runs."""
-    models, classes = list(material.runs), max(len(material.classes), 2)
-    size = material.size
+    """The layers of the networks and the settings of the runs."""
+    models, classes, size = list(material.runs), max(len(material.classes), 2), material.size
     tables = [{layer.name: layer for layer in table} for table in material.layers.values()]
     # All models have the same layers, with the same output size.
     operations, costs = [], []
@@ -96,13 +89,8 @@ def implementation(material: Material, parts: Parts) -> dict[str, Any]:
     architecture = parts.table(head, operations, caption, "lc" + "l" * len(models))
     head = ["layer", *(text for model in models for text in (find(model).title, "10⁶ MAC"))]
     caption = f"Parameters, and millions of multiply-accumulates for one image of {size} × {size} px."
-    return {
-        "size": size,
-        "architecture": architecture,
-        "costs": parts.table(head, costs, caption, totals=1),
-        "listings": {name: textwrap.dedent(inspect.getsource(thing)) for name, thing in material.listings.items()},  # type: ignore[arg-type]
-        "settings": settings_table(material, parts),
-    }
+    table = parts.table(head, costs, caption, totals=1)
+    return {"architecture": architecture, "costs": table, "settings": settings_table(material, parts)}
 
 
 def cost_cells(table: Iterable[Layer]) -> tuple[str, str]:

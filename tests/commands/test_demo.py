@@ -17,7 +17,7 @@ from lab.checkpoints.checkpoint import read_about
 from lab.errors import UserError
 from lab.evaluation.inference import decide_d4
 from lab.evaluation.metrics import wilson
-from tests.made import DEPTHS, VALID, cell, command, inside, slow_probabilities, thin
+from tests.made import DEPTHS, VALID, Capture, Patch, cell, command, inside, slow_probabilities, thin
 
 CPU = ["--device", "cpu", "--precision", "fp32"]
 
@@ -38,9 +38,7 @@ def is_png(path: Path) -> bool:
     return path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_with_the_lists(
-    work: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_with_the_lists(work: Path, trained: Path, monkeypatch: Patch, capsys: Capture) -> None:
     shutil.copytree(trained / "csv" / "tiny", work / "tiny")
     monkeypatch.chdir(work / "tiny")
     weights = trained / "weights"
@@ -58,7 +56,7 @@ def test_with_the_lists(
     assert is_png(Path("report/tiny/demo.png"))
 
 
-def test_with_code_and_weights_only(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_code_and_weights_only(work: Path, trained: Path, capsys: Capture) -> None:
     for model in DEPTHS:  # what a student hands in: the best checkpoints
         (work / "weights" / "tiny" / model).mkdir(parents=True)
         name = f"weights/tiny/{model}/best.safetensors"
@@ -77,7 +75,7 @@ def test_with_code_and_weights_only(work: Path, trained: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
-def test_single_images(work: Path, trained: Path, capsys: pytest.CaptureFixture[str], suffix: str) -> None:
+def test_single_images(work: Path, trained: Path, capsys: Capture, suffix: str) -> None:
     image = work / f"a cell.{suffix}"
     Image.fromarray(cell(np.random.default_rng(5), 1)).save(image)
     command(demo, "--data", "tiny", "--weights", trained / "weights", *CPU, image)
@@ -92,8 +90,8 @@ def test_single_images(work: Path, trained: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(("data", "message"), [(None, "cannot be read"), (b"no image at all", "not an image")])
-def test_an_unreadable_image_is_reported_before_anything_is_predicted(
-    work: Path, trained: Path, capsys: pytest.CaptureFixture[str], data: bytes | None, message: str
+def test_an_unreadable_image_is_refused(
+    work: Path, trained: Path, capsys: Capture, data: bytes | None, message: str
 ) -> None:
     image = work / "broken.png"
     if data is not None:

@@ -16,7 +16,7 @@ import demo
 import evaluate
 import predict
 from lab.errors import UserError
-from tests.made import DEPTHS, VALID, about, command, inside, save_thin, slow_probabilities, thin
+from tests.made import DEPTHS, VALID, Capture, about, command, inside, save_thin, slow_probabilities, thin
 
 CPU = ["--device", "cpu", "--precision", "fp32"]
 
@@ -29,7 +29,7 @@ def work(tmp_path: Path, trained: Path) -> Iterator[Path]:
         yield tmp_path
 
 
-def test_all_models(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_models(work: Path, trained: Path, capsys: Capture) -> None:
     lists, weights = trained / "csv" / "tiny", trained / "weights"
     command(evaluate, "--data", lists, "--weights", weights, "--d4", "off", *CPU)
     output = capsys.readouterr().out
@@ -73,7 +73,7 @@ def test_one_model_of_three_classes_overwrites_no_other_file(work: Path, trained
     assert not list((work / "report" / "tiny").glob("*.png"))
 
 
-def test_d4_changes_probabilities(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_d4_changes_probabilities(work: Path, trained: Path, capsys: Capture) -> None:
     rows = {}
     for d4 in ("on", "off"):
         options = ["--model", "resnet18", "--d4", d4, *CPU]

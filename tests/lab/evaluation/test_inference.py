@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lab.evaluation.inference import decide_d4, dihedral, folded, predict
 from lab.hardware import Hardware
 from models import catalog
-from tests.made import about, thin
+from tests.made import Capture, about, thin
 
 HARDWARE = Hardware(torch.device("cpu"), "fp32")
 
@@ -117,9 +117,7 @@ def test_d4_averages_the_softmax_over_the_eight_views() -> None:
         ("auto", {"valid_accuracy": 0.9, "valid_accuracy_d4": 0.9, "valid_loss": 0.2, "valid_loss_d4": 0.2}, False),
     ],
 )
-def test_d4_is_used_as_asked_or_if_it_helped(
-    asked: str, metrics: dict[str, float], use: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_d4_is_used_as_asked_or_if_it_helped(asked: str, metrics: dict[str, float], use: bool, capsys: Capture) -> None:
     assert decide_d4(about(metrics=metrics), asked) is use
     output = capsys.readouterr().out
     assert output.startswith(f"resnet18: D4 averaging {'on' if use else 'off'}, ")

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab.page.answers import MAX_BYTES, Content
-from tests.made import VALID
-from tests.made_page import made_page, make_content, random_image, save_staged, served
+from lab.page.answers import MAX_BYTES
+from tests.made import VALID, Patch
+from tests.made_page import Served, made_page, make_content, random_image, save_staged, served
 
 pytest.importorskip("playwright", reason="needs the package playwright (requirements-dev.txt)")
 from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
@@ -59,6 +59,9 @@ class Visit:
         self.page.locator("#answer .hint").wait_for()
 
 
+Open = Callable[..., Visit]  # the fixture visit
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
@@ -68,13 +71,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[tuple[str, Content]]:
+def page(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Served]:
     with made_page(tmp_path_factory.mktemp("browsed")) as made:
         yield made
 
 
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
+def visit(browser: Browser) -> Iterator[Open]:
     """Opens an address; at the end of the test, no visit has sent a request to another host or logged an error."""
     visits = []
 
@@ -96,7 +99,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
     assert [made.faults for made in visits] == [[]] * len(visits)
 
 
-def test_an_examiners_visit(page: tuple[str, Content], visit: Callable[..., Visit], tmp_path: Path) -> None:
+def test_an_examiners_visit(page: Served, visit: Open, tmp_path: Path) -> None:
     visited = visit(page[0])
     window = visited.page
     # Three models, and their predictions for a first image.
@@ -129,9 +132,7 @@ def test_an_examiners_visit(page: tuple[str, Content], visit: Callable[..., Visi
     visited.faults.clear()  # the browser logs the refusal
 
 
-def test_the_gallery_is_filtered_and_a_click_predicts_an_image(
-    page: tuple[str, Content], visit: Callable[..., Visit], tmp_path: Path
-) -> None:
+def test_the_gallery_filters_and_a_click_predicts(page: Served, visit: Open, tmp_path: Path) -> None:
     address, content = page
     assert content.valid
     visited = visit(address)
@@ -153,9 +154,7 @@ def test_the_gallery_is_filtered_and_a_click_predicts_an_image(
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_curves_and_matrices_have_the_colours_of_the_theme(
-    page: tuple[str, Content], visit: Callable[..., Visit], tmp_path: Path, dark: bool
-) -> None:
+def test_figures_have_the_colours_of_the_theme(page: Served, visit: Open, tmp_path: Path, dark: bool) -> None:
     visited = visit(page[0], dark)
     window = visited.page
     visited.tab("Curves")
@@ -185,7 +184,7 @@ def test_curves_and_matrices_have_the_colours_of_the_theme(
     window.screenshot(path=tmp_path / "matrices.png", full_page=True)
 
 
-def test_a_narrow_screen_needs_no_horizontal_scrolling(page: tuple[str, Content], visit: Callable[..., Visit]) -> None:
+def test_a_narrow_screen_needs_no_horizontal_scrolling(page: Served, visit: Open) -> None:
     visited = visit(page[0], width=360)
     for name in ("Predict an image", "Valid images", "Curves", "Confusion matrices"):
         visited.tab(name)
@@ -193,9 +192,7 @@ def test_a_narrow_screen_needs_no_horizontal_scrolling(page: tuple[str, Content]
         assert visited.page.evaluate("document.documentElement.scrollWidth") <= 360, name
 
 
-def test_with_weights_alone_the_page_says_what_is_missing(
-    visit: Callable[..., Visit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_weights_alone_the_page_says_what_is_missing(visit: Open, tmp_path: Path, monkeypatch: Patch) -> None:
     names = ["<b>bold</b>", "{{value}} ${1+1} &amp;"]
     save_staged(tmp_path / "weights", ["resnet18"], classes=names)
     Image.fromarray(random_image(2)).save(tmp_path / "cell.png")

@@ -34,7 +34,7 @@ from lab.page.gallery import Valid, read_table
 from lab.page.html import cards, header, notice, probability, verdict
 from lab.page.layout import build
 from lab.page.networks import predict_and_explain
-from tests.made import DEPTHS, VALID, cell, command, inside, make_data, slow_probabilities
+from tests.made import DEPTHS, VALID, Capture, Patch, cell, command, inside, make_data, slow_probabilities
 from tests.made_page import CPU, HISTORY, make_content, random_image, save_staged, staged
 
 
@@ -98,7 +98,7 @@ def test_without_lists_the_cards_show_the_accuracy_in_the_checkpoints(tmp_path: 
     assert "No gallery: no lists found." in page and "No confusion matrices: no lists found." in page
 
 
-def test_histories_come_from_checkpoints_or_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_histories_come_from_checkpoints_or_the_report(tmp_path: Path, capsys: Capture) -> None:
     save_staged(tmp_path / "weights", ["resnet18"])
     save_staged(tmp_path / "weights", ["resnet50", "resnet152"], history=[])
     report = tmp_path / "report" / "tiny"
@@ -141,7 +141,7 @@ def test_every_model_predicts_an_upload(content: Content, made: Path, tmp_path: 
     assert "correct" not in texts(html)  # the true class is unknown
 
 
-def test_without_evidence_the_stage_before_is_used(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_evidence_the_stage_before_is_used(content: Content, monkeypatch: Patch) -> None:
     stages = []
 
     def positive_at_layer2(*args: Any) -> Any:
@@ -185,9 +185,7 @@ def test_the_heat_map_is_of_the_requested_class_and_stage(content: Content) -> N
         ("heavy.bmp", b"\0" * 10_001, "heavy.bmp: larger than"),
     ],
 )
-def test_a_bad_upload_is_an_error_message(
-    content: Content, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes, message: str
-) -> None:
+def test_a_bad_upload_is_an_error(content: Content, monkeypatch: Patch, name: str, data: bytes, message: str) -> None:
     monkeypatch.setattr(answers, "MAX_PIXELS", 3000)
     monkeypatch.setattr(answers, "MAX_BYTES", 10_000)
     html = content.answer((name, data))
@@ -203,7 +201,7 @@ def test_a_deleted_valid_image_is_an_error_message(made: Path, tmp_path: Path) -
     assert "No such file" in html and str(tmp_path) not in html
 
 
-def test_of_a_large_upload_only_one_byte_too_many_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_large_upload_only_one_byte_too_many_is_read(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(answers, "MAX_BYTES", 100)
     (tmp_path / "large").write_bytes(b"\0" * 1000)
     assert len(read_upload(str(tmp_path / "large"))[1]) == 101
@@ -297,7 +295,7 @@ def test_the_confused_pairs_are_all_errors_the_most_frequent_first(valid: Valid)
     assert all(len(valid.choose("resnet18", pair=(true, predicted))) == count for true, predicted, count in pairs)
 
 
-def test_the_gallery_has_pages(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gallery_has_pages(content: Content, monkeypatch: Patch) -> None:
     monkeypatch.setattr(answers, "PAGE_SIZE", 5)
     indices, pages = np.arange(VALID), []
     for number in range(3):
@@ -345,7 +343,7 @@ def evaluated(made: Path, tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def test_a_saved_table_is_used_only_with_its_weights(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_saved_table_is_used_only_with_its_weights(evaluated: Path, capsys: Capture) -> None:
     table = pd.read_csv(evaluated / "report/tiny/valid_resnet18.csv")
     content = make_content(evaluated, ["resnet18"])
     assert content.valid and "which match these weights" in capsys.readouterr().out
@@ -429,7 +427,7 @@ def test_the_matrix_shows_counts_and_its_colours_shares() -> None:
 # ------------------------------------------------------------------------------------------------------ the command
 
 
-def test_a_missing_package_is_named(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(made: Path, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "lab.page.content", None)
     with inside(made, staged), pytest.raises(UserError, match=r"--serve needs .*; `python -m pip install"):
         command(demo, "--data", "csv/tiny", "--device", "cpu", "--serve")
@@ -442,9 +440,7 @@ def test_images_and_serve_together_are_refused() -> None:
 
 @pytest.mark.parametrize("lists", [True, False])
 @pytest.mark.parametrize("models", [["resnet50"], ["resnet18", "resnet152"], DEPTHS])
-def test_the_command_serves_the_trained_models(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: list[str], lists: bool
-) -> None:
+def test_the_models_are_served(made: Path, tmp_path: Path, monkeypatch: Patch, models: list[str], lists: bool) -> None:
     for model in models:
         shutil.copytree(made / "weights" / "tiny" / model, tmp_path / "weights" / "tiny" / model)
     if lists:

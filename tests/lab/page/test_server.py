@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from lab.errors import UserError
-from lab.page.answers import MAX_BYTES, Content
+from lab.page.answers import MAX_BYTES
 from lab.page.server import is_loopback, launch
 from tests.made import PROJECT
-from tests.made_page import made_page, save_staged
+from tests.made_page import Served, made_page, save_staged
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*(silent_downcasting|copy keyword)")  # Gradio's use of pandas
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(folder: Path) -> Iterator[tuple[str, Content]]:
+def page(folder: Path) -> Iterator[Served]:
     with made_page(folder) as served:
         yield served
 
@@ -71,7 +71,7 @@ def as_upload(path: object) -> dict[str, object]:
     return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
 
 
-def test_the_page_is_open_and_contains_the_first_prediction(page: tuple[str, Content]) -> None:
+def test_the_page_is_open_and_contains_the_first_prediction(page: Served) -> None:
     address, content = page
     assert address.startswith("http://127.0.0.1:")
     status, body = request(address + "/")
@@ -82,7 +82,7 @@ def test_the_page_is_open_and_contains_the_first_prediction(page: tuple[str, Con
 @pytest.mark.parametrize(
     "path", ["{weights}", "{valid}", "{relative}", "../../../../../../../../../../etc/passwd", "/etc/passwd", "{demo}"]
 )
-def test_no_file_is_given_out(page: tuple[str, Content], folder: Path, prefix: str, path: str) -> None:
+def test_no_file_is_given_out(page: Served, folder: Path, prefix: str, path: str) -> None:
     files = {"weights": folder / "weights/tiny/resnet18/best.safetensors", "valid": folder / "csv/tiny/valid/0.png"}
     files |= {"relative": Path("csv/tiny/valid.csv"), "demo": PROJECT / "demo.py"}
     status, body = request(page[0] + prefix + path.format(**files))
@@ -98,19 +98,19 @@ def test_no_file_is_given_out(page: tuple[str, Content], folder: Path, prefix: s
         *("/gradio_api/run/take", "/gradio_api/call/take", "/openapi.json", "/gradio_api/deep_link", "/login"),
     ],
 )
-def test_routes_that_the_page_does_not_need_are_closed(page: tuple[str, Content], path: str) -> None:
+def test_routes_that_the_page_does_not_need_are_closed(page: Served, path: str) -> None:
     for data in (None, b"{}"):
         assert request(page[0] + path, data) == (404, b"not found")
 
 
-def test_a_file_named_by_its_path_is_not_read(page: tuple[str, Content], folder: Path) -> None:
+def test_a_file_named_by_its_path_is_not_read(page: Served, folder: Path) -> None:
     """A client that does not use the page may name a file that was never uploaded."""
     for path in (folder / "csv/tiny/valid/0.png", folder / "weights/tiny/resnet18/best.safetensors", "/etc/passwd"):
         response = call(page[0], "take", as_upload(path), -1, "")
         assert '"success":false' in response and "panel" not in response and "Pillow" not in response
 
 
-def test_an_address_in_place_of_an_upload_is_not_requested(page: tuple[str, Content]) -> None:
+def test_an_address_in_place_of_an_upload_is_not_requested(page: Served) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
         url = f"http://127.0.0.1:{server.getsockname()[1]}/cell.png"
@@ -119,7 +119,7 @@ def test_an_address_in_place_of_an_upload_is_not_requested(page: tuple[str, Cont
             server.accept()
 
 
-def test_an_upload_is_predicted_but_not_served(page: tuple[str, Content], folder: Path) -> None:
+def test_an_upload_is_predicted_but_not_served(page: Served, folder: Path) -> None:
     status, body = upload(page[0], (folder / "csv/tiny/valid/0.png").read_bytes(), "../../mine.png")
     (path,) = json.loads(body)
     assert status == 200 and Path(path).resolve().is_relative_to((folder / "uploads").resolve())
@@ -128,14 +128,14 @@ def test_an_upload_is_predicted_but_not_served(page: tuple[str, Content], folder
     assert request(f"{page[0]}/gradio_api/file={path}")[0] == 404
 
 
-def test_a_large_upload_is_refused(page: tuple[str, Content], folder: Path) -> None:
+def test_a_large_upload_is_refused(page: Served, folder: Path) -> None:
     status, body = upload(page[0], b"\0" * (MAX_BYTES + 1))
     assert status == 413 and b"maximum allowed size" in body
     assert all(path.stat().st_size <= MAX_BYTES for path in (folder / "uploads").rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize("index", [-1, 99, "0", None, {"a": 1}, 1.5])
-def test_an_index_outside_the_grid_selects_no_image(page: tuple[str, Content], index: object) -> None:
+def test_an_index_outside_the_grid_selects_no_image(page: Served, index: object) -> None:
     response = call(page[0], "pick", None, -1, "", event={"index": index, "value": None})
     assert "panel resnet" not in response and "valid/" not in response
 
@@ -145,11 +145,11 @@ def test_only_addresses_of_this_machine_are_loopback() -> None:
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.0.2", "example.org", "")))
 
 
-def test_another_host_name_is_refused(page: tuple[str, Content]) -> None:
+def test_another_host_name_is_refused(page: Served) -> None:
     assert request(page[0] + "/", Host="pictures.example")[0] == 400
 
 
-def test_a_port_out_of_range_or_in_use_is_refused(page: tuple[str, Content], tmp_path: Path) -> None:
+def test_a_port_out_of_range_or_in_use_is_refused(page: Served, tmp_path: Path) -> None:
     for port in (0, -1, 65536):
         with pytest.raises(UserError, match=f"--port {port}: must be 1 to 65535"):
             launch(page[1], "127.0.0.1", port, str(tmp_path))

@@ -28,7 +28,7 @@ from lab.evaluation.metrics import mcnemar
 from lab.report.ablations import ablations
 from lab.report.networks import layers
 from lab.report.typesetting import TEMPLATES, page
-from tests.made import DEPTHS, TRAIN, VALID, command, inside, thin
+from tests.made import DEPTHS, TRAIN, VALID, Capture, Patch, command, inside, thin
 
 NAME = "劉子齊"
 
@@ -94,7 +94,7 @@ def folder(work: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(request: pytest.FixtureRequest, monkeypatch: Patch) -> None:
     """Replace figures by one pixel, which saves time, except in tests with ``that_draws`` in their name."""
     if "that_draws" not in request.node.name:
         buffer = io.BytesIO()
@@ -109,7 +109,7 @@ Write = Callable[..., tuple[Page, list[str]]]
 
 
 @pytest.fixture
-def write(folder: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> Write:
+def write(folder: Path, trained: Path, capsys: Capture) -> Write:
     """Runs report.py and returns the page and the warnings."""
 
     def run(*options: str | Path, data: Path | str = trained / "csv" / "tiny") -> tuple[Page, list[str]]:
@@ -220,7 +220,7 @@ def test_any_text_is_shown_unchanged(write: Write, folder: Path, trained: Path, 
 # --------------------------------------------------------------------------------------------------------------- gaps
 
 
-def test_without_any_file_it_is_a_report_of_gaps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_any_file_it_is_a_report_of_gaps(tmp_path: Path, capsys: Capture) -> None:
     with inside(tmp_path):
         command(report, "--data", "none")
     lines = capsys.readouterr().err.splitlines()
@@ -307,13 +307,13 @@ def test_a_name_an_id_or_a_date_that_cannot_be_printed_is_refused(option: str, v
         command(report, "--data", "none", option, value)
 
 
-def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "typst", None)
     with inside(tmp_path), pytest.raises(UserError, match=r"needs the package typst: pip install typst"):
         command(report, "--data", "none")
 
 
-def test_a_character_without_a_font_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_character_without_a_font_is_noted(tmp_path: Path, capsys: Capture) -> None:
     with inside(tmp_path):
         command(report, "--data", "none", "--name", "刘子齊")
     assert "font lacks 刘;" in capsys.readouterr().out
