@@ -1,12 +1,13 @@
-"""Hand in: the zip of report and sources, the zip of the weights, and the submissions on Kaggle.
+"""Hand in the lab: a zip of report and sources, a zip of the weights, and the submissions on Kaggle.
 
     python submit.py --student-id 311605004 --name 劉子齊         # → DLP_LAB3_311605004_劉子齊.zip and …_weights.zip
     python submit.py --kaggle --dry-run                         # what would be sent to which competition; sends nothing
-    python submit.py --kaggle                                   # sends it and shows the scores; names: kaggle.ini
+    python submit.py --kaggle                                   # sends it and prints the scores; names: kaggle.ini
     python submit.py --prove weights/lab3                       # checksums, and that each network loads and computes
 
-The zips are written only when everything in them holds: the report is there, the sources import from the zip alone, the weights
-load from it, and each depth's submission answers its own list. What is missing is said at once, with the commands that make it.
+The zips are written only if they are complete: the report exists, the sources can be imported from the zip alone, the weights can
+be loaded, and each depth's submission has the IDs of its own list. All faults are reported together, with the commands that
+correct them.
 """
 
 from __future__ import annotations
@@ -19,28 +20,25 @@ from models.catalog import depths, find
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The options, each with its one default."""
+    """Return the parser of the options."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    parser.add_argument("--student-id", metavar="ID", help="as in the zip's name: 311605004")
-    parser.add_argument("--name", help="as in the zip's name: 劉子齊")
-    parser.add_argument(
-        "--out", type=Path, default=Path(), metavar="FOLDER", help="of the zips (default: where you are)"
-    )
+    parser.add_argument("--student-id", metavar="ID", help="for the zip's name: 311605004")
+    parser.add_argument("--name", help="for the zip's name: 劉子齊")
+    help_out = "folder for the zips (default: the working directory)"
+    parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help=help_out)
     add_places(parser)
     add_report(parser)
-    parser.add_argument("--dry-run", action="store_true", help="check everything, show it, and write or send nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check and print everything, but write or send nothing")
     other = parser.add_argument_group("instead of the zips").add_mutually_exclusive_group()
     other.add_argument("--kaggle", action="store_true", help="upload the submissions, and wait for their scores")
-    help_prove = "a folder weights/<data>: compare its checksums, load each network and let it compute"
+    help_prove = "a folder weights/<data>: compare its checksums, and load and run each network"
     other.add_argument("--prove", type=Path, metavar="FOLDER", help=help_prove)
     kaggle = parser.add_argument_group("for --kaggle")
-    kaggle.add_argument(
-        "--model", default="all", choices=[*depths(), "all"], help="which submission (default: all three)"
-    )
-    kaggle.add_argument(
-        "--wait", type=float, default=15, metavar="MINUTES", help="for the scores, at most (default: 15)"
-    )
+    help_model = "which submission (default: all three)"
+    kaggle.add_argument("--model", default="all", choices=[*depths(), "all"], help=help_model)
+    help_wait = "longest time to wait for the scores (default: 15)"
+    kaggle.add_argument("--wait", type=float, default=15, metavar="MINUTES", help=help_wait)
     help_settings = "file with the competitions' names (default: kaggle.ini)"
     kaggle.add_argument("--settings", type=Path, default=Path("kaggle.ini"), metavar="FILE", help=help_settings)
     add_quiet(parser)
@@ -61,8 +59,8 @@ from lab.checkpoints.ensembles import others
 from lab.data.lists import DataSet, data_name, read_data_set, read_list
 from lab.errors import UserError, run
 from lab.files import replacing
-from lab.handin import zips as hand_in
 from lab.handin.checks import prove, prove_unpacked
+from lab.handin.zips import NEEDED, find_report, hand_in_name, report_fault, source_files, weights_bundle, write_zip
 from lab.kaggle.client import sign_in
 from lab.kaggle.competitions import make_entry, read_competitions, upload_all
 from lab.kaggle.submissions import check_submission, submission_folder
@@ -70,11 +68,11 @@ from lab.terminal import warn
 
 PROJECT = Path(__file__).resolve().parent
 LISTS = ("train.csv", "valid.csv", "classes.csv", *(f"{find(model).test_list}.csv" for model in depths()))
-Submissions = dict[str, tuple[Path, int]]  # of each model: the file, and its rows
+Submissions = dict[str, tuple[Path, int]]  # for each model: the file, and its number of rows
 
 
 def main(args: argparse.Namespace) -> None:
-    """The zips, or Kaggle, or the proof of weights."""
+    """Write the zips, send the submissions to Kaggle, or check weights."""
     if args.prove:
         print("\n".join(prove(args.prove)))
     elif args.kaggle:
@@ -84,69 +82,61 @@ def main(args: argparse.Namespace) -> None:
 
 
 def make_zips(args: argparse.Namespace) -> None:
-    """Gather the two zips, try them where nothing else is, and write both or neither."""
+    """Write the two zips, unless the check of their unpacked contents fails."""
     if not args.student_id or not args.name:
-        raise UserError(
-            "give --student-id and --name as they are to stand in the zip's name, such as 311605004 and 劉子齊."
-        )
-    title, name = hand_in.stem(args.student_id, args.name), data_name(args.data)
-    again = again_options(args)
+        raise UserError("give --student-id and --name for the zip's name, such as 311605004 and 劉子齊.")
+    title, name = hand_in_name(args.student_id, args.name), data_name(args.data)
+    options = data_options(args)
     problems = []
 
-    report = hand_in.find_report(args.report / name, PROJECT)
-    fault = hand_in.report_fault(report)
+    report = find_report(args.report / name, PROJECT)
+    fault = report_fault(report)
     if fault:
-        words = ["--student-id", args.student_id, "--name", args.name, "--data", args.data]
-        problems.append(f"{report}: {fault}; {command('report.py', *words)}")
-    sources = hand_in.sources(PROJECT)
-    problems += [f"{file}: is missing; take it from the project anew" for file in hand_in.NEEDED if file not in sources]
+        student = ["--student-id", args.student_id, "--name", args.name]
+        problems.append(f"{report}: {fault}; {command('report.py', *student, '--data', args.data)}")
+    sources = source_files(PROJECT)
+    problems += [f"{file}: is missing; copy it from the project" for file in NEEDED if file not in sources]
     weights = {model: args.weights / name / model / "best.safetensors" for model in depths()}
     for model, path in weights.items():
         if not path.is_file():
-            problems.append(f"{path}: is missing; {command('train.py', '--model', model, *again)}")
-    files: dict[str, Path | bytes] = {**sources, "report.pdf": report}
+            problems.append(f"{path}: is missing; {command('train.py', '--model', model, *options)}")
+    files = {**sources, "report.pdf": report, "report.html": report.with_suffix(".html")}
     try:
         data = read_data_set(args.data, args.root)
     except UserError as error:
-        problems.append(f"the submissions: cannot be checked, since {error}")
+        problems.append(f"the submissions: cannot be checked; {error}")
     else:
-        submissions, wrong = checked_submissions(data, depths(), again)
-        problems += wrong
+        submissions, faults = checked_submissions(data, depths(), options)
+        problems += faults
         lists = [data.folder / file for file in LISTS] + [path for path, _ in submissions.values()]
         files |= {f"csv/{name}/{path.name}": path for path in lists}
         if not problems:
             warn_of_age(report, weights, submissions)
-    if report.with_suffix(".html").is_file():
-        files["report.html"] = report.with_suffix(".html")
-    files = {place: path for place, path in files.items() if isinstance(path, bytes) or path.is_file()}
+    files = {file: path for file, path in files.items() if path.is_file()}
     networks = {model: [path, *others(path.parent)] for model, path in weights.items() if path.is_file()}
 
-    with new_files(args.out, title, args.dry_run) as (first, second):
-        hand_in.write_zip(first, title, files, compress=True)
-        hand_in.write_zip(second, title, hand_in.weights_bundle(title, name, networks), compress=False)
-        with tempfile.TemporaryDirectory(dir=second.parent) as fresh:
-            for archive in (first, second):
+    with temporary_zips(args.out, title, args.dry_run) as archives:
+        write_zip(archives[0], title, files, compress=True)
+        write_zip(archives[1], title, weights_bundle(title, name, networks), compress=False)
+        with tempfile.TemporaryDirectory(dir=archives[1].parent) as unpacked:
+            for archive in archives:
                 with zipfile.ZipFile(archive) as zipped:
-                    zipped.extractall(fresh)
-            folder = Path(fresh).resolve() / title
-            faults, proved = prove_unpacked(folder, folder / "weights" / name if networks else None)
+                    zipped.extractall(unpacked)
+            folder = Path(unpacked).resolve() / title
+            faults, rows = prove_unpacked(folder, folder / "weights" / name if networks else None)
         problems += faults
         if problems:
-            raise UserError(
-                "nothing was written, since the hand-in is not whole:" + "".join(f"\n  {p}" for p in problems)
-            )
-        sizes = [path.stat().st_size / 1e6 for path in (first, second)]
-    print("\n".join(proved))
-    said = "would write" if args.dry_run else "wrote"
-    print(
-        f"{said} {args.out / first.name}: report.pdf and {len(files) - 1} files of sources and lists, {sizes[0]:.1f} MB"
-    )
-    print(f"{said} {args.out / second.name}: the weights of {', '.join(networks)}, {sizes[1]:.1f} MB")
+            raise UserError("\n  ".join(["nothing was written, because the hand-in is not complete:", *problems]))
+        sizes = [path.stat().st_size / 1e6 for path in archives]
+    print("\n".join(rows))
+    contents = f"report.pdf and {len(files) - 1} files of sources and lists", f"the weights of {', '.join(networks)}"
+    for archive, content, size in zip(archives, contents, sizes, strict=True):
+        print(f"{'would write' if args.dry_run else 'wrote'} {args.out / archive.name}: {content}, {size:.1f} MB")
 
 
 @contextmanager
-def new_files(out: Path, title: str, dry_run: bool) -> Iterator[tuple[Path, Path]]:
-    """Temporary places of the two zips, which come to stand in ``out`` together when the block ends well; or, dry, go."""
+def temporary_zips(out: Path, title: str, dry_run: bool) -> Iterator[tuple[Path, Path]]:
+    """Yield temporary paths of the two zips. If the block succeeds, both are moved to ``out``, or deleted with ``dry_run``."""
     names = f"{title}.zip", f"{title}_weights.zip"
     if dry_run:
         with tempfile.TemporaryDirectory() as folder:
@@ -156,54 +146,54 @@ def new_files(out: Path, title: str, dry_run: bool) -> Iterator[tuple[Path, Path
             yield first, second
 
 
-def checked_submissions(data: DataSet, models: list[str], again: list[str]) -> tuple[Submissions, list[str]]:
-    """The submissions that answer their own lists, and what is wrong with the others, each with the command that mends it."""
-    found: Submissions = {}
+def checked_submissions(data: DataSet, models: list[str], options: list[str]) -> tuple[Submissions, list[str]]:
+    """Return the correct submissions, and the problems of the others, each with the command that writes it again."""
+    submissions: Submissions = {}
     problems = []
     for model in models:
         path = submission_folder(data) / f"submission_{model}.csv"
-        mend = command("predict.py", "--model", model, *again)
+        remedy = command("predict.py", "--model", model, *options)
         if not path.is_file():
-            problems.append(f"{path}: is missing; {mend}")
+            problems.append(f"{path}: is missing; {remedy}")
             continue
         try:
             images = read_list(data, find(model).test_list, labelled=False, check_files=False)
-            found[model] = path, len(check_submission(path, images, data))
+            submissions[model] = path, len(check_submission(path, images, data))
         except UserError as error:
-            problems.append(f"{'; '.join(line.strip() for line in str(error).splitlines()[:2])}; {mend}")
-    return found, problems
+            problems.append(f"{'; '.join(line.strip() for line in str(error).splitlines()[:2])}; {remedy}")
+    return submissions, problems
 
 
 def warn_of_age(report: Path, weights: dict[str, Path], submissions: Submissions) -> None:
-    """Say where something is older than what it was made from; times may lie after copying, so this refuses nothing."""
+    """Warn of files that are older than their source. Nothing is refused, because copying a file may change its time."""
     for model, (path, _) in submissions.items():
         if path.stat().st_mtime < weights[model].stat().st_mtime:
-            warn(f"{path} is older than {weights[model]}; is it that network's?")
+            warn(f"{path} is older than {weights[model]}; was it predicted with these weights?")
     newest = max(path.stat().st_mtime for path in weights.values())
     if report.stat().st_mtime < newest:
-        warn(f"{report} is older than the weights; does it tell of them?")
+        warn(f"{report} is older than the weights; does it describe them?")
 
 
-def again_options(args: argparse.Namespace) -> list[str]:
-    """The options by which another command finds the same lists, images and weights."""
+def data_options(args: argparse.Namespace) -> list[str]:
+    """Return the options for another command to use the same lists, images and weights."""
     root = ["--root", args.root] if args.root else []
     weights = ["--weights", str(args.weights)] if args.weights != Path("weights") else []
     return ["--data", args.data, *root, *weights]
 
 
-def command(*words: str) -> str:
-    """A command to copy."""
-    return shlex.join(["python", *words])
+def command(*arguments: str) -> str:
+    """Return a command line to copy."""
+    return shlex.join(["python", *arguments])
 
 
 def send(args: argparse.Namespace) -> None:
-    """Check the submissions, show them, and unless the run is dry send them and wait for their scores."""
+    """Check the submissions, then send them and wait for the scores, or only print them with ``--dry-run``."""
     data = read_data_set(args.data, args.root)
     models = depths() if args.model == "all" else [args.model]
     competitions = read_competitions(args.settings, models)
-    submissions, problems = checked_submissions(data, models, again_options(args))
+    submissions, problems = checked_submissions(data, models, data_options(args))
     if problems:
-        raise UserError("nothing was sent:" + "".join(f"\n  {problem}" for problem in problems))
+        raise UserError("\n  ".join(["nothing was sent:", *problems]))
     entries = [make_entry(model, *submissions[model], competitions[model], data.name) for model in models]
     if args.dry_run:
         rows = [[entry.path, f"{entry.rows:,}", entry.competition, entry.message] for entry in entries]

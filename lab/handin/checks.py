@@ -1,4 +1,4 @@
-"""Checks of a hand-in: its weights load and compute, and its sources need nothing that is not in the zip."""
+"""Checks of a hand-in: its weights can be loaded and used, and its sources need nothing outside the zip."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lab.checkpoints.checkpoint import trained_models
 from lab.checkpoints.ensembles import load_members
 from lab.errors import UserError
-from lab.handin.zips import digest
+from lab.handin.zips import sha256
 from lab.text import percent, shown
 
-MODULES = ("resnet", "dataloader", "train", "evaluate", "predict", "demo")  # what the lab asks for
-PATIENCE = 900  # seconds for importing and loading everything
+MODULES = ("resnet", "dataloader", "train", "evaluate", "predict", "demo")  # the modules that the lab requires
+TIMEOUT = 900  # seconds for importing and loading everything
 
-# Runs in an interpreter of its own, -I: without the working directory, PYTHONPATH and user packages, so that what it imports is
-# in the unpacked folder or installed. Its last line is JSON: faults, and what was proved of the weights.
+# Runs in a separate interpreter with -I: without the working directory, PYTHONPATH and user packages, so that every module comes
+# from the unpacked folder or is installed. Its last line is JSON: the faults, and a line for each network.
 CHILD = """
 import importlib, json, sys
 from pathlib import Path
@@ -50,8 +51,8 @@ print("\\n" + json.dumps([faults, rows]))
 
 
 def prove(folder: Path) -> list[str]:
-    """Hold a folder ``weights/<data>`` against its checksums, load each network strictly and let it compute on a black image; a
-    line of words for each. Raises one :class:`UserError` for all that fail."""
+    """Check a folder ``weights/<data>``: its checksums, and that each network can be loaded and applied to a black image. Returns
+    a line of text for each network; raises one :class:`UserError` for all faults."""
     faults, rows = checksum_faults(folder), []
     for model in trained_models(folder):
         path = folder / model / "best.safetensors"
@@ -64,47 +65,46 @@ def prove(folder: Path) -> list[str]:
             size = about.preprocessing.size
             with torch.inference_mode():
                 if not bool(network(torch.zeros(1, 3, size, size)).isfinite().all()):
-                    faults.append(f"{path}: the network computes no finite numbers; train it anew.")
+                    faults.append(f"{path}: the network's output is not finite; train it again.")
         about = members[0][1]
         count = sum(parameter.numel() for network, _ in members for parameter in network.parameters())
         accuracy = about.metrics.get("valid_accuracy")
-        reached = "" if accuracy is None else f", {percent(accuracy)} on valid when it was saved"
-        rows.append(f"{model}: loads and computes, {count:,} parameters, {len(about.classes)} classes{reached}")
+        on_valid = "" if accuracy is None else f", {percent(accuracy)} on valid when it was saved"
+        rows.append(f"{model}: loads and computes, {count:,} parameters, {len(about.classes)} classes{on_valid}")
     if faults:
         raise UserError("\n".join(faults))
     return rows
 
 
 def checksum_faults(folder: Path) -> list[str]:
-    """Files that are not what SHA256SUMS says, in words; without such a file nothing can be said."""
+    """Describe the files that differ from SHA256SUMS. Without such a file nothing is compared."""
     sums = folder / "SHA256SUMS"
     if not sums.is_file():
-        print(f"{sums}: is not there, so the bytes are not compared")
+        print(f"{sums}: is missing, so the files' bytes are not compared")
         return []
     faults = []
     for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         match = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
         if not match:
-            faults.append(f"{sums} line {number}: '{shown(line)}' is no checksum; unpack the zip again.")
+            faults.append(f"{sums} line {number}: '{shown(line)}' is not a checksum; unpack the zip again.")
         elif not (folder / match[2]).is_file():
             faults.append(f"{folder / match[2]}: is missing; unpack the zip again.")
-        elif digest(folder / match[2]) != match[1]:
-            faults.append(f"{folder / match[2]}: its bytes are not those that were handed in; unpack the zip again.")
+        elif sha256(folder / match[2]) != match[1]:
+            faults.append(f"{folder / match[2]}: differs from the file that was handed in; unpack the zip again.")
     return faults
 
 
 def prove_unpacked(folder: Path, weights: Path | None) -> tuple[list[str], list[str]]:
-    """Import the lab's modules from an unpacked hand-in, and prove its weights with its own code, in a fresh interpreter that
-    knows nothing of this checkout. Returns what fails and what was proved, in words."""
+    """Import the lab's modules from an unpacked hand-in and :func:`prove` its weights, in an interpreter without access to
+    this checkout. Returns the faults, and a line of text for each network."""
     command = [sys.executable, "-I", "-B", "-c", CHILD, str(folder), str(weights or ""), *MODULES]
+    output: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
     try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", timeout=PATIENCE
-        )
+        done = subprocess.run(command, cwd=folder, timeout=TIMEOUT, **output)
         faults, rows = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
-        return [f"the sources: importing them from the zip alone did not end within {PATIENCE // 60} minutes"], []
+        return [f"the sources: importing them from the zip alone took more than {TIMEOUT // 60} minutes"], []
     except (ValueError, IndexError):
-        last = (done.stderr.strip().splitlines() or ["no word of it"])[-1]
+        last = (done.stderr.strip().splitlines() or ["without a message"])[-1]
         return [f"the sources: the interpreter that imports them from the zip alone failed ({shown(last)})"], []
     return [fault.replace(f"{folder}{os.sep}", "") for fault in faults], rows

@@ -1,4 +1,4 @@
-"""C-NMC 2019 from Kaggle: downloads the archive, unpacks its labelled images, and verifies every byte of them."""
+"""C-NMC 2019 from Kaggle: downloads the archive, unpacks its labelled images, and verifies every byte."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pandas as pd
 
 from lab.errors import UserError
 from lab.files import flush_folder, make_folder
-from lab.kaggle.client import Unreachable, limited, read_settings, sign_in, spoken
+from lab.kaggle.client import Unreachable, read_settings, request_timeout, sign_in, user_errors
 from lab.terminal import progress, shows_bars
 from lab.text import counted, shown
 
-# The labelled images as Kaggle hands them out: folder, files, and SHA-256 of their sorted lines "name sha256". Computed from a
-# list of all files of the download with their hashes; the counts are those that the makers of the data set state.
+# The labelled images on Kaggle: folder, number of files, and SHA-256 of their sorted lines "name sha256". Computed from a list of
+# all files of the download with their hashes; the numbers are those in the data set's description.
 PARTS = {
     "fold_0/all": (2397, "12f6e27584f7e561b90e3352efffc1c912ee4ddb4ccc261d3028124a5390968d"),
     "fold_0/hem": (1130, "c4a6b3804767e780e0524f7714803fa69de6ed13696edc2d3c70ce869b2fc9d6"),
@@ -28,23 +28,23 @@ PARTS = {
     "fold_2/all": (2457, "a810d80e951aa08b7ac3d182ecb71502226a5cfafa6415e431c2af328fef5644"),
     "fold_2/hem": (1096, "3f82c9676425be115bf9af571f214dabfbeb45cde94eeae7d2faf15c2d54e54e"),
 }
-UNPACKED = 6_486_728_094  # bytes of those images
+UNPACKED = 6_486_728_094  # size of these images in bytes
 MEMBER = re.compile(r"(?:.*/)?training_data/(fold_[0-9]+)/(all|hem)/([^/]+)")
 
 
 def data_set_name(settings: Path) -> str:
-    """The data set's name on Kaggle, ``owner/name``, from the settings file."""
+    """Read the data set's name on Kaggle, ``owner/name``, from the settings file."""
     name = read_settings(settings).get("data", "cnmc", fallback="").strip()
     if not re.fullmatch(r"[\w-]+/[\w-]+", name, re.ASCII):
         raise UserError(
-            f"{settings}: '{shown(name)}' is no data set's name; write what follows kaggle.com/datasets/ in its address behind "
-            f"'cnmc =', below [data]: andrewmvd/leukemia-classification."
+            f"{settings}: '{shown(name)}' is not the name of a data set; write the part of its address after "
+            f"kaggle.com/datasets/ behind 'cnmc =', below [data]: andrewmvd/leukemia-classification."
         )
     return name
 
 
 def download(name: str, archive: Path) -> None:
-    """Download a data set as one zip, resuming what an interrupted download left; ``archive`` is there whole or not at all."""
+    """Download a data set as one zip, resuming an interrupted download. ``archive`` exists only if it is complete."""
     if archive.exists():
         print(f"{archive} is there already")
         return
@@ -59,47 +59,47 @@ def download(name: str, archive: Path) -> None:
     make_folder(archive.parent)
     owner, slug = name.split("/")
     part = archive.with_name(f"{archive.name}.part")
-    with limited(), spoken(f"downloading {name}", page):
+    with request_timeout(), user_errors(f"downloading {name}", page):
         request = importlib.import_module("kagglesdk.datasets.types.dataset_api_service").ApiDownloadDatasetRequest()
         request.owner_slug, request.dataset_slug = owner, slug
         with api.build_kaggle_client() as client:
-            answer = client.datasets.dataset_api_client.download_dataset(request)
-            size = int(answer.headers.get("Content-Length") or 0)
-            if not (size and part.exists() and part.stat().st_size == size and zipfile.is_zipfile(part)):
-                have = part.stat().st_size if part.exists() else 0
-                check_room(archive.parent, max(0, size - have) + UNPACKED)
-                bars = shows_bars()  # the client's own
+            response = client.datasets.dataset_api_client.download_dataset(request)
+            size = int(response.headers.get("Content-Length") or 0)
+            present = part.stat().st_size if part.exists() else 0
+            if not (size and present == size and zipfile.is_zipfile(part)):
+                check_space(archive.parent, max(0, size - present) + UNPACKED)
+                bars = shows_bars()
                 if not bars:
                     print(f"downloading {name}: {size / 1e9:.1f} GB", flush=True)
-                api.download_file(answer, str(part), client.http_client(), quiet=not bars, resume=True)
+                api.download_file(response, str(part), client.http_client(), quiet=not bars, resume=True)
     part.replace(archive)
     flush_folder(archive.parent)
 
 
-def check_room(folder: Path, needed: int) -> None:
-    """Raise :class:`UserError` where a disk has not so many bytes free."""
+def check_space(folder: Path, needed: int) -> None:
+    """Raise :class:`UserError` if the disk has fewer free bytes than ``needed``."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"{folder.resolve()}: the images need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free there; make room, or "
-            f"name a folder on another disk with --to."
+            f"{folder.resolve()}: the images need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free there; free some "
+            f"space, or name a folder on another disk with --to."
         )
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack the labelled images of a download to ``folder/training_data/…``; the folder is there whole or not at all.
+    """Unpack the labelled images of a download to ``folder/training_data/…``. The folder exists only if it is complete.
 
-    Raises :class:`UserError` where the archive is damaged, is another data set's, or names files outside of itself.
+    Raises :class:`UserError` if the archive is damaged, of another data set, or has paths that lead outside.
     """
     make_folder(folder.parent)
     part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was stopped; unpacking takes a minute or two
+    shutil.rmtree(part, ignore_errors=True)  # of an interrupted run
     try:
         with zipfile.ZipFile(archive) as zipped:
             members = labelled(archive, zipped)
-            check_room(folder.parent, sum(member.file_size for member in members.values()))
-            for place, member in progress(members.items(), "unpacking"):
-                target = part / place
+            check_space(folder.parent, sum(member.file_size for member in members.values()))
+            for name, member in progress(members.items(), "unpacking"):
+                target = part / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with zipped.open(member) as source, target.open("wb") as file:
                     shutil.copyfileobj(source, file, 1 << 20)
@@ -107,62 +107,56 @@ def unpack(archive: Path, folder: Path) -> None:
         flush_folder(folder.parent)
     except (UserError, OSError):
         raise
-    except Exception as error:  # damaged archives raise nearly anything
-        raise UserError(
-            f"{archive}: is no whole zip archive ({shown(str(error)) or type(error).__name__}); remove it and run the command "
-            f"again."
-        ) from None
+    except Exception as error:  # damaged archives raise nearly any exception
+        reason = shown(str(error)) or type(error).__name__
+        raise UserError(f"{archive}: is not a complete zip archive ({reason}); remove it and run again.") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
 def labelled(archive: Path, zipped: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """The labelled images of an archive by the place that each is unpacked to, which is put together here, not taken from it."""
+    """Return the labelled images of an archive by target path, which is built here and not taken from the archive."""
     members: dict[str, zipfile.ZipInfo] = {}
     for member in zipped.infolist():
         name = PurePosixPath(member.filename.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts or re.match(r"[A-Za-z]:", str(name)):
-            raise UserError(
-                f"{archive}: holds '{shown(member.filename)}', which leads outside of it; do not unpack it."
-            )
+            raise UserError(f"{archive}: contains '{shown(member.filename)}', which leads outside; do not unpack it.")
         match = MEMBER.fullmatch(str(name))
         if match and not member.is_dir() and not match[3].startswith("."):
             members["training_data/" + "/".join(match.groups())] = member
-    counts = Counter("/".join(place.split("/")[1:3]) for place in members)
-    wrong = compare({part: (number, "") for part, number in counts.items()}, hashes=False)
-    if wrong:
+    counts = Counter("/".join(name.split("/")[1:3]) for name in members)
+    differences = compare({part: (number, "") for part, number in counts.items()}, hashes=False)
+    if differences:
         raise UserError(
-            f"{archive}: is not the whole of C-NMC 2019 ({'; '.join(wrong)}); remove it and download it anew."
+            f"{archive}: is not the complete C-NMC 2019 ({'; '.join(differences)}); remove it and download it again."
         )
     return members
 
 
 def verify(folder: Path, table: pd.DataFrame) -> None:
-    """Hold the images found below a folder, columns ``path`` and ``sha256``, against those that Kaggle hands out: names, counts
-    and every byte. Raises :class:`UserError` that names the parts which differ."""
+    """Compare the images below a folder, columns ``path`` and ``sha256``, with those on Kaggle: names, counts and every byte.
+    Raises :class:`UserError` that names the parts which differ."""
     lines: dict[str, list[str]] = {}
-    for path, digest in zip(table["path"], table["sha256"], strict=True):
-        place = PurePosixPath(path)
-        lines.setdefault(f"{place.parent.parent.name}/{place.parent.name}", []).append(f"{place.name} {digest}\n")
-    found = {
-        part: (len(rows), hashlib.sha256("".join(sorted(rows)).encode()).hexdigest()) for part, rows in lines.items()
-    }
-    wrong = compare(found, hashes=True)
-    if wrong:
+    for name, digest in zip(table["path"], table["sha256"], strict=True):
+        path = PurePosixPath(name)
+        lines.setdefault(f"{path.parent.parent.name}/{path.parent.name}", []).append(f"{path.name} {digest}\n")
+    digests = {part: hashlib.sha256("".join(sorted(rows)).encode()).hexdigest() for part, rows in lines.items()}
+    differences = compare({part: (len(rows), digests[part]) for part, rows in lines.items()}, hashes=True)
+    if differences:
         raise UserError(
-            f"{folder}: holds not what Kaggle hands out as C-NMC 2019: {'; '.join(wrong)}; remove the folder and run the command "
-            f"again, or take it as it is with `python prepare.py cnmc {folder}`."
+            f"{folder}: differs from C-NMC 2019 on Kaggle: {'; '.join(differences)}; remove the folder and run the command "
+            f"again, or use it unchanged with `python prepare.py cnmc {folder}`."
         )
-    print(f"verified: {counted(len(table), 'image')}, every byte as Kaggle hands them out")
+    print(f"verified: {counted(len(table), 'image')}, every byte as on Kaggle")
 
 
-def compare(found: dict[str, tuple[int, str]], hashes: bool) -> list[str]:
-    """Where folders differ from :data:`PARTS`, in words."""
-    wrong = []
-    for part in sorted(PARTS.keys() | found.keys()):
-        (expected, digest), (count, other) = PARTS.get(part, (0, "")), found.get(part, (0, ""))
+def compare(parts: dict[str, tuple[int, str]], hashes: bool) -> list[str]:
+    """Describe the differences of the number and the hash of files in each folder from :data:`PARTS`."""
+    differences = []
+    for part in sorted(PARTS.keys() | parts.keys()):
+        (expected, digest), (count, other) = PARTS.get(part, (0, "")), parts.get(part, (0, ""))
         if count != expected:
-            wrong.append(f"{shown(part)} holds {counted(count, 'image')} instead of {expected:,}")
+            differences.append(f"{shown(part)} has {counted(count, 'image')} instead of {expected:,}")
         elif hashes and digest != other:
-            wrong.append(f"{shown(part)} holds other bytes")
-    return wrong
+            differences.append(f"{shown(part)} has other bytes")
+    return differences

@@ -1,4 +1,4 @@
-"""Kaggle: uploads and their scores, the download of the data set, and each fault of the service, against a stand-in for it."""
+"""Kaggle: uploads, scores, the download of the data set and the faults of the service, tested with a local stand-in server."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from pathlib import Path, PurePosixPath
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,7 @@ from lab.files import alone
 from lab.kaggle import client, competitions
 from lab.sources import kaggle_download
 from tests.kaggle_stand_in import KEY, TOKEN, USER, Kaggle, serve
-from tests.made import DEPTHS, command, make_data
+from tests.made import DEPTHS, PROJECT, command, make_data
 
 pytestmark = pytest.mark.skipif(
     find_spec("kaggle") is None,
@@ -44,7 +44,7 @@ SEND = ("--kaggle", "--data", "csv/tiny")
 
 @pytest.fixture
 def kaggle(tmp_path: Path, working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kaggle]:
-    """A service that answers well; a working folder with settings and three right submissions; a home with a token."""
+    """A service without faults; a working folder with settings and three correct submissions; a home with a token."""
     (tmp_path / "home" / ".kaggle").mkdir(parents=True)
     (tmp_path / "home" / ".kaggle" / "access_token").write_text(TOKEN)
     (working_folder / "kaggle.ini").write_text(SETTINGS)
@@ -58,153 +58,151 @@ def kaggle(tmp_path: Path, working_folder: Path, monkeypatch: pytest.MonkeyPatch
     stand_in.connect(monkeypatch, tmp_path / "home")
     monkeypatch.setattr(competitions, "PAUSE", 0.0)
     yield stand_in
-    stand_in.silent.set()
+    stand_in.answering.set()
     server.shutdown()
     server.server_close()
 
 
-def refused(*words: str, module: object = submit) -> str:
-    """What a command says as it refuses."""
+def refused(*options: str, module: ModuleType = submit) -> str:
+    """Run a command that must fail; returns its message."""
     with pytest.raises(UserError) as caught:
-        command(module, *words)  # type: ignore[arg-type]
+        command(module, *options)
     return str(caught.value)
 
 
 def clock(sleep: Callable[[float], None], monotonic: Callable[[], float] = time.monotonic) -> SimpleNamespace:
-    """The module ``time`` for one module, with another sleep."""
+    """The module ``time`` with another ``sleep``, to replace it in one module."""
     return SimpleNamespace(**vars(time) | {"sleep": sleep, "monotonic": monotonic})
+
+
+def digest(depth: int) -> str:
+    return hashlib.sha256(Path(f"csv/tiny/submission_resnet{depth}.csv").read_bytes()).hexdigest()[:16]
 
 
 # ---- uploads ---------------------------------------------------------------------------------------------------------
 
 
-def test_each_depth_goes_to_its_own_competition_and_the_scores_come_back(
+def test_each_depth_is_sent_to_its_own_competition_and_gets_a_score(
     kaggle: Kaggle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kaggle.looks = 2  # the scores are not there at once
+    kaggle.pending = 2
     command(submit, *SEND)
-    said = capsys.readouterr().out
-    sent = [body for method, body in kaggle.asked if method == "CreateSubmission"]
+    output = capsys.readouterr().out
+    sent = [body for method, body in kaggle.requests if method == "CreateSubmission"]
     assert [body["competitionName"] for body in sent] == ["dlp-18", "dlp-50", "dlp-152"]
     for depth, body in zip((18, 50, 152), sent, strict=True):
-        data = Path(f"csv/tiny/submission_resnet{depth}.csv").read_bytes()
-        assert kaggle.uploads[body["blobFileTokens"]] == data
-        digest = hashlib.sha256(data).hexdigest()[:16]
-        assert body["submissionDescription"] == f"resnet{depth}, tiny, sha256 {digest}"
-        assert f"submission_resnet{depth}.csv, 10 rows → dlp-{depth}" in said
-        assert f"resnet{depth}: score 0.97843" in said
-    assert "Authentication" not in said  # what the client prints by itself
+        assert kaggle.uploads[body["blobFileTokens"]] == Path(f"csv/tiny/submission_resnet{depth}.csv").read_bytes()
+        assert body["submissionDescription"] == f"resnet{depth}, tiny, sha256 {digest(depth)}"
+        assert f"submission_resnet{depth}.csv, 10 rows → dlp-{depth}" in output
+        assert f"resnet{depth}: score 0.97843" in output
+    assert "Authentication" not in output  # printed by the client
 
 
 def test_the_same_file_is_never_sent_twice(kaggle: Kaggle, capsys: pytest.CaptureFixture[str]) -> None:
-    kaggle.looks = 10**9
-    said = refused(*SEND, "--wait", "0")
-    assert len(said.splitlines()) == 3
-    for line, model in zip(said.splitlines(), DEPTHS, strict=True):
-        assert re.fullmatch(
-            rf"{model}, dlp-\d+: no score after 0 s, but the file is there; run the command again.*", line
-        )
+    kaggle.pending = 10**9
+    lines = refused(*SEND, "--wait", "0").splitlines()
+    for line, model in zip(lines, DEPTHS, strict=True):
+        assert re.match(rf"{model}, dlp-\d+: no score after 0 s, but the file is there; run the command again", line)
     for submissions in kaggle.submissions.values():
-        submissions[0]["looks"] = 0
+        submissions[0]["pending"] = 0
     command(submit, *SEND)
-    out = capsys.readouterr().out
-    assert out.count("not sent again") == 3 and out.count("score 0.97843") == 3
+    output = capsys.readouterr().out
+    assert output.count("not sent again") == 3 and output.count("score 0.97843") == 3
     assert kaggle.methods().count("CreateSubmission") == 3
-    kaggle.looks = 1
-    Path("csv/tiny/submission_resnet18.csv").write_text(flipped := flip(Path("csv/tiny/submission_resnet18.csv")))
+    kaggle.pending = 1
+    path = Path("csv/tiny/submission_resnet18.csv")
+    changed = path.read_text().replace(",0\n", ",1\n")
+    path.write_text(changed)
     command(submit, *SEND)  # another file is another submission
     assert kaggle.methods().count("CreateSubmission") == 4
-    assert kaggle.uploads["blob3"].decode() == flipped
+    assert kaggle.uploads["blob3"].decode() == changed
 
 
-def flip(path: Path) -> str:
-    """A submission with every label the other way."""
-    return re.sub(r",([01])$", lambda match: f",{1 - int(match[1])}", path.read_text(), flags=re.MULTILINE)
-
-
-def test_a_dry_run_shows_all_and_asks_the_service_nothing(
+def test_a_dry_run_prints_everything_and_sends_no_request(
     kaggle: Kaggle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "kaggle", None)  # not even the client is needed
+    monkeypatch.setitem(sys.modules, "kaggle", None)  # the client is not needed
     command(submit, *SEND, "--dry-run")
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for depth in (18, 50, 152):
-        digest = hashlib.sha256(Path(f"csv/tiny/submission_resnet{depth}.csv").read_bytes()).hexdigest()[:16]
-        row = rf"csv/tiny/submission_resnet{depth}\.csv +10 +dlp-{depth} +resnet{depth}, tiny, sha256 {digest}"
-        assert re.search(row, said)
-    assert kaggle.asked == []
+        row = rf"csv/tiny/submission_resnet{depth}\.csv +10 +dlp-{depth} +resnet{depth}, tiny, sha256 {digest(depth)}"
+        assert re.search(row, output)
+    assert kaggle.requests == []
 
 
-def test_a_wrong_submission_is_not_sent(kaggle: Kaggle) -> None:
+def test_an_incorrect_submission_is_not_sent(kaggle: Kaggle) -> None:
     Path("csv/tiny/submission_resnet18.csv").write_bytes(Path("csv/tiny/submission_resnet50.csv").read_bytes())
     Path("csv/tiny/submission_resnet152.csv").unlink()
-    said = refused(*SEND)
-    assert "another order than in resnet_18_test.csv; it is that of resnet_50_test.csv" in said
-    assert "submission_resnet152.csv: is missing; python predict.py --model resnet152 --data csv/tiny" in said
-    assert kaggle.asked == []
+    message = refused(*SEND)
+    assert "another order than in resnet_18_test.csv; it is that of resnet_50_test.csv" in message
+    assert "submission_resnet152.csv: is missing; python predict.py --model resnet152 --data csv/tiny" in message
+    assert kaggle.requests == []
 
 
-def test_settings_that_are_not_filled_in_are_refused(kaggle: Kaggle) -> None:
-    template = (Path(submit.__file__).parent / "kaggle.ini").read_text()
-    Path("kaggle.ini").write_text(template)  # as it comes with the project
-    said = refused(*SEND)
-    assert "kaggle.ini: the competition of resnet18, resnet50, resnet152 is not written there yet" in said
-    assert "behind 'resnet18 =', below [competitions]" in said
-    Path("kaggle.ini").write_text(SETTINGS.replace("dlp-50", "https://www.kaggle.com/competitions/dlp-50"))
-    assert "write only what follows kaggle.com/competitions/" in refused(*SEND)
-    Path("kaggle.ini").write_text("resnet18 = dlp\n")
-    assert "kaggle.ini: cannot be read as a settings file" in refused(*SEND)
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            (PROJECT / "kaggle.ini").read_text(),
+            "the competition of resnet18, resnet50, resnet152 is missing; .*'resnet18 ='",
+        ),
+        (
+            SETTINGS.replace("dlp-50", "https://www.kaggle.com/competitions/dlp-50"),
+            "write only the part of its address",
+        ),
+        ("resnet18 = dlp\n", "kaggle.ini: cannot be read as a settings file"),
+        (None, "there is no such file"),
+    ],
+)
+def test_incomplete_settings_are_refused(kaggle: Kaggle, content: str | None, expected: str) -> None:
     Path("kaggle.ini").unlink()
-    assert "there is no such file" in refused(*SEND)
-    assert kaggle.asked == []
+    if content is not None:
+        Path("kaggle.ini").write_text(content)
+    assert re.search(expected, refused(*SEND)) and kaggle.requests == []
 
 
 # ---- credentials -----------------------------------------------------------------------------------------------------
 
 
-def test_without_credentials_it_says_how_to_get_a_token_and_asks_nothing(
+def test_without_credentials_the_message_explains_how_to_get_a_token(
     kaggle: Kaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "home" / ".kaggle" / "access_token").unlink()
-    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asks"))
-    monkeypatch.setattr("webbrowser.open", lambda *_: pytest.fail("it opens a browser"))
-    said = refused(*SEND)
-    assert said.startswith("no Kaggle credentials were found; make a token at https://www.kaggle.com/settings/api")
-    assert "~/.kaggle/access_token" in said and "KAGGLE_API_TOKEN" in said and "\n" not in said
-    assert kaggle.asked == [] and capsys.readouterr().out == ""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the user is asked"))
+    monkeypatch.setattr("webbrowser.open", lambda *_: pytest.fail("a browser is opened"))
+    message = refused(*SEND)
+    assert message.startswith("no Kaggle credentials were found; make a token at https://www.kaggle.com/settings/api")
+    assert "~/.kaggle/access_token" in message and "KAGGLE_API_TOKEN" in message and "\n" not in message
+    assert kaggle.requests == [] and capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("way", ["token variable", "key variables", "kaggle.json", "access_token"])
-def test_each_way_to_leave_credentials(
-    kaggle: Kaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
-) -> None:
+@pytest.mark.parametrize("kind", ["token variable", "key variables", "kaggle.json", "access_token"])
+def test_each_kind_of_credentials(kaggle: Kaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     token = tmp_path / "home" / ".kaggle" / "access_token"
-    if way != "access_token":
+    if kind != "access_token":
         token.unlink()
-    if way == "token variable":
+    if kind == "token variable":
         monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-    if way == "key variables":
+    if kind == "key variables":
         monkeypatch.setenv("KAGGLE_USERNAME", USER)
         monkeypatch.setenv("KAGGLE_KEY", KEY)
-    if way == "kaggle.json":
+    if kind == "kaggle.json":
         token.with_name("kaggle.json").write_text(f'{{"username": "{USER}", "key": "{KEY}"}}')
         token.with_name("kaggle.json").chmod(stat.S_IRUSR)
     command(submit, *SEND, "--model", "resnet18")
     assert len(kaggle.submissions["dlp-18"]) == 1
 
 
-def test_credentials_that_are_refused(kaggle: Kaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_credentials(kaggle: Kaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token = tmp_path / "home" / ".kaggle" / "access_token"
     token.write_text("KGAT_old")
     assert refused(*SEND).startswith("the token in access_token is not valid; make a token at")
     token.unlink()
     monkeypatch.setenv("KAGGLE_USERNAME", USER)
     monkeypatch.setenv("KAGGLE_KEY", "wrong")
-    said = refused(*SEND)
-    assert said.startswith(
-        "resnet18, dlp-18: Kaggle refuses the credentials (it says: Unauthenticated); make a token at"
-    )
-    assert "\n" not in said  # the other depths would be told the same
+    message = refused(*SEND)
+    expected = "resnet18, dlp-18: Kaggle refuses the credentials (its message: Unauthenticated); make a token at"
+    assert message.startswith(expected) and "\n" not in message  # the other depths are not tried
 
 
 def test_without_the_client(kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,81 +217,72 @@ FAULTS = {
     "no such": ("dlp-50", (404, "", {}), "no such page: https://www.kaggle.com/competitions/dlp-50; correct"),
     "busy": ("dlp-50", (429, "", {"Retry-After": "17"}), "too many requests for Kaggle; run the command again in 17 s"),
     "used up": ("dlp-50", (429, "", {}), "later, or tomorrow if today's submissions are used up"),
-    "closed": (
-        "dlp-50",
-        (400, "The deadline\nis over", {}),
-        r"refuses it, status 400 (it says: The deadline\nis over)",
-    ),
-    "broken": ("dlp-50", (500, "oops", {}), "has a fault of its own, status 500 (it says: oops); run the command"),
+    "closed": ("dlp-50", (400, "The deadline\nis over", {}), r"status 400 (its message: The deadline\nis over)"),
+    "broken": ("dlp-50", (500, "oops", {}), "an internal error, status 500 (its message: oops); run the command"),
     "storage": ("upload", (400, "", {}), "did not arrive (Could not submit to competition); run the command again"),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_one_sentence_and_keeps_no_other_depth_back(
+def test_a_fault_is_one_sentence_and_the_other_depths_are_sent(
     kaggle: Kaggle, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    where, fault, sentence = FAULTS[name]
-    kaggle.faults[where] = fault
-    said = refused(*SEND)
-    assert sentence in said
-    if where != "upload":
-        assert said.startswith("resnet50, dlp-50: ") and "\n" not in said
+    request, fault, expected = FAULTS[name]
+    kaggle.faults[request] = fault
+    message = refused(*SEND)
+    assert expected in message
+    if request != "upload":
+        assert message.startswith("resnet50, dlp-50: ") and "\n" not in message
         assert list(kaggle.submissions) == ["dlp-18", "dlp-152"]
         assert capsys.readouterr().out.count("score 0.97843") == 2
 
 
 def test_a_submission_that_kaggle_cannot_score(kaggle: Kaggle) -> None:
-    kaggle.verdict, kaggle.why = "ERROR", "Submission must have 1067 rows"
-    said = refused(*SEND, "--model", "resnet18")
-    assert said == (
-        "resnet18, dlp-18: Kaggle refused csv/tiny/submission_resnet18.csv (Submission must have 1067 rows)."
-    )
+    kaggle.verdict, kaggle.reason = "ERROR", "Submission must have 1067 rows"
+    message = refused(*SEND, "--model", "resnet18")
+    assert message == f"resnet18, dlp-18: Kaggle refused csv/tiny/submission_resnet18.csv ({kaggle.reason})."
     kaggle.verdict = "COMPLETE"
-    command(submit, *SEND, "--model", "resnet18")  # one that was refused may be sent again
+    command(submit, *SEND, "--model", "resnet18")  # a refused file may be sent again
     assert kaggle.methods().count("CreateSubmission") == 2
 
 
-def test_a_look_that_fails_does_not_end_the_waiting(
+def test_a_failed_request_for_the_score_is_repeated(
     kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def busy_then_well(_: float) -> None:
+    def fail_every_other_time(_: float) -> None:
         kaggle.faults = {} if "ListSubmissions" in kaggle.faults else {"ListSubmissions": (429, "", {})}
 
-    kaggle.looks = 3
-    monkeypatch.setattr(competitions, "time", clock(busy_then_well))
+    kaggle.pending = 3
+    monkeypatch.setattr(competitions, "time", clock(fail_every_other_time))
     command(submit, *SEND, "--model", "resnet18")
     assert "resnet18: score 0.97843" in capsys.readouterr().out
     kaggle.submissions.clear()
-    kaggle.looks = 10**9
+    kaggle.pending = 10**9
     monkeypatch.setattr(competitions, "time", clock(lambda _: None, iter([0.0, 100.0, 1000.0]).__next__))
     assert "no score after 15 min, but the file is there" in refused(*SEND, "--model", "resnet18")
 
 
 def test_a_service_that_is_gone_or_silent(kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "PATIENCE", 0.2)
-    kaggle.silent.clear()
-    said = refused(*SEND)
-    assert said.startswith("signing in: Kaggle cannot be reached (ReadTimeout); look at the network")
-    kaggle.silent.set()
+    monkeypatch.setattr(client, "TIMEOUT", 0.2)
+    kaggle.answering.clear()
+    assert refused(*SEND).startswith("signing in: Kaggle cannot be reached (ReadTimeout); check the network")
+    kaggle.answering.set()
     environment = sys.modules["kagglesdk.kaggle_env"]
     monkeypatch.setitem(environment._env_to_endpoint, environment.KaggleEnv.PROD, "http://127.0.0.1:9")
     assert refused(*SEND).startswith("signing in: Kaggle cannot be reached (ConnectionError)")
 
 
-def test_an_answer_that_is_no_json(kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_that_the_client_does_not_know(kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kaggle, "listed", lambda _: [{"ref": 1, "status": "NEWER_THAN_THE_CLIENT"}])
-    said = refused(*SEND, "--model", "resnet18")
-    assert (
-        said.startswith("resnet18, dlp-18: Kaggle's answer is not understood (KeyError") and "--upgrade kaggle" in said
-    )
+    expected = r"resnet18, dlp-18: Kaggle's response is not understood \(KeyError.*--upgrade kaggle"
+    assert re.match(expected, refused(*SEND, "--model", "resnet18"))
 
 
 # ---- the data set ----------------------------------------------------------------------------------------------------
 
 
 def tiny_cnmc() -> dict[str, bytes]:
-    """The files of a download in small: three folds, both classes, two unlabelled parts."""
+    """The files of a small download: three folds, both classes, two unlabelled parts."""
     files = {}
     for patient in range(12):
         kind, prefix = ("all", "") if patient % 2 else ("hem", "H")
@@ -320,19 +309,18 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 
 def parts_of(rows: list[tuple[str, str]]) -> dict[str, tuple[int, str]]:
-    """What kaggle_download.PARTS says of files, given as (path, SHA-256): written anew here, as its oracle."""
+    """Oracle of kaggle_download.PARTS for files given as (path, SHA-256)."""
     lines: dict[str, list[str]] = {}
-    for path, digest in rows:
-        place = PurePosixPath(path)
-        lines.setdefault("/".join(place.parts[-3:-1]), []).append(f"{place.name} {digest}\n")
-    return {
-        part: (len(found), hashlib.sha256("".join(sorted(found)).encode()).hexdigest()) for part, found in lines.items()
-    }
+    for path, content in rows:
+        *_, fold, label, name = path.split("/")
+        lines.setdefault(f"{fold}/{label}", []).append(f"{name} {content}\n")
+    texts = {part: "".join(sorted(names)).encode() for part, names in lines.items()}
+    return {part: (len(lines[part]), hashlib.sha256(text).hexdigest()) for part, text in texts.items()}
 
 
 @pytest.fixture
 def cnmc(kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """The service hands out a small C-NMC, which is taken for the real one."""
+    """The service has a small C-NMC, which is accepted as the real one."""
     files = tiny_cnmc()
     rows = [(path, hashlib.sha256(data).hexdigest()) for path, data in files.items() if "training_data" in path]
     monkeypatch.setattr(kaggle_download, "PARTS", parts_of(rows))
@@ -341,8 +329,8 @@ def cnmc(kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     return files
 
 
-def test_what_is_verified_is_what_kaggle_hands_out(shared_data: Callable[[str], Path]) -> None:
-    """At full size, on the list of all files of the real download."""
+def test_parts_are_those_of_the_real_download(shared_data: Callable[[str], Path]) -> None:
+    """Uses the list of all its files."""
     with (shared_data("cnmc_layout") / "manifest.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if "/training_data/" in row["path"]]
     assert parts_of([(row["path"], row["sha256"]) for row in rows]) == kaggle_download.PARTS
@@ -352,7 +340,7 @@ def test_what_is_verified_is_what_kaggle_hands_out(shared_data: Callable[[str], 
     kaggle_download.verify(Path("x"), table.sample(frac=1, random_state=0))
     table.loc[5000, "sha256"] = "0" * 64
     part = "/".join(rows[5000]["path"].split("/")[-3:-1])
-    with pytest.raises(UserError, match=rf"{part} holds other bytes; remove"):
+    with pytest.raises(UserError, match=rf"{part} has other bytes; remove"):
         kaggle_download.verify(Path("x"), table)
 
 
@@ -360,12 +348,10 @@ def test_download_verify_and_lists(
     cnmc: dict[str, bytes], kaggle: Kaggle, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     command(prepare, "kaggle")
-    said = capsys.readouterr().out
-    assert "verified: 24 images, every byte as Kaggle hands them out" in said
-    assert "next: python train.py --model resnet18 --data csv/cnmc --root data/C-NMC_Leukemia" in said
-    assert [body for method, body in kaggle.asked if method == "DownloadDataset"] == [
-        {"ownerSlug": "someone", "datasetSlug": "leukemia"}
-    ]
+    output = capsys.readouterr().out
+    assert "verified: 24 images, every byte as on Kaggle" in output
+    assert "next: python train.py --model resnet18 --data csv/cnmc --root data/C-NMC_Leukemia" in output
+    assert ("DownloadDataset", {"ownerSlug": "someone", "datasetSlug": "leukemia"}) in kaggle.requests
     unpacked = {path.relative_to("data").as_posix(): path.read_bytes() for path in Path("data").rglob("*.bmp")}
     assert unpacked == {path: data for path, data in cnmc.items() if "training_data" in path}
     assert not list(Path("data").rglob("*.zip*")) and not list(Path("data").glob(".C-NMC*"))
@@ -374,17 +360,16 @@ def test_download_verify_and_lists(
     for name in ("train.csv", "valid.csv", "resnet_18_test.csv", "test_labels.csv"):
         assert Path("csv/cnmc", name).read_bytes() == Path("csv/same", name).read_bytes()
 
-    asked = len(kaggle.asked)
-    assert "already holds" in refused("kaggle", module=prepare)  # before anything is downloaded
-    command(prepare, "kaggle", "--fresh", "--seed", "1")  # the images are there: nothing is downloaded
-    assert len(kaggle.asked) == asked
+    requests = len(kaggle.requests)
+    assert "already has" in refused("kaggle", module=prepare)  # before the download
+    command(prepare, "kaggle", "--fresh", "--seed", "1")  # the images exist, so nothing is downloaded
     (tmp_path / "mine.zip").write_bytes(kaggle.archive)
     command(prepare, "kaggle", "--archive", str(tmp_path / "mine.zip"), "--to", "elsewhere", "--out", "lists")
-    assert len(kaggle.asked) == asked and (tmp_path / "mine.zip").exists()
+    assert len(kaggle.requests) == requests and (tmp_path / "mine.zip").exists()
     assert Path("lists/train.csv").read_bytes() == Path("csv/same/train.csv").read_bytes()
 
 
-def test_a_download_that_breaks_off_goes_on(
+def test_a_download_that_breaks_off_is_resumed(
     cnmc: dict[str, bytes], kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.modules["kaggle.api.kaggle_api_extended"], "time", clock(lambda _: None))
@@ -395,7 +380,7 @@ def test_a_download_that_breaks_off_goes_on(
     assert Path("csv/cnmc/train.csv").exists()
 
 
-def test_a_download_that_was_stopped_goes_on(
+def test_a_download_that_was_stopped_is_resumed(
     cnmc: dict[str, bytes], kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(_: float) -> None:
@@ -412,46 +397,42 @@ def test_a_download_that_was_stopped_goes_on(
     assert kaggle.ranges[-1] == f"bytes={1 << 20}-" and Path("csv/cnmc/train.csv").exists()
 
 
-def test_no_room_on_the_disk(cnmc: dict[str, bytes], kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_enough_space(cnmc: dict[str, bytes], kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kaggle_download, "UNPACKED", 10**18)
-    assert re.search(
-        r"the images need 1000000000\.0 GB and .* GB are free there; make room", refused("kaggle", module=prepare)
-    )
+    expected = r"the images need 1000000000\.0 GB and .* GB are free there; free some space"
+    assert re.search(expected, refused("kaggle", module=prepare))
     assert not Path("data/C-NMC_Leukemia.zip.part").exists()
 
 
 @pytest.mark.parametrize(
-    "status, sentence", [(403, "does not let this account in"), (404, "datasets/someone/leukemia; correct")]
+    ("status", "expected"), [(403, "denies access to this account"), (404, "datasets/someone/leukemia; correct")]
 )
-def test_a_data_set_that_is_refused(cnmc: dict[str, bytes], kaggle: Kaggle, status: int, sentence: str) -> None:
+def test_a_data_set_that_is_refused(cnmc: dict[str, bytes], kaggle: Kaggle, status: int, expected: str) -> None:
     kaggle.faults["DownloadDataset"] = (status, "", {})
-    said = refused("kaggle", module=prepare)
-    assert said.startswith("downloading someone/leukemia: Kaggle") and sentence in said
+    message = refused("kaggle", module=prepare)
+    assert message.startswith("downloading someone/leukemia: Kaggle") and expected in message
 
 
-NO_ZIP, EVIL = "is no whole zip archive", "../../evil.bmp"
+NO_ZIP, EVIL = "is not a complete zip archive", "../../evil.bmp"
 ARCHIVES: dict[str, tuple[Callable[[dict[str, bytes]], bytes], str]] = {
     "no zip": (lambda _: b"<html>sign in</html>", NO_ZIP),
     "truncated": (lambda files: zipped(files)[:-300], NO_ZIP),
     "damaged": (lambda files: zipped(files).replace(next(iter(files.values())), b"x" * 174, 1), NO_ZIP),
-    "another": (lambda _: zipped({"cats/1.jpg": b"cat"}), "is not the whole of C-NMC 2019 (fold_0/all holds 0 images"),
-    "missing": (lambda files: zipped(dict(list(files.items())[1:])), "fold_0/hem holds 3 images instead of 4"),
-    "surplus": (
-        lambda files: zipped(files | {"training_data/fold_3/all/a.bmp": b""}),
-        "all holds 1 image instead of 0",
-    ),
-    "slip": (lambda files: zipped(files | {EVIL: b""}), f"holds {EVIL!r}, which leads outside of it"),
-    "rooted": (lambda files: zipped(files | {"/etc/evil": b""}), "holds '/etc/evil', which leads outside of it"),
-    "drive": (lambda files: zipped(files | {"C:\\evil.bmp": b""}), "which leads outside of it"),
+    "another": (lambda _: zipped({"cats/1.jpg": b"cat"}), "is not the complete C-NMC 2019 (fold_0/all has 0 images"),
+    "missing": (lambda files: zipped(dict(list(files.items())[1:])), "fold_0/hem has 3 images instead of 4"),
+    "surplus": (lambda files: zipped(files | {"training_data/fold_3/all/a.bmp": b""}), "has 1 image instead of 0"),
+    "parent": (lambda files: zipped(files | {EVIL: b""}), f"contains {EVIL!r}, which leads outside"),
+    "absolute": (lambda files: zipped(files | {"/etc/evil": b""}), "contains '/etc/evil', which leads outside"),
+    "drive": (lambda files: zipped(files | {"C:\\evil.bmp": b""}), "which leads outside"),
 }
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_an_archive_that_is_not_the_data_set(cnmc: dict[str, bytes], tmp_path: Path, name: str) -> None:
-    make, sentence = ARCHIVES[name]
+    make, expected = ARCHIVES[name]
     (tmp_path / "a.zip").write_bytes(make(cnmc))
-    said = refused("kaggle", "--archive", str(tmp_path / "a.zip"), module=prepare)
-    assert sentence in said and "\n" not in said
+    message = refused("kaggle", "--archive", str(tmp_path / "a.zip"), module=prepare)
+    assert expected in message and "\n" not in message
     assert not list(Path("data").glob("*C-NMC*")) and not Path("csv/cnmc").exists()
     assert not list(tmp_path.rglob("evil*"))
 
@@ -476,41 +457,40 @@ def test_a_damaged_archive_is_refused_or_gives_the_same_images(
     except UserError as error:
         assert "\n" not in str(error) and str(error).isprintable()
     else:
-        found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-        assert found == {path.split("/", 1)[1]: data for path, data in cnmc.items() if "training_data" in path}
+        unpacked = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+        assert unpacked == {path.split("/", 1)[1]: data for path, data in cnmc.items() if "training_data" in path}
     assert [path.name for path in folder.parent.iterdir()] in ([], ["images"])
 
 
-def test_images_that_were_changed_since_are_not_verified(cnmc: dict[str, bytes], kaggle: Kaggle) -> None:
+def test_changed_images_are_not_verified(cnmc: dict[str, bytes], kaggle: Kaggle) -> None:
     command(prepare, "kaggle")
     image = next(Path("data").rglob("UID_1_1_1_all.bmp"))
     image.write_bytes(image.read_bytes()[:60] + b"other" + image.read_bytes()[65:])
-    said = refused("kaggle", "--fresh", module=prepare)
-    assert said.startswith(
-        "data/C-NMC_Leukemia: holds not what Kaggle hands out as C-NMC 2019: fold_1/all holds other bytes"
-    )
-    assert "`python prepare.py cnmc data/C-NMC_Leukemia`" in said
+    message = refused("kaggle", "--fresh", module=prepare)
+    assert message.startswith("data/C-NMC_Leukemia: differs from C-NMC 2019 on Kaggle: fold_1/all has other bytes")
+    assert "`python prepare.py cnmc data/C-NMC_Leukemia`" in message
 
 
-def test_two_at_once_do_not_meet(cnmc: dict[str, bytes], kaggle: Kaggle) -> None:
+def test_a_second_download_into_the_same_folder_is_refused(cnmc: dict[str, bytes], kaggle: Kaggle) -> None:
     with alone(Path("data"), "downloading"):
         assert "data: another process is downloading there" in refused("kaggle", module=prepare)
-    assert kaggle.asked == []
+    assert kaggle.requests == []
 
 
-def test_a_network_that_breaks_off_for_good(
+def test_a_connection_that_keeps_breaking_off(
     cnmc: dict[str, bytes], kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.modules["kaggle.api.kaggle_api_extended"], "time", clock(lambda _: None))
     kaggle.cut = [10] * 9
-    said = refused("kaggle", module=prepare)
-    assert said.startswith("downloading someone/leukemia: Kaggle cannot be reached (ChunkedEncodingError)")
+    expected = "downloading someone/leukemia: Kaggle cannot be reached (ChunkedEncodingError)"
+    assert refused("kaggle", module=prepare).startswith(expected)
 
 
-def test_without_a_token_the_browser_is_named(cnmc: dict[str, bytes], kaggle: Kaggle, tmp_path: Path) -> None:
+def test_without_a_token_a_download_in_the_browser_is_suggested(
+    cnmc: dict[str, bytes], kaggle: Kaggle, tmp_path: Path
+) -> None:
     (tmp_path / "home" / ".kaggle" / "access_token").unlink()
-    said = refused("kaggle", module=prepare)
-    assert said.startswith("no Kaggle credentials were found; make a token at")
-    assert said.endswith(
-        "; or download https://www.kaggle.com/datasets/someone/leukemia in a browser and give the zip with --archive."
-    )
+    message = refused("kaggle", module=prepare)
+    assert message.startswith("no Kaggle credentials were found; make a token at")
+    page = "https://www.kaggle.com/datasets/someone/leukemia"
+    assert message.endswith(f"; or download {page} in a browser and give the zip with --archive.")
