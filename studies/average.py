@@ -60,9 +60,7 @@ def main(args: argparse.Namespace) -> None:
             raise UserError(f"{path}: expected a single training's network, found an average of {about.members}.")
     check_alike(paths, abouts)
     for index, about in enumerate(abouts):
-        before = [
-            path for path, earlier in zip(paths, abouts[:index], strict=False) if earlier.settings == about.settings
-        ]
+        before = [path for path, one in zip(paths, abouts[:index], strict=False) if one.settings == about.settings]
         if before and about.settings:
             raise UserError(f"{paths[index]}: the same seed and settings as {before[0]}; average other seeds.")
     # The best on valid is the first. Sorting is stable.

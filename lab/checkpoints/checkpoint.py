@@ -108,8 +108,7 @@ def parse_header(path: Path, model: str | None = None) -> tuple[About, TrainingS
         preprocessing = Preprocessing.from_dict(values["preprocessing"])
         about = About(**{**known_fields(About, values), "preprocessing": preprocessing})
         state = TrainingState(**known_fields(TrainingState, values))
-        check_fields(about)
-        check_fields(state)
+        check_fields(about, state)
         history = [{RENAMED.get(name, name): value for name, value in row.items()} for row in about.history]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the checkpoint's description is damaged ({error!r}).") from None
@@ -143,18 +142,24 @@ def read_header(path: Path, model: str | None = None) -> dict[str, str]:
     return header
 
 
-def check_fields(description: About | TrainingState) -> None:
-    """Raise ``ValueError`` if a field has another type than its annotation or a value out of its range."""
-    kinds = get_type_hints(type(description))
-    least = {"epoch": 0, "step": 0, "members": 1, "at_once": 1}
-    for name, value in vars(description).items():
-        valid = has_type(value, kinds[name]) and (name not in least or value is None or value >= least[name])
-        if (
-            not valid
-            or (name == "lr_factor" and not 0 < value <= 1)
-            or (name == "model" and value not in catalog.names())
-        ):
-            raise ValueError(f"{name} cannot be {value!r}")
+def check_fields(about: About, state: TrainingState) -> None:
+    """Raise ``ValueError`` if a field has another type than its annotation, or a value out of its range."""
+    valid: dict[str, bool] = {}
+    for values in (about, state):
+        kinds = get_type_hints(type(values))
+        valid |= {name: has_type(value, kinds[name]) for name, value in vars(values).items()}
+    if all(valid.values()):
+        valid = {
+            "model": about.model in catalog.names(),
+            "members": about.members >= 1,
+            "epoch": state.epoch >= 0,
+            "step": state.step >= 0,
+            "lr_factor": 0 < state.lr_factor <= 1,
+            "at_once": state.at_once is None or state.at_once >= 1,
+        }
+    for name, fine in valid.items():
+        if not fine:
+            raise ValueError(f"{name} has a wrong value")
 
 
 def has_type(value: Any, kind: Any) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,17 +30,11 @@ from lab.report.runs import Gaps, read_runs
 from lab.training.recipe import Settings, chosen_settings
 from models import catalog
 from models.catalog import Model
-from tests.made import DEPTHS, FAST, PROJECT, cell, command, inside, save_thin, slow_probabilities, thin
+from tests.made import DEPTHS, FAST, cell, command, inside, save_thin, slow_probabilities, thin
 from tests.made import about as made_about
 from tests.made_page import CPU
 
 # ---- the rows
-
-
-def test_the_catalogue_imports_no_torch() -> None:
-    code = "import sys, models.catalog; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
 
 
 def test_the_order_of_the_models() -> None:

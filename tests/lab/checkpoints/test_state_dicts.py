@@ -86,15 +86,14 @@ def test_old_files_and_safetensors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["pickle", "torch", "old torch", "inside a state dict"])
 def test_a_pickle_is_refused_and_never_executed(tmp_path: Path, form: str) -> None:
-    target, path = tmp_path / "exploded", tmp_path / "bomb.pth"
+    bomb, path = Bomb(tmp_path / "exploded"), tmp_path / "bomb.pth"
     if form == "pickle":
-        path.write_bytes(pickle.dumps(Bomb(target), protocol=2))
-    elif form == "inside a state dict":
-        torch.save({"fc.weight": torch.ones(2), "fc.bias": Bomb(target)}, path)
+        path.write_bytes(pickle.dumps(bomb, protocol=2))
     else:
-        torch.save(Bomb(target), path, _use_new_zipfile_serialization=form == "torch")
+        content = {"fc.weight": torch.ones(2), "fc.bias": bomb} if form == "inside a state dict" else bomb
+        torch.save(content, path, _use_new_zipfile_serialization=form != "old torch")
     assert "anything else could run code" in refusal(path)
-    assert not target.exists()
+    assert not bomb.target.exists()
 
 
 RECURSIVE: dict[str, Any] = {}
