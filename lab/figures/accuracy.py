@@ -40,6 +40,13 @@ def accuracy_columns(model: str, history: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def best_epoch(curve: pd.DataFrame) -> int:
+    """Return the row number of the best epoch in a table of :func:`accuracy_columns`: the highest accuracy on valid, among
+    equals the lowest loss, as in train.py."""
+    order = curve.reset_index(drop=True).sort_values(["valid", "loss"], ascending=[False, True], kind="stable")
+    return int(order.index[0])
+
+
 def lowest_shown(curves: Mapping[str, pd.DataFrame]) -> float:
     """Choose the lower end of the accuracy axis (%) so that a few bad epochs do not compress the rest.
 
@@ -68,12 +75,11 @@ def accuracy_figure(histories: Mapping[str, pd.DataFrame], title: str = "") -> F
         raise UserError("there is no history to draw; train a model first.")
     curves = {model: accuracy_columns(model, history) for model, history in histories.items()}
     low = lowest_shown(curves)
-    top = 100 + (100 - low) * 0.02
     figure = new_figure(6.4, 5.4, title)
     axes = figure.add_subplot()
     last = max(int(curve["epoch"].max()) for curve in curves.values())
     axes.set_xlim((0.5, 1.5) if last == 1 else (1 - 0.02 * last, last + 0.02 * last))
-    axes.set_ylim(low, top)
+    axes.set_ylim(low, 100 + (100 - low) * 0.02)
     handles, hidden = [], []
     for model, curve in curves.items():
         row = find(model)
@@ -82,8 +88,7 @@ def accuracy_figure(histories: Mapping[str, pd.DataFrame], title: str = "") -> F
         axes.plot(curve["epoch"], curve["valid"], "-", lw=2.0, ms=5, zorder=3, **common)
         text = f"{row.title}: no testing accuracy"
         if curve["valid"].notna().any():
-            ranked = curve.sort_values(["valid", "loss"], ascending=[False, True], kind="stable")  # as train.py does
-            best = ranked.iloc[0]
+            best = curve.iloc[best_epoch(curve)]
             epoch, share = int(best["epoch"]), float(best["valid"])
             text = f"{row.title}: best {share:.2f} % (epoch {epoch})"
             if last > 1:  # stars on a single epoch would hide the points

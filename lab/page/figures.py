@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from lab.figures.accuracy import accuracy_columns, lowest_shown
+from lab.figures.accuracy import accuracy_columns, best_epoch, lowest_shown
 from lab.figures.confusion import row_shares
 from lab.text import percent
 from models import catalog
@@ -82,7 +82,7 @@ def curves_figure(histories: Mapping[str, pd.DataFrame], kind: str = "accuracy",
             )
         if sides["valid"].notna().any():
             values = sides["valid"].to_numpy(dtype=float)
-            best = int(np.nanargmax(values) if kind == "accuracy" else np.nanargmin(values))
+            best = best_epoch(table) if kind == "accuracy" else int(np.nanargmin(values))
             figure.add_scatter(
                 x=[int(table["epoch"].iloc[best])],
                 y=[float(values[best])],

@@ -392,6 +392,8 @@ def test_the_curves_are_the_histories() -> None:
     assert list(lines["ResNet152, training"].y) == pytest.approx([50, 70])
     stars = [(trace.x[0], trace.y[0]) for trace in figure.data if trace.marker.symbol == "star"]
     assert stars == [(2, pytest.approx(80)), (2, pytest.approx(80))]
+    tie = curves_figure({"resnet18": pd.DataFrame([HISTORY[1], HISTORY[1] | {"epoch": 2, "valid_loss": 0.4}])})
+    assert tie.data[-1].x == (2,)  # the lower loss, as in training
     loss = curves_figure({"resnet18": pd.DataFrame(HISTORY)}, "loss")
     assert [list(trace.y) for trace in loss.data] == [[0.7, 0.5, 0.3], [0.65, 0.45, 0.5], [0.45]]
 
