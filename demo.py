@@ -16,7 +16,7 @@ from lab.options import add_machine, add_places, add_report, parse
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The options, each with its one default."""
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(description="Show the trained models' results, and predict single images.")
     parser.add_argument("images", nargs="*", type=Path, help="images to predict, in any format that Pillow reads")
     add_places(parser)
@@ -49,9 +49,10 @@ from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError, run
 from lab.evaluation.inference import Feed, decide_d4, predict_members
 from lab.evaluation.metrics import saved_accuracy, wilson
-from lab.figures.accuracy import draw_accuracy
-from lab.figures.confusion import draw_confusions
-from lab.figures.galleries import draw_predictions
+from lab.figures.accuracy import accuracy_figure
+from lab.figures.confusion import confusions_figure
+from lab.figures.galleries import predictions_figure
+from lab.figures.style import save
 from lab.hardware import Hardware, choose_hardware
 from lab.text import percent
 
@@ -114,7 +115,7 @@ def show_saved(networks: Networks, path: Path, name: str) -> None:
     columns = ["model", "parameters", "valid accuracy", "95 % interval", "epoch", "size, px"]
     print(pd.DataFrame(rows, columns=columns).to_string(index=False))
     if histories:
-        draw_accuracy(histories, path, f"Accuracy per epoch on {name}, as saved with the weights")
+        save(accuracy_figure(histories, f"Accuracy per epoch on {name}, as saved with the weights"), path)
         print(f"\nfigure: {path}")
 
 
@@ -138,7 +139,7 @@ def show_valid(networks: Networks, data: DataSet, valid: ImageList, hardware: Ha
     columns = ["model", "parameters", "valid accuracy", "95 % interval", "views/s"]
     print(f"\n{data.name}, {len(valid):,} images of valid.csv")
     print(pd.DataFrame(rows, columns=columns).to_string(index=False))
-    draw_confusions(matrices, data.classes, path, f"{data.name}: predictions on valid.csv")
+    save(confusions_figure(matrices, data.classes, f"{data.name}: predictions on valid.csv"), path)
     print(f"\nfigure: {path}")
 
 
@@ -162,7 +163,7 @@ def show_images(
             shares = ", ".join(f"{name} {percent(share, 1)}" for name, share in zip(classes, row, strict=True))
             print(f"  {model}: {classes[int(row.argmax())]} ({shares})")
         figure_rows.append({"title": source.name, "image": image, "probabilities": probabilities})
-    draw_predictions(figure_rows, classes, path)
+    save(predictions_figure(figure_rows, classes), path)
     print(f"\nfigure: {path}")
 
 

@@ -16,7 +16,7 @@ from lab.options import add_machine, add_places, add_quiet, add_report, add_trai
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The options, each with its one default."""
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(description="Evaluate the trained models on valid.csv: metrics and figures.")
     add_places(parser)
     add_trained_model(parser)
@@ -37,9 +37,10 @@ from lab.data.lists import ImageList, read_data_set, read_list
 from lab.errors import run
 from lab.evaluation.metrics import metrics_table, wilson, write_metrics
 from lab.evaluation.prediction import predict_list
-from lab.figures.confusion import draw_confusion
-from lab.figures.roc import draw_roc
+from lab.figures.confusion import confusion_figure
+from lab.figures.roc import roc_figure
 from lab.figures.runs import redraw_accuracy
+from lab.figures.style import save
 from lab.files import write_whole
 from lab.hardware import choose_hardware
 from lab.text import percent
@@ -65,12 +66,12 @@ def main(args: argparse.Namespace) -> None:
         low, high = wilson(hits, len(valid))
         accuracy = f"{percent(hits / len(valid))} ({100 * low:.2f}–{100 * high:.2f})"
         title = f"{find(model).title} on {data.name}: accuracy {accuracy}"
-        draw_confusion(matrix, about.classes, report / f"confusion_{model}.png", title)
+        save(confusion_figure(matrix, about.classes, title), report / f"confusion_{model}.png")
         print(f"{model}: accuracy {accuracy}, {hits:,} of {len(valid):,} images of valid.csv")
 
     only = "" if args.model == "all" else f"_{args.model}"  # a single model does not overwrite the files of all
     write_metrics(report / f"metrics{only}.csv", metrics_table(results, about.classes))
-    draw_roc(results, about.classes, report / f"roc{only}.png", f"ROC on {data.name}, valid.csv")
+    save(roc_figure(results, about.classes, f"ROC on {data.name}, valid.csv"), report / f"roc{only}.png")
     curves = redraw_accuracy(report, args.model)
     print(f"written to {report}: metrics{only}.csv, roc{only}.png, {curves}, confusion_*.png, valid_*.csv")
 

@@ -17,7 +17,7 @@ from lab.options import add_places, add_quiet, add_report, parse
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The options, each with its one default."""
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(description="Write the report of a data set as PDF and as one page of HTML.")
     parser.add_argument("--student-id", help="the student ID in the title (default: a marked gap)")
     parser.add_argument("--name", help="the student's name in the title (default: a marked gap)")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lab.errors import UserError
-from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure, save
+from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure
 from models.catalog import find
 
 
@@ -125,8 +124,3 @@ def accuracy_figure(histories: Mapping[str, pd.DataFrame], title: str = "") -> F
     styles = styles if last > 1 else styles[:2]
     figure.legend(handles=styles, loc="outside lower right", fontsize=TICK, frameon=False)
     return figure
-
-
-def draw_accuracy(histories: Mapping[str, pd.DataFrame], path: Path, title: str = "") -> None:
-    """Write :func:`accuracy_figure` to ``path``."""
-    save(accuracy_figure(histories, title), path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import seaborn
@@ -12,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lab.errors import UserError
-from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure, plain, save
+from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure, plain
 from lab.text import percent
 from models.catalog import find
 
@@ -102,11 +101,6 @@ def confusion_figure(matrix: np.ndarray, class_names: Sequence[str], title: str 
     return figure
 
 
-def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: Path, title: str = "") -> None:
-    """Write :func:`confusion_figure` to ``path``."""
-    save(confusion_figure(matrix, class_names, title), path)
-
-
 def confusions_figure(matrices: Mapping[str, np.ndarray], class_names: Sequence[str], title: str = "") -> Figure:
     """Draw the confusion matrices (K, K) of several models: counts, coloured by % of the row."""
     if not matrices:
@@ -127,10 +121,3 @@ def confusions_figure(matrices: Mapping[str, np.ndarray], class_names: Sequence[
     numbers = numbers if k <= 4 else "number: images; colour: share of the true class"
     figure.supxlabel(numbers, fontsize=SMALL, color=GREY)
     return figure
-
-
-def draw_confusions(
-    matrices: Mapping[str, np.ndarray], class_names: Sequence[str], path: Path, title: str = ""
-) -> None:
-    """Write :func:`confusions_figure` to ``path``."""
-    save(confusions_figure(matrices, class_names, title), path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
 from lab.errors import UserError
-from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure, plain, save
+from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure, plain
 from models.catalog import find
 
 MAX_ROWS = 24  # of a figure with one row per image
@@ -68,11 +67,6 @@ def preprocessing_figure(rows: Sequence[Mapping[str, Any]], title: str = "") -> 
     return figure
 
 
-def draw_preprocessing(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None:
-    """Write :func:`preprocessing_figure` to ``path``."""
-    save(preprocessing_figure(rows, title), path)
-
-
 def augmented_figure(originals: Sequence[np.ndarray], views: Sequence[Sequence[np.ndarray]], title: str = "") -> Figure:
     """Draw each original (S, S, 3) uint8 with its augmented views, a row for each image.
 
@@ -94,13 +88,6 @@ def augmented_figure(originals: Sequence[np.ndarray], views: Sequence[Sequence[n
     grid[0][0].set_title("original", fontsize=LABEL)
     grid[0][2 + (columns - 1) // 2].set_title("augmented views", fontsize=LABEL)
     return figure
-
-
-def draw_augmented(
-    originals: Sequence[np.ndarray], views: Sequence[Sequence[np.ndarray]], path: Path, title: str = ""
-) -> None:
-    """Write :func:`augmented_figure` to ``path``."""
-    save(augmented_figure(originals, views, title), path)
 
 
 def predictions_figure(rows: Sequence[Mapping[str, Any]], class_names: Sequence[str], title: str = "") -> Figure:
@@ -139,10 +126,3 @@ def predictions_figure(rows: Sequence[Mapping[str, Any]], class_names: Sequence[
     handles = [Rectangle((0, 0), 1, 1, color=find(m).colour, label=find(m).title) for m in models]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(models), fontsize=TICK, frameon=False)
     return figure
-
-
-def draw_predictions(
-    rows: Sequence[Mapping[str, Any]], class_names: Sequence[str], path: Path, title: str = ""
-) -> None:
-    """Write :func:`predictions_figure` to ``path``."""
-    save(predictions_figure(rows, class_names, title), path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,7 +12,7 @@ from sklearn.metrics import roc_curve
 
 from lab.errors import UserError
 from lab.evaluation.metrics import Results, auc_per_class, checked, overall_auc
-from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure, plain, save
+from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure, plain
 from models.catalog import find
 
 
@@ -82,8 +81,3 @@ def roc_figure(results: Results, class_names: Sequence[str], title: str = "") ->
     style = {"fontsize": TICK, "title_fontsize": TICK, "frameon": False, "ncols": 1 if k == 2 else 2}
     figure.legend(handles=handles, title=title, loc="outside lower center", **style)
     return figure
-
-
-def draw_roc(results: Results, class_names: Sequence[str], path: Path, title: str = "") -> None:
-    """Write :func:`roc_figure` to ``path``."""
-    save(roc_figure(results, class_names, title), path)

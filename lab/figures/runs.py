@@ -13,8 +13,9 @@ from lab.data.images import read_image
 from lab.data.lists import ImageList
 from lab.data.preprocessing import Preprocessing, window_corner
 from lab.errors import UserError
-from lab.figures.accuracy import draw_accuracy
-from lab.figures.galleries import draw_augmented, draw_preprocessing
+from lab.figures.accuracy import accuracy_figure
+from lab.figures.galleries import augmented_figure, preprocessing_figure
+from lab.figures.style import save
 from lab.terminal import warn
 from models.catalog import resnets
 
@@ -36,7 +37,7 @@ def redraw_accuracy(folder: Path, model: str = "all", training: bool = False) ->
     models = resnets() if together else [model]
     drawn = {name: table for name, table in histories.items() if name in models}
     if drawn:
-        draw_accuracy(drawn, folder / figure, f"Accuracy per epoch on {folder.name}")
+        save(accuracy_figure(drawn, f"Accuracy per epoch on {folder.name}"), folder / figure)
     return figure
 
 
@@ -63,5 +64,6 @@ def draw_data_figures(
             for epoch in range(7)
         ]
         views.append([to_uint8(view)[0] for view in augmented])
-    draw_preprocessing(rows, folder / "preprocessing.png")
-    draw_augmented(originals, views, folder / "augmentation.png", f"Augmented views of {folder.name}, as trained on")
+    save(preprocessing_figure(rows), folder / "preprocessing.png")
+    title = f"Augmented views of {folder.name}, as in training"
+    save(augmented_figure(originals, views, title), folder / "augmentation.png")

@@ -19,7 +19,7 @@ from sklearn.metrics import auc
 
 from lab.errors import UserError
 from lab.evaluation.metrics import classification_metrics
-from lab.figures import accuracy, confusion, galleries, roc
+from lab.figures import accuracy, confusion, galleries, roc, style
 from models.catalog import find
 from tests.made import DEPTHS, PROJECT
 
@@ -130,10 +130,9 @@ def test_without_an_outlier_every_point_is_on_the_axis(valid: list[float]) -> No
         ({"resnet18": history([97.0])}, "outside 0…1"),
     ],
 )
-def test_an_invalid_history_writes_no_file(tmp_path: Path, histories: dict[str, pd.DataFrame], message: str) -> None:
+def test_an_invalid_history_is_refused(histories: dict[str, pd.DataFrame], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        accuracy.draw_accuracy(histories, tmp_path / "accuracy.png")
-    assert list(tmp_path.iterdir()) == []
+        accuracy.accuracy_figure(histories)
 
 
 # ----------------------------------------------------------------------------------------------------------- confusion
@@ -293,23 +292,23 @@ def test_predictions_state_what_they_omit(monkeypatch: pytest.MonkeyPatch) -> No
 def test_every_figure_is_a_png_of_printable_resolution(tmp_path: Path) -> None:
     names, matrix = ["normal", "leukemia blast"], np.array([[9, 1], [2, 30]])
     views = [np.zeros((5, 5, 3), dtype=np.uint8)]
-    confusion.draw_confusion(matrix, names, tmp_path / "confusion.png", "t")
-    confusion.draw_confusions({"resnet18": matrix}, names, tmp_path / "confusions.png", "t")
-    roc.draw_roc({"resnet18": scored(2, 40, 1)}, names, tmp_path / "roc.png", "t")
-    galleries.draw_preprocessing(cells(1), tmp_path / "preprocessing.png")
-    galleries.draw_augmented(views, [views * 3], tmp_path / "new" / "augmented.png", "t")
-    galleries.draw_predictions([prediction(2)], names, tmp_path / "predictions.png")
-    for name in ("accuracy", "again"):
-        accuracy.draw_accuracy({"resnet18": history([0.5, 0.9])}, tmp_path / f"{name}.png", "t")
-    assert (tmp_path / "accuracy.png").read_bytes() == (tmp_path / "again.png").read_bytes()
-    written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(written) == 8 and {path.suffix for path in written} == {".png"}
-    for path in written:
-        with Image.open(path) as image:
+    figures = [
+        *(accuracy.accuracy_figure({"resnet18": history([0.5, 0.9])}, "t") for _ in range(2)),
+        confusion.confusion_figure(matrix, names, "t"),
+        confusion.confusions_figure({"resnet18": matrix}, names, "t"),
+        roc.roc_figure({"resnet18": scored(2, 40, 1)}, names, "t"),
+        galleries.preprocessing_figure(cells(1)),
+        galleries.augmented_figure(views, [views * 3], "t"),
+        galleries.predictions_figure([prediction(2)], names),
+    ]
+    for number, figure in enumerate(figures):
+        style.save(figure, tmp_path / f"{number}.png")
+        with Image.open(tmp_path / f"{number}.png") as image:
             image.load()
             assert image.format == "PNG" and image.info["dpi"][0] >= 149
             assert 600 <= image.width <= 4000 and 300 <= image.height <= 4000
             assert np.ptp(np.asarray(image.convert("L"))) > 100  # not empty
+    assert (tmp_path / "0.png").read_bytes() == (tmp_path / "1.png").read_bytes()
 
 
 def test_figures_import_no_torch_and_keep_nothing_in_pyplot() -> None:
