@@ -240,6 +240,16 @@ def after_steps(patch: Patch, call: Callable[[EMA, int], object]) -> None:
     patch.setattr(EMA, "update", update_and_call)
 
 
+def set_loss_to_nan(patch: Patch, first: int, last: int) -> None:
+    """Make the loss NaN from its ``first`` to its ``last`` call."""
+    cross_entropy, numbers = nn.functional.cross_entropy, count(1)
+
+    def loss(*args: Any, **options: Any) -> Tensor:
+        return cross_entropy(*args, **options) * (float("nan") if first <= next(numbers) <= last else 1.0)
+
+    patch.setattr(nn.functional, "cross_entropy", loss)
+
+
 def short_of_memory(
     most: int, first: int = 1, training: bool = True, error: Exception = GPU_MEMORY
 ) -> Callable[..., nn.Module]:

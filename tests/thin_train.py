@@ -5,9 +5,9 @@ that torch is imported only once, and ``torch._dynamo``, whose import by a proce
 is a JSON list: a folder, a command to run instead of the training (or ""), its options, and the environment variables of each
 child. The answer is the children's process numbers, then their exit status.
 
-Environment variables: STOP_AFTER=N stops a run after N epochs, SNAPSHOT=0 writes a snapshot after every step, NAN_ON=R makes the
-loss of rank R NaN once in the second epoch. If the folder has a file ``hold``, the step with the number in this file creates the
-file ``held`` and waits until ``hold`` is removed.
+Environment variables: SNAPSHOT=0 writes a snapshot after every step, NAN_ON=R makes the loss of rank R NaN once in the second
+epoch. If the folder has a file ``hold``, the step with the number in this file creates the file ``held`` and waits until
+``hold`` is removed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,9 @@ import runpy
 import signal
 import sys
 import time
-from collections.abc import Callable
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 import torch._dynamo
-from torch import Tensor
-from torch.nn import functional
 
 import train
 from lab.errors import run
@@ -34,15 +29,6 @@ from lab.options import parse
 from lab.training import snapshots
 from lab.training.ema import EMA
 from tests import made
-
-save, cross_entropy = snapshots.save_checkpoint, functional.cross_entropy
-
-
-def save_and_stop(path: Path, about: Any, tensors: Any, state: Any) -> None:
-    """Save, and stop as Ctrl-C would after epoch STOP_AFTER."""
-    save(path, about, tensors, state)
-    if state.epoch == int(os.environ["STOP_AFTER"]):
-        raise KeyboardInterrupt
 
 
 def wait_if_held(_: EMA, step: int) -> None:
@@ -55,25 +41,13 @@ def wait_if_held(_: EMA, step: int) -> None:
                 time.sleep(0.002)
 
 
-def loss_once_not_a_number() -> Callable[..., Tensor]:
-    """A loss that is NaN in its seventh call: there are two calls to measure a step, and three in each epoch."""
-    calls = count(1)
-
-    def loss(*args: Any, **options: Any) -> Tensor:
-        return cross_entropy(*args, **options) * (float("nan") if next(calls) == 7 else 1.0)
-
-    return loss
-
-
 def thin_train() -> None:
     """Run the command in the working directory."""
-    if "STOP_AFTER" in os.environ:
-        snapshots.save_checkpoint = save_and_stop  # type: ignore[assignment]
-    if os.environ.get("NAN_ON", "none") == os.environ.get("RANK"):
-        functional.cross_entropy = loss_once_not_a_number()
     snapshots.INTERVAL = float(os.environ.get("SNAPSHOT", snapshots.INTERVAL))
     with made.inside(Path.cwd(), figures=False) as patch:
         made.after_steps(patch, wait_if_held)
+        if os.environ.get("NAN_ON", "none") == os.environ.get("RANK"):
+            made.set_loss_to_nan(patch, 7, 7)  # after two calls to measure a step, and three in the first epoch
         run(train.main, parse(train.arguments, "__main__"))
 
 

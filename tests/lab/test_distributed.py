@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,32 +75,24 @@ def test_the_first_rank_alone_prints_and_writes(together: tuple[Path, str]) -> N
     assert written == {*map(str, (BEST, LAST, HISTORY, HISTORY.with_name("run_resnet18.json")))}
 
 
-def test_another_number_of_processes_resumes(trainer: Trainer, tmp_path: Path) -> None:
-    """Two processes stop after the first epoch, and one process trains the others."""
-    made.make_data(tmp_path / "csv" / "tiny")
-    stopped = ranks(trainer, tmp_path, *RUN, STOP_AFTER="1")
-    assert stopped.returncode != 0 and "stopped by Ctrl-C" in stopped.stderr
-    before = read_about(tmp_path / LAST)
-    assert read_state(tmp_path / LAST).epoch == 1
-    with made.inside(tmp_path, figures=False):
-        made.command(train, *RUN)
-    after = read_about(tmp_path / LAST)
-    assert after.finished and len(after.history) == 3 and after.history[0] == before.history[0]
-
-
-def test_a_signal_to_one_stops_both_after_the_same_step(
+def test_a_signal_to_one_stops_both_and_any_number_of_processes_resumes(
     together: tuple[Path, str], trainer: Trainer, tmp_path: Path
 ) -> None:
-    """A signal to the process that writes no files. The resumed run ends like an uninterrupted one."""
+    """The signal goes to the process that writes no files. Two processes end like an uninterrupted run, one trains the rest."""
     made.make_data(tmp_path / "csv" / "tiny")
     with trainer.held(tmp_path, 4, *RUN, ranks=2, SNAPSHOT="600"):
         os.kill(trainer.children[1], signal.SIGINT)
     assert trainer.status() != 0 and "start the same command again to resume" in (tmp_path / "stderr0").read_text()
-    state = read_state(tmp_path / LAST)
+    before, state = read_about(tmp_path / LAST), read_state(tmp_path / LAST)
     assert (state.epoch, state.step) == (1, 2)
+    shutil.copytree(tmp_path / "weights", tmp_path / "alone")
     done = ranks(trainer, tmp_path, *RUN)
     assert done.returncode == 0, done.stderr
     made.assert_same_run(together[0], tmp_path)
+    with made.inside(tmp_path, figures=False):
+        made.command(train, *RUN, "--weights", "alone")
+    after = read_about(tmp_path / "alone" / LAST.relative_to("weights"))
+    assert after.finished and len(after.history) == 3 and after.history[0] == before.history[0]
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_returns_both(trainer: Trainer, tmp_path: Path) -> None:

@@ -15,17 +15,12 @@ from lab.files import alone, replacing, write_whole
 from tests.made import PROJECT
 
 
-def test_a_new_file_in_new_folders(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b" / "table.csv"
-    write_whole(path, "ID,label\n")
-    assert path.read_bytes() == b"ID,label\n"
-    assert [entry.name for entry in path.parent.iterdir()] == ["table.csv"]
-
-
 @pytest.mark.parametrize("data", ["two\r\nlines\n", "± 0,5 – µ", b"\x00\xff\r\n", ""])
-def test_data_is_written_unchanged(tmp_path: Path, data: str | bytes) -> None:
-    write_whole(tmp_path / "file", data)
-    assert (tmp_path / "file").read_bytes() == (data.encode("utf-8") if isinstance(data, str) else data)
+def test_a_file_in_new_folders_has_the_data_unchanged(tmp_path: Path, data: str | bytes) -> None:
+    path = tmp_path / "a" / "b" / "file"
+    write_whole(path, data)
+    assert path.read_bytes() == (data.encode("utf-8") if isinstance(data, str) else data)
+    assert [*path.parent.iterdir()] == [path]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
@@ -79,13 +74,6 @@ def test_temporary_files_of_a_killed_process_are_removed_and_no_others(tmp_path:
     assert [folder.exists() for folder in folders] == [False, True, True, True, True]
 
 
-def test_new_folders_are_flushed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flushed: list[Path] = []
-    monkeypatch.setattr("lab.files.flush_folder", flushed.append)
-    write_whole(tmp_path / "a" / "b" / "file", "x")
-    assert set(flushed) == {tmp_path, tmp_path / "a", tmp_path / "a" / "b"}
-
-
 def test_a_folder_is_locked_by_one_process_until_it_ends(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     refusal = pytest.raises(UserError, match="another process is training there")
@@ -98,9 +86,7 @@ def test_a_folder_is_locked_by_one_process_until_it_ends(tmp_path: Path) -> None
         pass
 
 
-def test_the_folder_is_flushed_after_a_file_was_moved_into_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_and_folders_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a power failure a folder may have the entries of its last flush."""
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("needs a system that lists a process's open files in /proc")
@@ -117,5 +103,5 @@ def test_the_folder_is_flushed_after_a_file_was_moved_into_place(
 
     monkeypatch.setattr(os, "fsync", flush)
     monkeypatch.setattr(Path, "replace", move)
-    write_whole(tmp_path / "file.csv", "a")
-    assert calls == ["flush file.csv", "move", f"flush {tmp_path.name}"]
+    write_whole(tmp_path / "a" / "b" / "file.csv", "text")
+    assert calls == ["flush a", f"flush {tmp_path.name}", "flush file.csv", "move", "flush b"]

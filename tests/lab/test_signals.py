@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -165,16 +164,11 @@ def test_a_run_stopped_in_its_first_epoch_does_not_disturb_other_models(tmp_path
 # ---- losses and weights that are not finite
 
 
-def set_loss_to_nan(patch: Patch, first: int, last: int) -> None:
-    """Make the loss NaN from the ``first`` to the ``last`` training step, counted over all attempts."""
-    cross_entropy, numbers = torch.nn.functional.cross_entropy, count(1)
-
-    def loss(*args: Any, **options: Any) -> torch.Tensor:
-        return cross_entropy(*args, **options) * (float("nan") if first <= next(numbers) <= last else 1.0)
-
-    patch.setattr(train.functional, "cross_entropy", loss)
+@pytest.fixture
+def unmeasured(work: Patch) -> None:
+    """No step is measured before the first epoch, so that a run calls the loss only in training steps."""
     pace = Pace(32, 32, (1.0, 1.0), (1.0, 1.0))
-    patch.setattr(train, "measure_what_fits", lambda *args: (args[3], args[-1], pace))
+    work.setattr(train, "measure_what_fits", lambda *args: (args[3], args[-1], pace))
 
 
 def test_a_snapshot_never_contains_weights_that_are_not_finite(tmp_path: Path, work: Patch, run: Run) -> None:
@@ -197,9 +191,9 @@ def test_a_snapshot_never_contains_weights_that_are_not_finite(tmp_path: Path, w
 
 @pytest.mark.parametrize("step", [1, 5, 9])
 def test_a_diverged_run_returns_once_with_half_the_learning_rate(
-    tmp_path: Path, trained: Path, work: Patch, run: Run, capsys: Capture, step: int
+    tmp_path: Path, trained: Path, work: Patch, unmeasured: None, run: Run, capsys: Capture, step: int
 ) -> None:
-    set_loss_to_nan(work, step, step)
+    made.set_loss_to_nan(work, step, step)
     run()
     epoch = (step - 1) // 3
     assert f"epoch {epoch + 1}: the loss is no longer a finite number; returning" in capsys.readouterr().out
@@ -212,10 +206,16 @@ def test_a_diverged_run_returns_once_with_half_the_learning_rate(
     made.assert_finite(tmp_path / LAST, tmp_path / BEST)
 
 
-def test_a_run_that_diverges_again_is_an_error_and_keeps_its_checkpoints(tmp_path: Path, work: Patch, run: Run) -> None:
-    set_loss_to_nan(work, 5, 100)
-    message = r"resnet18 epoch 2: .* with half the learning rate too; its checkpoints are kept"
+@pytest.mark.parametrize(("first", "epoch"), [(1, 0), (5, 1)])
+def test_a_run_that_diverges_again_is_an_error_and_keeps_its_checkpoints(
+    tmp_path: Path, work: Patch, unmeasured: None, run: Run, first: int, epoch: int
+) -> None:
+    made.set_loss_to_nan(work, first, 100)
+    message = (
+        rf"epoch {epoch + 1}: the loss is no longer a finite number, with half .* are kept.*--fresh and a lower --lr"
+    )
     with pytest.raises(UserError, match=message):
         run()
-    made.assert_finite(tmp_path / LAST, tmp_path / BEST)
-    assert read_state(tmp_path / LAST).epoch == 1
+    checkpoints = [*tmp_path.rglob("*.safetensors")]
+    assert len(checkpoints) == 1 + epoch and read_state(tmp_path / LAST).epoch == epoch
+    made.assert_finite(*checkpoints)
