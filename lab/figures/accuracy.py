@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -73,29 +74,13 @@ def accuracy_figure(histories: Mapping[str, pd.DataFrame], title: str = "") -> F
     if not histories:
         raise UserError("there is no history to draw; train a model first.")
     curves = {model: accuracy_columns(model, history) for model, history in histories.items()}
-    low = lowest_shown(curves)
     figure = new_figure(6.4, 5.4, title)
     axes = figure.add_subplot()
     last = max(int(curve["epoch"].max()) for curve in curves.values())
     axes.set_xlim((0.5, 1.5) if last == 1 else (1 - 0.02 * last, last + 0.02 * last))
+    low = lowest_shown(curves)
     axes.set_ylim(low, 100 + (100 - low) * 0.02)
-    handles, hidden = [], []
-    for model, curve in curves.items():
-        row = find(model)
-        common: dict[str, Any] = {"color": row.colour, "marker": row.marker, "markevery": max(1, len(curve) // 10)}
-        axes.plot(curve["epoch"], curve["train"], "--", lw=1.1, ms=4, mfc="white", mew=0.9, zorder=2, **common)
-        axes.plot(curve["epoch"], curve["valid"], "-", lw=2.0, ms=5, zorder=3, **common)
-        text = f"{row.title}: no testing accuracy"
-        if curve["valid"].notna().any():
-            best = curve.iloc[best_epoch(curve)]
-            epoch, share = int(best["epoch"]), float(best["valid"])
-            text = f"{row.title}: best {share:.2f} % (epoch {epoch})"
-            if last > 1:  # stars on a single epoch would hide the points
-                axes.plot(epoch, share, "*", ms=15, mfc=row.colour, mec="white", mew=1, zorder=5, clip_on=False)
-        handles.append(Line2D([], [], color=row.colour, marker=row.marker, lw=2, ms=5, label=text))
-        for side, word in (("train", "training"), ("valid", "testing")):
-            below = curve[curve[side] < low]
-            hidden += [(share, model, word, epoch) for epoch, share in zip(below["epoch"], below[side], strict=True)]
+    handles = [_draw_curves(axes, model, curve, star=last > 1) for model, curve in curves.items()]
     axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
     axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= 100])
     steps = MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]).tick_values(1, last)
@@ -105,16 +90,7 @@ def accuracy_figure(histories: Mapping[str, pd.DataFrame], title: str = "") -> F
     axes.tick_params(labelsize=TICK)
     axes.set_ylabel("Accuracy (%)", fontsize=LABEL)
     axes.set_xlabel("Epoch", fontsize=LABEL)
-    if hidden:
-        for _, model, word, epoch in hidden:
-            colour = find(model).colour
-            face = colour if word == "testing" else "white"
-            axes.plot(epoch, low, marker=7, ms=7, mfc=face, mec=colour, clip_on=False, zorder=6, ls="none")
-        share, model, word, epoch = min(hidden)
-        points = f"{len(hidden)} points are" if len(hidden) > 1 else "1 point is"
-        note = f"▾ {points} below the axis; the lowest: {share:.1f} %, {find(model).title}, {word}, epoch {epoch}"
-        # Below the tick labels; constrained layout reserves room for an annotation as for a label of the axis.
-        axes.annotate(note, (0.5, 0), (0, -48), "axes fraction", "offset points", ha="center", va="top", fontsize=SMALL)
+    _note_hidden(axes, curves, low)
     figure.legend(handles=handles, loc="outside lower left", fontsize=TICK, frameon=False)
     styles = [
         Line2D([], [], color=GREY, lw=2, label="testing (valid list)"),
@@ -124,3 +100,38 @@ def accuracy_figure(histories: Mapping[str, pd.DataFrame], title: str = "") -> F
     styles = styles if last > 1 else styles[:2]
     figure.legend(handles=styles, loc="outside lower right", fontsize=TICK, frameon=False)
     return figure
+
+
+def _draw_curves(axes: Axes, model: str, curve: pd.DataFrame, star: bool) -> Line2D:
+    """Draw the two curves of a model, with a star at the best epoch if ``star``, and return its handle for the legend."""
+    row = find(model)
+    common: dict[str, Any] = {"color": row.colour, "marker": row.marker, "markevery": max(1, len(curve) // 10)}
+    axes.plot(curve["epoch"], curve["train"], "--", lw=1.1, ms=4, mfc="white", mew=0.9, zorder=2, **common)
+    axes.plot(curve["epoch"], curve["valid"], "-", lw=2.0, ms=5, zorder=3, **common)
+    text = f"{row.title}: no testing accuracy"
+    if curve["valid"].notna().any():
+        best = curve.iloc[best_epoch(curve)]
+        epoch, share = int(best["epoch"]), float(best["valid"])
+        text = f"{row.title}: best {share:.2f} % (epoch {epoch})"
+        if star:
+            axes.plot(epoch, share, "*", ms=15, mfc=row.colour, mec="white", mew=1, zorder=5, clip_on=False)
+    return Line2D([], [], color=row.colour, marker=row.marker, lw=2, ms=5, label=text)
+
+
+def _note_hidden(axes: Axes, curves: Mapping[str, pd.DataFrame], low: float) -> None:
+    """Draw an arrow for each point below the axis, and a note with their number and the lowest."""
+    hidden = []
+    for model, curve in curves.items():
+        for side, label in (("train", "training"), ("valid", "testing")):
+            below = curve[curve[side] < low]
+            hidden += [(share, model, label, epoch) for epoch, share in zip(below["epoch"], below[side], strict=True)]
+    for _, model, label, epoch in hidden:
+        colour = find(model).colour
+        face = colour if label == "testing" else "white"
+        axes.plot(epoch, low, marker=7, ms=7, mfc=face, mec=colour, clip_on=False, zorder=6, ls="none")
+    if hidden:
+        share, model, label, epoch = min(hidden)
+        points = f"{len(hidden)} points are" if len(hidden) > 1 else "1 point is"
+        note = f"▾ {points} below the axis; the lowest: {share:.1f} %, {find(model).title}, {label}, epoch {epoch}"
+        # Below the tick labels; constrained layout reserves room for an annotation as for a label of the axis.
+        axes.annotate(note, (0.5, 0), (0, -48), "axes fraction", "offset points", ha="center", va="top", fontsize=SMALL)

@@ -16,8 +16,6 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from lab.errors import UserError
 from lab.evaluation.metrics import COLUMNS, auc_per_class, classification_metrics, mcnemar, metrics_table, write_metrics
 
-SETTINGS = settings(max_examples=15, deadline=None, derandomize=True)
-
 # Two classes: probabilities of class 1 for its five images (TP 4, FN 1) and for the five others (TN 3, FP 2).
 POSITIVE, NEGATIVE = [0.9, 0.8, 0.7, 0.6, 0.4], [0.1, 0.2, 0.3, 0.65, 0.75]
 BINARY_LABELS = np.array([1] * 5 + [0] * 5)
@@ -112,7 +110,7 @@ def classified(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return labels, random.dirichlet(np.ones(k), n)
 
 
-@SETTINGS
+@settings(max_examples=15)
 @given(classified())
 def test_any_classifier(case: tuple[np.ndarray, np.ndarray]) -> None:
     """Values are fractions inside their intervals; the order of the images has no effect; nothing warns."""
