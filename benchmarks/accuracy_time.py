@@ -77,10 +77,10 @@ def ours(args: argparse.Namespace, seed: int) -> Course:
 
 def options(args: argparse.Namespace) -> list[str]:
     """The options of ``train.py`` except the seed."""
-    places = ["--data", str(find_folder(args.data).resolve())]
-    places += ["--root", str(Path(args.root).resolve())] if args.root else []
+    lists = ["--data", str(find_folder(args.data).resolve())]
+    lists += ["--root", str(Path(args.root).resolve())] if args.root else []
     run = ["--model", args.model, "--epochs", str(args.epochs), "--size", str(args.size)]
-    return [*places, *run, *args.also.split()]
+    return [*lists, *run, *args.also.split()]
 
 
 def peers(args: argparse.Namespace, seed: int, batch: int, hardware: Hardware) -> Course:
@@ -182,15 +182,15 @@ def main() -> None:
     keep_option(parser, "accuracy_time")
     args = parser.parse_args()
     args.peer_epochs = args.peer_epochs or args.epochs
-    kept = RESULTS / f"{args.keep}.csv"
-    runs = pd.read_csv(kept, keep_default_na=False) if kept.is_file() else pd.DataFrame(columns=[*KEY, "machine"])
+    path = RESULTS / f"{args.keep}.csv"
+    runs = pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame(columns=[*KEY, "machine"])
     if not args.table:
-        runs = run(args, runs, kept)
+        runs = run(args, runs, path)
     keep(args.keep, ["; ".join(runs["machine"].unique()), "", *tables(runs, args.threshold)][:-1])
 
 
-def run(args: argparse.Namespace, runs: pd.DataFrame, kept: Path) -> pd.DataFrame:
-    """Do the missing runs and write each to ``kept`` when it has ended; returns all runs."""
+def run(args: argparse.Namespace, runs: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Do the missing runs and write each to ``path`` when it has ended; returns all runs."""
     hardware = choose_hardware(precision="fp32")  # the peer's; train.py chooses its own
     parsed = arguments().parse_args(options(args))
     preprocessing = Preprocessing(64, 128, args.size, "cell")
@@ -209,7 +209,7 @@ def run(args: argparse.Namespace, runs: pd.DataFrame, kept: Path) -> pd.DataFram
             row["accuracy"] = " ".join(f"{value:.5f}" for value in accuracy)
             print(row, flush=True)
             runs = pd.concat([runs, pd.DataFrame([row])], ignore_index=True)
-            write_whole(kept, runs.to_csv(index=False, lineterminator="\n"))
+            write_whole(path, runs.to_csv(index=False, lineterminator="\n"))
     return runs
 
 

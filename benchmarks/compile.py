@@ -36,7 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     hardware = choose_hardware()
     lines = [describe(), f"batches of {BATCH}, {hardware.precision}; images/s, medians of {args.rounds} rounds", ""]
-    lines += table_head("model | px | as it is | compiled | ratio | warm-up, s | pays after, min")
+    lines += table_head("model | px | eager | compiled | ratio | warm-up, s | pays after, min")
     for size in args.sizes:
         for model in args.models:
             with tempfile.TemporaryDirectory() as folder:

@@ -17,9 +17,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 def describe(load: bool = True) -> str:
     """One line: CPU or GPU, cores, threads, the current ``load``, and versions."""
     cuda = torch.cuda.is_available()
-    where = torch.cuda.get_device_name() if cuda else f"CPU {torch.backends.cpu.get_cpu_capability()}"
+    device = torch.cuda.get_device_name() if cuda else f"CPU {torch.backends.cpu.get_cpu_capability()}"
     return (
-        f"{where}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
         f"{f', load {os.getloadavg()[0]:.1f}' if load else ''}; "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )

@@ -53,12 +53,12 @@ def compare(folder: Path, before: Path, args: argparse.Namespace, optimizer: str
     """Train both versions; returns a row of the table."""
     outputs = []
     for name, code in (("before", before), ("after", PROJECT)):
-        places = [f"{name}-{optimizer}-{processes}-{kind}" for kind in ("weights", "report")]
-        options = ["--data", "csv/sample", "--weights", places[0], "--report", places[1], "--optimizer", optimizer]
+        folders = [f"{name}-{optimizer}-{processes}-{kind}" for kind in ("weights", "report")]
+        options = ["--data", "csv/sample", "--weights", folders[0], "--report", folders[1], "--optimizer", optimizer]
         options += ["--model", args.model, "--epochs", str(args.epochs), *RUN]
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         execute(folder, *(launcher if processes > 1 else []), code / "train.py", *options)
-        outputs.append([folder / place / "sample" for place in places])
+        outputs.append([folder / output / "sample" for output in folders])
     (one, one_report), (other, other_report) = outputs
     count, differ = 0, []
     for name in ("best", "last"):
@@ -77,12 +77,12 @@ def same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
     return one is not None and other is not None and one.dtype == other.dtype and torch.equal(one, other)
 
 
-def execute(folder: Path, *words: str | Path) -> None:
-    """Run ``python WORDS`` in ``folder``. If it fails, print its output and exit."""
+def execute(folder: Path, *arguments: str | Path) -> None:
+    """Run ``python ARGUMENTS`` in ``folder``. If it fails, print its output and exit."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{' '.join(map(str, words))}\n{done.stdout}\n{done.stderr}")
+        sys.exit(f"{' '.join(map(str, arguments))}\n{done.stdout}\n{done.stderr}")
 
 
 if __name__ == "__main__":

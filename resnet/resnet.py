@@ -103,7 +103,7 @@ Block = type[BasicBlock] | type[Bottleneck]
 
 
 def stage(block: Block, inputs: int, width: int, blocks: int, stride: int) -> nn.Sequential:
-    """A stage (table 1): a sequence of blocks, of which the first changes the number of channels and the size."""
+    """A stage (table 1): a sequence of blocks. The first one changes the number of channels and the size."""
     outputs = width * block.expansion
     return nn.Sequential(block(inputs, width, stride), *(block(outputs, width) for _ in range(blocks - 1)))
 

@@ -97,9 +97,9 @@ def check_free(out: Path, fresh: bool) -> None:
     """Raise :class:`UserError` if ``out`` contains a training, or another average unless ``fresh``."""
     best = out / "best.safetensors"
     if (out / "last.safetensors").exists() or (best.is_file() and read_about(best).members == 1):
-        raise UserError(f"--out {out}: holds a training; choose another folder for the average.")
+        raise UserError(f"--out {out}: contains a training; choose another folder for the average.")
     if (best.exists() or others(out)) and not fresh:
-        raise UserError(f"--out {out}: holds an average already; --fresh replaces it.")
+        raise UserError(f"--out {out}: contains an average already; --fresh replaces it.")
 
 
 def measure(members: list[Member], args: argparse.Namespace, hardware: Hardware) -> dict[str, float]:

@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> None:
     best = folder / "best.safetensors"
     with alone(folder, "working"):
         if (folder / "last.safetensors").exists() or others(folder):
-            raise UserError(f"{folder}: holds a training or an average; give other --weights.")
+            raise UserError(f"{folder}: contains a training or an average; give other --weights.")
         if best.is_file() and not args.fresh:
             raise UserError(f"{best} is there already; --fresh replaces it, or give other --weights.")
         share = np.bincount(lists["train"].labels, minlength=len(data.classes)) / len(lists["train"])

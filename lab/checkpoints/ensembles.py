@@ -79,10 +79,10 @@ def window(about: About) -> str:
 
 
 def refuse_members(folder: Path) -> None:
-    """Raise :class:`UserError` for a folder of averaged networks, of which a new best checkpoint would replace one."""
+    """Raise :class:`UserError` for a folder of averaged networks, because a new best checkpoint would replace one of them."""
     if found := others(folder):
         raise UserError(
-            f"{folder}: holds an average of {len(found) + 1} networks, made by studies.average, and no run to resume; "
+            f"{folder}: contains an average of {len(found) + 1} networks, made by studies.average, and no run to resume; "
             "give other --weights, or --fresh to train over it."
         )
 

@@ -1,7 +1,7 @@
 """Gradients of convolutions in fewer multiplications, for training in float32 on the CPU.
 
 The backward passes of the convolutions take most of the time of a training step. For a 3×3 convolution this module uses
-Winograd's algorithm: it computes m×m outputs from a tile of (m+2)×(m+2) inputs with (m+2)² multiplications in place of 9·m²,
+Winograd's algorithm: it computes m×m outputs from a tile of (m+2)×(m+2) inputs with (m+2)² multiplications instead of 9·m²,
 a quarter of them for m = 4 (Lavin and Gray 2015, Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308, §4).
 For each position within a tile the multiplications are one product of two large matrices. The gradients of a 1×1 convolution
 are such products too. The forward pass is PyTorch's, bit for bit; the gradients differ from PyTorch's by rounding, by less
@@ -135,7 +135,7 @@ def gradients_3x3(
 def gradients_3x3_of_pixels(
     grad_output: Tensor, input: Tensor, weight: Tensor, needs_grad_input: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """:func:`gradients_3x3` for images of 1×1 pixels, where only the middle of the filter meets the image."""
+    """:func:`gradients_3x3` for images of one pixel, which only the centre of the filter meets."""
     middle = weight[:, :, 1:2, 1:2]
     grad_input, grad_middle = gradients_1x1(grad_output, input, middle, 1, needs_grad_input)
     grad_weight = torch.zeros_like(weight, memory_format=torch.channels_last)

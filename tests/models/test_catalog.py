@@ -189,10 +189,10 @@ def test_the_demo_and_its_page_show_an_added_model(added: Path, capsys: pytest.C
     command(demo, *OPTIONS)
     assert re.search(r"^ *sketch +2,166 ", capsys.readouterr().out, re.MULTILINE)  # parameters
     members = load_members(added / "weights" / "tiny" / "sketch" / "best.safetensors", "sketch")
-    shown = TrainedModel("sketch", members, d4=False, accuracy=(0.5, 0.4, 0.6))
+    trained = TrainedModel("sketch", members, d4=False, accuracy=(0.5, 0.4, 0.6))
     image = cell(np.random.default_rng(3), 1)
     for stage in ("", "layer4"):  # a stage of another model
-        answer = predict_and_explain(shown, image, CPU, stage=stage)
+        answer = predict_and_explain(trained, image, CPU, stage=stage)
         assert (answer.stage, answer.map_side) == ("features", 16) and answer.heat.shape == (64, 64, 3)
     assert ".sketch { --depth: #56B4E9; }" in colour_rules()
 

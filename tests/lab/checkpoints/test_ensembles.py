@@ -253,11 +253,11 @@ def test_an_average_replaces_no_training_and_only_with_fresh_an_average(work: Pa
         command(average, *SEEDS, "--out", "weights-average", *CPU)
     before = contents(work / SEEDS[2])
     for options in ([], ["--fresh"]):
-        with pytest.raises(UserError, match="weights-2/tiny/resnet18: holds a training"):
+        with pytest.raises(UserError, match="weights-2/tiny/resnet18: contains a training"):
             command(average, *SEEDS[:2], "--out", SEEDS[2], *options, *CPU)
     assert contents(work / SEEDS[2]) == before
     command(average, *SEEDS, "--out", OUT, *CPU)
-    with pytest.raises(UserError, match="holds an average already; --fresh replaces it"):
+    with pytest.raises(UserError, match="contains an average already; --fresh replaces it"):
         command(average, *SEEDS[:2], "--out", OUT, *CPU)
     with pytest.raises(UserError, match="expected a single training's network, found an average of 3"):
         command(average, OUT, SEEDS[0], "--out", "again/tiny/resnet18", *CPU)
@@ -269,11 +269,11 @@ def test_training_refuses_the_folder_of_an_average_unless_fresh(work: Path) -> N
     command(average, *SEEDS, "--out", OUT, *CPU)
     before = contents(work / OUT)
     options = ["--data", "tiny", "--weights", "weights-average", *FAST]
-    with pytest.raises(UserError, match=r"weights-average/tiny/resnet18: holds an average of 3 networks.*--fresh"):
+    with pytest.raises(UserError, match=r"weights-average/tiny/resnet18: contains an average of 3 networks.*--fresh"):
         command(train, *options)
     # Also with a last checkpoint in the folder.
     shutil.copyfile(f"{SEEDS[0]}/last.safetensors", f"{OUT}/last.safetensors")
-    with pytest.raises(UserError, match="holds an average of 3 networks"):
+    with pytest.raises(UserError, match="contains an average of 3 networks"):
         command(train, *options)
     (work / OUT / "last.safetensors").unlink()
     assert contents(work / OUT) == before

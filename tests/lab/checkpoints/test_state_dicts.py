@@ -209,7 +209,7 @@ def test_weights_are_not_imported_into_a_training(work: Path) -> None:
     for name in ("last", "member_2"):
         path = BEST.with_name(f"{name}.safetensors")
         path.touch()
-        with pytest.raises(UserError, match=r"holds a training or an average; give other --weights"):
+        with pytest.raises(UserError, match=r"contains a training or an average; give other --weights"):
             command(import_weights, "peer.pth", "--data", "tiny", "--size", "32", "--fresh", *MACHINE)
         path.unlink()
 
