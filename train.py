@@ -41,9 +41,7 @@ def arguments() -> argparse.ArgumentParser:
     group = parser.add_argument_group("images")
     group.add_argument("--size", type=int, help="side of the network input in px (default: 64 on the CPU, else 128)")
     group.add_argument("--window", type=int, help="side of the crop of the raw image in px (default: measured)")
-    help_progressive = (
-        "half the size for a third of the epochs, three quarters for the next (default: from ResNet50 on)"
-    )
+    help_progressive = "half size for a third of the epochs, three quarters for the next (default: from ResNet50 on)"
     group.add_argument("--progressive", action=BooleanOptionalAction, help=help_progressive)
     help_augmentation = "none, or some of d4, geometry (any angle, zoom, shift), colour, and mixup or cutmix"
     help_augmentation += " (default: geometry,colour)"
@@ -242,7 +240,7 @@ def check_like(files: RunFiles, task: Task, fresh: bool) -> None:
 
 
 def prepare(files: RunFiles, task: Task, saved: SavedRun | None, at_once: int | None) -> Run:
-    """Decode the images, choose the settings, and build the network and its optimizer. The seed alone decides the weights."""
+    """Decode the images, choose the settings, and build the network and its optimizer. The initial weights depend on the seed."""
     data, hardware, ranks, classes = task.data, task.hardware, task.ranks, len(task.data.classes)
     train_labels, valid_labels = (task.lists[name].labels for name in ("train", "valid"))
     if saved is None:

@@ -82,7 +82,7 @@ def make_data(tmp_path: Path) -> Callable[..., Path]:
     """Writes a data set with the lab's five lists and generated cells in folders ``train``, ``valid`` and ``test``."""
 
     def make(name: str = "tiny", train: int = 8, valid: int = 4, test: int = 3) -> Path:
-        return made.make_data(tmp_path / name, counts=(train, valid, test), suffix="bmp")
+        return made.make_data(tmp_path / name, counts=(train, valid, test), kind="bmp")
 
     return make
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -45,7 +45,7 @@ PATIENCE = 300  # seconds after which a run is assumed to hang
 PROJECT = Path(__file__).resolve().parents[1]
 TIMES = ["seconds", "images_per_second"]  # the only columns of a history that differ when a run is repeated
 DEPTHS = ["resnet18", "resnet50", "resnet152"]
-TRAIN, VALID, TEST = 24, 12, 10  # images of the generated lists
+TRAIN, VALID, TEST = COUNTS = (24, 12, 10)  # images of the generated lists
 FAST = ["--size", "32", "--epochs", "3", "--batch-size", "8", "--lr", "0.1", "--ema", "0.5"]
 FAST += ["--precision", "fp32", "--device", "cpu"]
 LONG = ["--data", "csv/tiny", *FAST, "--epochs", "8", "--batch-size", "4"]  # 48 steps
@@ -86,13 +86,7 @@ def cell(rng: np.random.Generator, label: int) -> np.ndarray:
     return (disc[..., None] * colour.clip(20, 255)).astype(np.uint8)
 
 
-def make_data(
-    folder: Path,
-    classes: int = 2,
-    seed: int = 0,
-    counts: tuple[int, int, int] = (TRAIN, VALID, TEST),
-    suffix: str = "png",
-) -> Path:
+def make_data(folder: Path, classes: int = 2, seed: int = 0, counts: Sequence[int] = COUNTS, kind: str = "png") -> Path:
     """Write a data set in the lab's format: images, ``train.csv``, ``valid.csv``, and the same test list in three orders.
     ``counts`` are the images of train, valid and test."""
     rng = np.random.default_rng(seed)
@@ -102,7 +96,7 @@ def make_data(
     for name, images in zip(("train", "valid", "test"), counts, strict=True):
         (folder / name).mkdir()
         labels = np.arange(images) % classes
-        ids = [f"./{name}/{index}.{suffix}" for index in range(images)]
+        ids = [f"./{name}/{index}.{kind}" for index in range(images)]
         for path, label in zip(ids, labels, strict=True):
             Image.fromarray(cell(rng, int(label))).save(folder / path)
         if name != "test":
