@@ -102,10 +102,8 @@ def warn_of_shares(model: str, predictions: np.ndarray, classes: list[str], shar
         share = float((predictions == label).mean())
         limit = max(0.05, 3 * (expected * (1 - expected) / count) ** 0.5)
         if abs(share - expected) > limit:
-            warn(
-                f"{model} predicts {classes[label]} for {percent(share, 1)} of the images, compared with "
-                f"{percent(expected, 1)} in training; is it the right list?"
-            )
+            predicted = f"{model} predicts {classes[label]} for {percent(share, 1)} of the images"
+            warn(f"{predicted}, compared with {percent(expected, 1)} in training; is it the right list?")
 
 
 if __name__ == "__main__":

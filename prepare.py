@@ -226,9 +226,7 @@ def refuse_existing(out: Path, fresh: bool) -> None:
     """Raise :class:`UserError` if ``out`` has lists already, unless ``fresh``."""
     existing = [name for name in splits.FILES if (out / name).exists()]
     if existing and not fresh:
-        raise UserError(
-            f"{out} already has {', '.join(existing)}: add --fresh to replace them, or choose another folder."
-        )
+        raise UserError(f"{out} already has {', '.join(existing)}: add --fresh to replace them, or change the folder.")
 
 
 def remove_lists(out: Path) -> None:
@@ -245,7 +243,7 @@ def drop_conflicts(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         print(f"{images} left out: byte-identical under different labels ({examples}, …).")
     for label in sorted(set(range(len(names))) - set(table["label"])):
         raise UserError(
-            f"no image of class {names[label]} is left: add images that are in this class only, or remove the class."
+            f"no image of class {names[label]} is left: add images of this class only, or remove the class."
         )
     return table
 

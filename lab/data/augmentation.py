@@ -48,9 +48,7 @@ def parts_of(text: str) -> frozenset[str]:
     unknown or two parts exclude each other."""
     parts = frozenset() if text == "none" else frozenset(text.split(","))
     if not parts <= set(PARTS):
-        raise UserError(
-            f"--augmentation {text}: expected none, or some of {', '.join(PARTS)} with commas between them."
-        )
+        raise UserError(f"--augmentation {text}: expected none, or some of {', '.join(PARTS)}, separated by commas.")
     for first, second in (("d4", "geometry"), ("mixup", "cutmix")):
         if {first, second} <= parts:
             raise UserError(f"--augmentation {text}: {first} and {second} exclude each other; choose one.")

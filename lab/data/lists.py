@@ -78,9 +78,7 @@ def find_folder(data: str | Path) -> Path:
         if (folder / "train.csv").is_file() or any(folder.glob("resnet_*_test.csv")):
             return folder
     tried = ", ".join(map(str, candidates))
-    raise UserError(
-        f"no lists found for --data {data}: looked for train.csv in {tried}. `python prepare.py` makes them."
-    )
+    raise UserError(f"no lists found for --data {data}: looked for train.csv in {tried}; make them with prepare.py.")
 
 
 def data_name(data: str | Path) -> str:

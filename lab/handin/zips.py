@@ -34,9 +34,7 @@ def hand_in_name(student_id: str, name: str) -> str:
     part is invalid."""
     student_id, name = (unicodedata.normalize("NFC", text).strip() for text in (student_id, name))
     if not re.fullmatch(r"[A-Za-z0-9]{4,20}", student_id):
-        raise UserError(
-            f"--student-id '{shown(student_id)}' is no student ID; it has letters and digits only: 311605004."
-        )
+        raise UserError(f"--student-id '{shown(student_id)}' is no student ID; give 4 to 20 letters and digits.")
     invalid = [c for c in name if WINDOWS.match(c) or (unicodedata.category(c)[0] in "CZ" and c != " ")]
     reason = ""
     if not name:

@@ -49,9 +49,8 @@ def sign_in() -> Any:
         try:
             library = importlib.import_module("kaggle")
         except ImportError as error:
-            raise UserError(
-                f"the Kaggle client is not installed ({error}): pip install -r requirements-extras.txt -c constraints.txt"
-            ) from None
+            install = "pip install -r requirements-extras.txt -c constraints.txt"
+            raise UserError(f"the Kaggle client is not installed ({error}): {install}") from None
         with user_errors("signing in", "https://www.kaggle.com/settings/api"):
             try:
                 library.api.authenticate()

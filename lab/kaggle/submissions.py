@@ -31,10 +31,8 @@ def check_submission(path: Path, images: ImageList, data: DataSet) -> np.ndarray
     """
     (first, header), *rows = read_rows(path, HEADER)
     if first != 1 or header != HEADER.split(","):
-        quoted = " in one pair of quotes" if header == [HEADER] else ""
-        raise UserError(
-            f"{path}: line {first} is '{shown(','.join(header))}'{quoted}; Kaggle expects '{HEADER}' on line 1."
-        )
+        text = f"'{shown(','.join(header))}'" + (" in one pair of quotes" if header == [HEADER] else "")
+        raise UserError(f"{path}: line {first} is {text}; Kaggle expects '{HEADER}' on line 1.")
     for line, fields in rows:
         if len(fields) != 2:
             raise UserError(f"{path} line {line}: {counted(len(fields), 'field')}; Kaggle expects two, '{HEADER}'.")

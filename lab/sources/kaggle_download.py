@@ -109,7 +109,7 @@ def unpack(archive: Path, folder: Path) -> None:
         raise
     except Exception as error:  # damaged archives raise nearly any exception
         reason = shown(str(error)) or type(error).__name__
-        raise UserError(f"{archive}: is not a complete zip archive ({reason}); remove it and run again.") from None
+        raise UserError(f"{archive}: is not a complete zip archive ({reason}); download it again.") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -127,9 +127,7 @@ def labelled(archive: Path, zipped: zipfile.ZipFile) -> dict[str, zipfile.ZipInf
     counts = Counter("/".join(name.split("/")[1:3]) for name in members)
     differences = compare({part: (number, "") for part, number in counts.items()}, hashes=False)
     if differences:
-        raise UserError(
-            f"{archive}: is not the complete C-NMC 2019 ({'; '.join(differences)}); remove it and download it again."
-        )
+        raise UserError(f"{archive}: is not the complete C-NMC 2019 ({'; '.join(differences)}); download it again.")
     return members
 
 

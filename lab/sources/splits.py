@@ -59,7 +59,7 @@ def cnmc_table(paths: Iterable[str]) -> tuple[pd.DataFrame, int]:
         )
     if not rows:
         raise UserError(
-            "no image is in a folder all/ or hem/: name the folder of C-NMC that contains fold_0, fold_1 and fold_2."
+            "no image is in a folder all/ or hem/: name the folder of C-NMC that contains fold_0 to fold_2."
         )
     return pd.DataFrame(rows, columns=["path", "patient", "label"]), ignored
 

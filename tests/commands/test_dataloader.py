@@ -6,15 +6,12 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dataloader import LeukemiaLoader, getData, list_name
-from lab.data.augmentation import resample
-from lab.data.images import read_image
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
 
@@ -73,15 +70,6 @@ def test_the_loader_prints_its_number_of_images_and_returns_them_one_by_one(
     assert capsys.readouterr().out == "> Found 3 images...\n"
     assert isinstance(test[0], Tensor)  # a test image has no label
     assert list(working_folder.iterdir()) == []  # nothing is written
-
-
-def test_the_loader_reads_preprocesses_and_normalises(make_data: Callable[..., Path]) -> None:
-    folder = make_data()
-    loader = LeukemiaLoader(folder, "valid", folder, SMALL)
-    source = SMALL.crop(read_image(folder / "valid" / "3.bmp"))
-    small = resample(torch.from_numpy(source[None]), 12, padding="zeros")[0].numpy()
-    expected = (small - np.reshape(SMALL.mean, (3, 1, 1))) / np.reshape(SMALL.std, (3, 1, 1))
-    np.testing.assert_allclose(loader[3][0].numpy(), expected, atol=1e-5)
 
 
 def test_an_image_that_cannot_be_read_is_named_by_row(make_data: Callable[..., Path]) -> None:

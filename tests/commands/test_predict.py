@@ -89,15 +89,6 @@ def test_preprocessing_is_that_of_the_checkpoint(work: Path, trained: Path) -> N
     assert list(pd.read_csv("submission_resnet50.csv")["label"]) == list(slow.argmax(1))
 
 
-def test_a_checkpoint_of_another_depth_is_refused(work: Path, trained: Path) -> None:
-    path = work / "weights" / "tiny" / "resnet50" / "best.safetensors"
-    path.parent.mkdir(parents=True)
-    path.write_bytes((trained / "weights/tiny/resnet18/best.safetensors").read_bytes())
-    with pytest.raises(UserError, match=r"resnet50.*expected weights of resnet50, found weights of resnet18"):
-        command(predict, "--model", "resnet50", "--data", trained / "csv" / "tiny", *CPU)
-    assert not list(work.rglob("submission*"))
-
-
 def test_a_missing_checkpoint_or_list(work: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="there is no such checkpoint"):
         command(predict, "--model", "resnet18", "--data", trained / "csv" / "tiny", *CPU)

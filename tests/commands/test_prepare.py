@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from PIL import Image
 import prepare
 from lab.errors import UserError
 from lab.sources import splits
-from tests.made import PROJECT, command, contents, outputs, script
+from tests.made import command, contents, outputs
 
-ORIGINALS = PROJECT.parent / "shared" / "data" / "cnmc52"
 SAMPLE = ["--train", "5", "--valid", "3", "--test", "3"]
 
 
@@ -96,6 +95,15 @@ def tiny_cnmc(root: Path) -> None:
     (root / "training_data/fold_0/all/._UID_1_1_1_all.bmp").write_bytes(b"a file that macOS adds")
 
 
+def check_split_by_patient(lists: Path, images: Path, count: int) -> tuple[pd.DataFrame, pd.Series]:
+    """Check the paths, and that each patient is in one list; returns the table and its patients."""
+    table = everything(lists)
+    assert len(table) == count and all((images / path).is_file() for path in table["Path"])
+    patient = table["Path"].str.extract(r"(?i)UID_(H?\d+)_")[0].str.upper()
+    assert (table.groupby(patient)["list"].nunique() == 1).all()
+    return table, patient
+
+
 def test_cnmc_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_cnmc(tmp_path / "src")
     out = tmp_path / "lists"
@@ -104,12 +112,8 @@ def test_cnmc_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 image outside" in output
     assert "12 patients; 1 byte-identical copies join them into 11 groups" in output
     assert f"--data {out} --root {tmp_path / 'src'}" in output
-    table = everything(out)
-    assert len(table) == 24
-    assert all((tmp_path / "src" / path).is_file() for path in table["Path"])
+    table, patient = check_split_by_patient(out, tmp_path / "src", 24)
     assert (table["label"] == table["Path"].str.contains("/all/")).all()
-    patient = table["Path"].str.extract(r"UID_([hH]?\d+)_")[0]
-    assert (table.groupby(patient)["list"].nunique() == 1).all()
     assert table[patient.isin(["H0", "H2"])]["list"].nunique() == 1
 
     refused("already has", "cnmc", tmp_path / "src", "--out", out)
@@ -121,19 +125,14 @@ def test_cnmc_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert contents(out) == before  # the same seed gives the same lists
 
 
-@pytest.mark.skipif(not ORIGINALS.exists(), reason="the 52 originals are not beside this checkout")
-def test_the_52_originals_from_the_command_line(tmp_path: Path) -> None:
-    first, second = (script(tmp_path, "prepare.py", "cnmc", ORIGINALS, "--name", "cnmc52") for _ in range(2))
-    assert first.returncode == 0, first.stderr
-    assert f"--data csv/cnmc52 --root {ORIGINALS}" in first.stdout
-    table = everything(tmp_path / "csv" / "cnmc52")
-    assert len(table) == 52
-    assert all((ORIGINALS / path).is_file() for path in table["Path"])
-    patient = table["Path"].str.extract(r"(?i)UID_(H?\d+)_")[0].str.upper()
-    assert (table.groupby(patient)["list"].nunique() == 1).all()
+def test_the_52_originals(
+    working_folder: Path, shared_data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    originals = shared_data("cnmc52")
+    command(prepare, "cnmc", originals, "--name", "cnmc52")
+    assert f"--data csv/cnmc52 --root {originals}" in capsys.readouterr().out
+    table, _ = check_split_by_patient(working_folder / "csv" / "cnmc52", originals, 52)
     assert (table.groupby("list")["label"].nunique() == 2).all()
-    assert second.returncode == 2 and second.stderr.startswith("error: csv/cnmc52 already has train.csv")
-    assert "Traceback" not in second.stderr
 
 
 # ---- folders ---------------------------------------------------------------------------------------------------------

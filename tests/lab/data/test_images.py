@@ -116,17 +116,12 @@ def test_wide_greys_become_eight_bit(kind: str, values: list[float], expected: l
     np.testing.assert_array_equal(pixels[0], np.transpose([expected] * 3))
 
 
-def png_sixteen_bit_rgb(pixels: np.ndarray) -> bytes:
-    """A 16-bit RGB PNG, which Pillow reads but cannot write (PNG specification, sections 5 and 11)."""
-    height, width = pixels.shape[:2]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-    return start + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
 def test_sixteen_bit_rgb_png() -> None:
-    np.testing.assert_array_equal(decode(png_sixteen_bit_rgb(RGB.astype(np.uint16) * 257)), RGB)
+    """Pillow cannot write such a file (PNG specification, sections 5 and 11)."""
+    rows = b"".join(b"\0" + row.tobytes() for row in (RGB.astype(np.uint16) * 257).astype(">u2"))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0))
+    file = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    np.testing.assert_array_equal(decode(file), RGB)
 
 
 def test_only_the_first_frame_of_an_animation_is_read() -> None:

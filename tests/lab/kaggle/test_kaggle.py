@@ -29,6 +29,7 @@ from lab.errors import UserError
 from lab.files import alone
 from lab.kaggle import client, competitions
 from lab.sources import kaggle_download
+from tests.hostile_images import encode
 from tests.kaggle_stand_in import KEY, TOKEN, USER, Kaggle, serve
 from tests.made import DEPTHS, PROJECT, command, make_data
 
@@ -287,11 +288,9 @@ def tiny_cnmc() -> dict[str, bytes]:
     for patient in range(12):
         kind, prefix = ("all", "") if patient % 2 else ("hem", "H")
         for cell in (1, 2):
-            file = io.BytesIO()
             pixels = np.random.default_rng(10 * patient + cell).integers(0, 256, (6, 6, 3), np.uint8)
-            Image.fromarray(pixels).save(file, "bmp")
             name = f"fold_{patient % 3}/{kind}/UID_{prefix}{patient}_1_{cell}_{kind}.bmp"
-            files[f"C-NMC_Leukemia/training_data/{name}"] = file.getvalue()
+            files[f"C-NMC_Leukemia/training_data/{name}"] = encode(Image.fromarray(pixels), "BMP")
     files["C-NMC_Leukemia/testing_data/C-NMC_test_final_phase_data/1.bmp"] = b"unlabelled"
     files["C-NMC_Leukemia/validation_data/C-NMC_test_prelim_phase_data_labels.csv"] = b"Patient_ID,new_names,labels\n"
     return files
@@ -402,15 +401,6 @@ def test_a_disk_without_enough_space(cnmc: dict[str, bytes], kaggle: Kaggle, mon
     expected = r"the images need 1000000000\.0 GB and .* GB are free there; free some space"
     assert re.search(expected, refused("kaggle", module=prepare))
     assert not Path("data/C-NMC_Leukemia.zip.part").exists()
-
-
-@pytest.mark.parametrize(
-    ("status", "expected"), [(403, "denies access to this account"), (404, "datasets/someone/leukemia; correct")]
-)
-def test_a_data_set_that_is_refused(cnmc: dict[str, bytes], kaggle: Kaggle, status: int, expected: str) -> None:
-    kaggle.faults["DownloadDataset"] = (status, "", {})
-    message = refused("kaggle", module=prepare)
-    assert message.startswith("downloading someone/leukemia: Kaggle") and expected in message
 
 
 NO_ZIP, EVIL = "is not a complete zip archive", "../../evil.bmp"

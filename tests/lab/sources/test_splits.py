@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,17 @@ from lab.errors import UserError
 from lab.sources import splits
 
 SHARES = (75, 15, 10)
-MANIFEST = Path(__file__).resolve().parents[4] / "shared" / "data" / "cnmc_layout" / "manifest.csv"
 
 image = st.tuples(st.integers(0, 12), st.integers(0, 40), st.integers(0, 2))
-tables = st.lists(image, min_size=1, max_size=60).map(
-    lambda rows: pd.DataFrame(
-        [(f"{n}.bmp", f"p{patient}", f"c{content}", label) for n, (patient, content, label) in enumerate(rows)],
-        columns=["path", "patient", "sha256", "label"],
+
+
+def as_table(rows: list[tuple[int, int, int]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["patient", "sha256", "label"]).assign(
+        path=[f"{n}.bmp" for n in range(len(rows))]
     )
-)
+
+
+tables = st.lists(image, min_size=1, max_size=60).map(as_table)
 
 
 def slow_groups(table: pd.DataFrame) -> list[set[int]]:
@@ -35,18 +38,11 @@ def slow_groups(table: pd.DataFrame) -> list[set[int]]:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(image, min_size=1, max_size=14))
-def test_connected_groups_agree_with_the_oracle(rows: list[tuple[int, int, int]]) -> None:
-    table = pd.DataFrame(rows, columns=["patient", "sha256", "label"])
+@given(st.lists(image, min_size=1, max_size=14).map(as_table))
+def test_connected_groups_agree_with_the_oracle(table: pd.DataFrame) -> None:
     numbers = splits.connected_groups(table.patient, table.sha256)
     groups = {frozenset(np.flatnonzero(numbers == number)) for number in set(numbers)}
     assert groups == {frozenset(group) for group in slow_groups(table)}
-
-
-def test_connected_groups_of_a_small_example() -> None:
-    patients = pd.Series(["a", "a", "b", "c", "d", "e"])
-    contents = pd.Series(["1", "2", "2", "3", "3", "4"])  # a and b share 2, c and d share 3
-    assert splits.connected_groups(patients, contents).tolist() == [0, 0, 0, 1, 1, 2]
 
 
 @settings(max_examples=40, deadline=None)
@@ -140,12 +136,10 @@ def test_written_lists_have_the_labs_format(tmp_path: Path) -> None:
     assert labels["label"].tolist() == table.loc[table["list"] == "test", "label"].tolist()
 
 
-@pytest.mark.skipif(not MANIFEST.exists(), reason="the manifest of C-NMC is not beside this checkout")
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_whole_of_cnmc(seed: int) -> None:
-    manifest = pd.read_csv(MANIFEST)
-    paths = [path for path in manifest["path"] if path.endswith(".bmp")]
-    table, ignored = splits.cnmc_table(paths)
+def test_the_whole_of_cnmc(shared_data: Callable[[str], Path], seed: int) -> None:
+    manifest = pd.read_csv(shared_data("cnmc_layout") / "manifest.csv")
+    table, ignored = splits.cnmc_table(path for path in manifest["path"] if path.endswith(".bmp"))
     assert (len(table), ignored) == (10_661, 4_453)
     assert table["label"].value_counts().to_dict() == {1: 7_272, 0: 3_389}
     table["sha256"] = table["path"].map(manifest.set_index("path")["sha256"])
