@@ -55,6 +55,12 @@ def best_of(metrics: dict[str, float]) -> tuple[float, float]:
     return (metrics["valid_accuracy"], -metrics["valid_loss"]) if metrics else (-1.0, 0.0)
 
 
+def best_row(history: pd.DataFrame) -> int:
+    """The position of the best epoch in a history, by the key of :func:`best_of`; 0 for the loss if there is no such column."""
+    table = history.assign(valid_loss=history.get("valid_loss", 0.0)).reset_index(drop=True)
+    return int(table.sort_values(["valid_accuracy", "valid_loss"], ascending=[False, True], kind="stable").index[0])
+
+
 def describe_best(about: About) -> str:
     """The best epoch so far, in a message."""
     return f"best valid accuracy {percent(about.metrics['valid_accuracy'])} in epoch {about.metrics['epoch']:.0f}"

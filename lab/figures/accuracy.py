@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from lab.checkpoints.histories import best_row
 from lab.errors import UserError
 from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure
 from models.catalog import find
@@ -41,10 +42,8 @@ def accuracy_columns(model: str, history: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_epoch(curve: pd.DataFrame) -> int:
-    """Return the row number of the best epoch in a table of :func:`accuracy_columns`: the highest accuracy on valid, among
-    equals the lowest loss, as in train.py."""
-    order = curve.reset_index(drop=True).sort_values(["valid", "loss"], ascending=[False, True], kind="stable")
-    return int(order.index[0])
+    """Return the position of the best epoch in a table of :func:`accuracy_columns`."""
+    return best_row(curve.rename(columns={"valid": "valid_accuracy", "loss": "valid_loss"}))
 
 
 def lowest_shown(curves: Mapping[str, pd.DataFrame]) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lab.checkpoints.checkpoint import About, read_about
-from lab.checkpoints.histories import read_histories
+from lab.checkpoints.histories import best_row, read_histories
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
 from lab.evaluation.metrics import checked
@@ -58,11 +58,10 @@ class Run:
 
     @property
     def best(self) -> pd.Series | None:
-        """The row of the history with the highest valid accuracy; among equals that with the lowest loss, as in train.py."""
+        """The row of the best epoch in the history."""
         if self.history is None or not self.history["valid_accuracy"].notna().any():
             return None
-        table = self.history if "valid_loss" in self.history else self.history.assign(valid_loss=0.0)
-        return table.sort_values(["valid_accuracy", "valid_loss"], ascending=[False, True], kind="stable").iloc[0]
+        return self.history.iloc[best_row(self.history)]
 
 
 def read_runs(report: Path, weights: Path, command: Callable[[str, str], str], gaps: Gaps) -> dict[str, Run]:
