@@ -1,4 +1,4 @@
-"""Generated images for the tests called test_fuzz_*: of every format, broken, or with headers of any fields."""
+"""Generated images for the tests test_fuzz_*: of every format, damaged, or with arbitrary fields in their headers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 7\n%%EndComments\ns
 
 
 def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """An image as a file's bytes."""
+    """Return the bytes of an image file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -41,7 +41,7 @@ def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 @functools.cache
 def samples() -> dict[str, bytes]:
-    """A small image in every format that Pillow writes and every kind of pixels that the format holds, some of them animated."""
+    """Return a small image in every format and pixel type that Pillow can write, and some animations."""
     noise = np.random.default_rng(0).integers(0, 256, (16, 20, 4), np.uint8)
     files: dict[str, bytes] = {}
     for kind, mode, options in [*((kind, mode, {}) for kind in FORMATS for mode in MODES), *OPTIONS]:
@@ -54,7 +54,7 @@ def samples() -> dict[str, bytes]:
         try:
             files[" ".join([kind, mode, *map(str, options.values())])] = encode(image.convert(mode), kind, **options)
         except (OSError, ValueError, KeyError, SystemError):
-            continue  # a format that does not hold such pixels
+            continue  # the format does not support this pixel type
     frames = [Image.fromarray(noise[..., :3] // (index + 1)) for index in range(3)]
     for kind in ("GIF", "PNG", "TIFF", "WEBP"):
         files[f"{kind} animated"] = encode(frames[0], kind, save_all=True, append_images=frames[1:])
@@ -68,7 +68,7 @@ NUMBERS = st.sampled_from(
 
 @st.composite
 def bitmap(draw: st.DrawFn) -> bytes:
-    """A BMP whose header's fields are drawn, rare sizes and depths and all."""
+    """A BMP with arbitrary fields in its header, including rare sizes and depths."""
     sizes = NUMBERS | st.just(20)
     size = draw(st.sampled_from([12, 40, 40, 52, 56, 64, 108, 124, 7, 0xFFFFFFFF]))
     width, height, offset = draw(sizes), draw(sizes), draw(st.just(54) | NUMBERS)
@@ -83,14 +83,13 @@ def bitmap(draw: st.DrawFn) -> bytes:
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
-    """A part of a PNG, with its check sum."""
+    """A chunk of a PNG with its checksum."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 @st.composite
 def png(draw: st.DrawFn) -> bytes:
-    """A PNG of drawn chunks with right check sums, so that what they hold is read."""
-
+    """A PNG of arbitrary chunks with correct checksums, so that their contents are read."""
     sizes = st.sampled_from([0, 1, 5, 20, 64, 20_000, 0x7FFFFFFF, 0xFFFFFFFF])
     depth, kind = draw(st.sampled_from([1, 2, 4, 8, 16, 3])), draw(st.sampled_from([0, 2, 3, 4, 6, 1, 9]))
     data = chunk(b"IHDR", struct.pack(">IIBBBBB", draw(sizes), draw(sizes), depth, kind, 0, 0, draw(st.integers(0, 2))))
@@ -103,7 +102,7 @@ def png(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def tiff(draw: st.DrawFn) -> bytes:
-    """A TIFF whose directory is drawn: the tags that decide how pixels are read, of any type, count and value."""
+    """A TIFF with an arbitrary directory: the tags that define how pixels are read, of any type, count and value."""
     order = draw(st.sampled_from("<>"))
     usual = {256: 20, 257: 16, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 16, 279: 320}
     rare = [254, 266, 282, 284, 317, 320, 322, 323, 324, 325, 330, 338, 339, 347, 530, 34665, 700]
@@ -122,7 +121,7 @@ def tiff(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def gif(draw: st.DrawFn) -> bytes:
-    """A GIF of drawn blocks: screens and frames of sizes that do not fit, palettes that are missing, any extension."""
+    """A GIF of arbitrary blocks: inconsistent sizes of screen and frames, missing palettes, any extension."""
     short = st.sampled_from([0, 1, 5, 20, 255, 20_000, 0xFFFF])
     flags = draw(st.sampled_from([0, 0x80, 0x87, 0xF7]))
     data = b"GIF89a" + struct.pack("<HHBBB", draw(short), draw(short), flags, draw(st.integers(0, 255)), 0)
@@ -139,12 +138,12 @@ def gif(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def any_image(draw: st.DrawFn) -> bytes:
-    """The bytes of something that claims to be an image."""
+    """Bytes that resemble an image file."""
     name = draw(st.sampled_from(sorted(samples())))
     match draw(st.integers(0, 11)):
         case 0 | 1 | 2 | 3:
             return draw(st.one_of(bitmap(), png(), tiff(), gif()))
-        case 4:  # one format's beginning, then another's
+        case 4:  # the beginning of one format followed by another
             other = samples()[draw(st.sampled_from(sorted(samples())))]
             return samples()[name][: draw(st.integers(2, 200))] + other[draw(st.integers(0, 60)) :]
         case 5:

@@ -52,7 +52,7 @@ BAD = {
 
 @hostile(st.data())
 def test_a_list_is_read_whole_or_refused_with_each_bad_row(tree: Tree, data: st.DataObject) -> None:
-    """Rows whose result is known, in any order and form."""
+    """Rows with a known result, in any order and form."""
     labelled = data.draw(st.booleans())
     kinds = st.sampled_from(GOOD) if data.draw(st.integers(0, 3)) == 0 else st.sampled_from([*GOOD, *BAD])
     paths = data.draw(st.lists(kinds, min_size=1, max_size=14))
