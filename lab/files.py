@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import os
 import shutil
 import socket
@@ -117,6 +118,12 @@ def alone(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_whole(path: Path, data: bytes | str) -> None:

@@ -15,7 +15,7 @@ import torch
 from lab.checkpoints.checkpoint import trained_models
 from lab.checkpoints.ensembles import load_members
 from lab.errors import UserError
-from lab.handin.zips import sha256
+from lab.files import sha256
 from lab.text import percent, shown
 
 MODULES = ("resnet", "dataloader", "train", "evaluate", "predict", "demo")  # the modules that the lab requires

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import stat
@@ -12,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lab.errors import UserError
+from lab.files import sha256
 from lab.text import shown
 
 # Folders that are included completely. Of other folders, which may be a student's modules, a data set or a virtual environment,
@@ -102,12 +102,6 @@ The checksums alone, inside {folder}: sha256sum -c SHA256SUMS (macOS: shasum -a 
 """
     bundle: dict[str, Path | bytes] = {f"{folder}/{name}": path for name, path in files.items()}
     return bundle | {f"{folder}/SHA256SUMS": sums.encode(), f"{folder}/README.txt": readme.encode()}
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_zip(archive: Path, title: str, files: Mapping[str, Path | bytes], compress: bool) -> None:

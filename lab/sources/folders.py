@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from lab.data.images import SUFFIXES
 from lab.errors import UserError
+from lab.files import sha256
 from lab.sources.splits import natural_key
 from lab.tables import CONTROL
 from lab.terminal import progress
@@ -40,11 +40,6 @@ def find_images(src: Path) -> list[str]:
 
 def fingerprints(src: Path, paths: Iterable[str]) -> list[str]:
     """Return the SHA-256 of each file, hex, in the order of ``paths``."""
-
-    def fingerprint(path: str) -> str:
-        with (src / path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    names = list(paths)
+    files = [src / path for path in paths]
     with ThreadPoolExecutor(4) as pool:
-        return list(progress(pool.map(fingerprint, names), "comparing contents", len(names)))
+        return list(progress(pool.map(sha256, files), "comparing contents", len(files)))
