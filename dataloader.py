@@ -74,7 +74,7 @@ class LeukemiaLoader(Dataset[tuple[Tensor, int] | Tensor]):
     def __getitem__(self, index: int) -> tuple[Tensor, int] | Tensor:
         """Return image ``index`` as float32 [3, size, size], with its label if the list has labels."""
         try:
-            source = self.preprocessing.crop(read_image(self.list.paths[index]))
+            source = self.preprocessing.crop(read_image(self.list.paths[index], self.preprocessing.white))
         except UserError as error:
             raise UserError(f"{self.list.csv.name} line {self.list.row(index)}: {error}") from None
         image = network_input(torch.from_numpy(source[None]), self.preprocessing)[0]

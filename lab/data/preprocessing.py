@@ -7,15 +7,19 @@ would remove that feature.
 
 from __future__ import annotations
 
+import contextlib
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from lab.data.images import decode
+from lab.data.images import range_of, read_values, to_rgb
 from lab.data.lists import ImageList, problems_error
+from lab.hardware import decoding_threads
 
 SIDES = ("window", "source", "size")
 DARK = 8  # of 255: every channel of a background pixel of the lab's images is below (measured on 52 originals)
@@ -37,6 +41,7 @@ class Preprocessing:
     locate: Literal["cell", "centre"]
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    white: float = 0  # greys of more than 8 bits: the value that becomes 255; 0 if the training images have 8 bits
 
     @property
     def padding(self) -> str:
@@ -46,6 +51,10 @@ class Preprocessing:
     def mask(self, image: np.ndarray) -> np.ndarray | None:
         """Return the cell's pixels, bool [H, W], or None if the window is not located on a cell."""
         return cell_mask(image) if self.locate == "cell" else None
+
+    def shows_nothing(self, image: np.ndarray) -> bool:
+        """Whether an image is of one colour or, if the data have cells on black, has no cell on black."""
+        return self.mask(image) is None if self.locate == "cell" else bool((image == image[0, 0]).all())
 
     def crop(self, image: np.ndarray) -> np.ndarray:
         """Crop the window of a raw image, RGB uint8 [H, W, 3], and scale it to [source, source, 3]."""
@@ -64,7 +73,10 @@ class Preprocessing:
         if not (all(map(math.isfinite, mean)) and all(0 < s < math.inf for s in std)):
             raise ValueError(f"not a preprocessing: {values}")
         window, source, size = (int(values[key]) for key in SIDES)
-        return Preprocessing(window, source, size, values["locate"], mean, std)
+        white = float(values.get("white", 0))  # not in checkpoints of earlier versions
+        if not 0 <= white < math.inf:
+            raise ValueError(f"not a preprocessing: {values}")
+        return Preprocessing(window, source, size, values["locate"], mean, std, white)
 
 
 def cell_mask(image: np.ndarray) -> np.ndarray | None:
@@ -169,33 +181,57 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, float, float], 
     return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
 
 
-def sample_images(images: ImageList, count: int = 200) -> list[np.ndarray]:
-    """Read up to ``count`` images spread evenly over a list. Unreadable ones are skipped here; the store reports them."""
-    sample, problems = [], []
+def measure_white(images: ImageList) -> float:
+    """Return the white for the brightest grey of more than 8 bits in a list. Images that are unreadable or that declare their
+    white are skipped."""
+
+    def brightest(path: Path) -> float:
+        try:
+            values, declared = read_values(path.read_bytes())
+        except (OSError, ValueError):
+            return 0
+        return 0 if values.ndim == 3 or declared else float(values.max())
+
+    with ThreadPoolExecutor(decoding_threads()) as pool:
+        return range_of(max(pool.map(brightest, images.paths)))
+
+
+def sample_images(images: ImageList, count: int = 200) -> tuple[list[np.ndarray], float]:
+    """Read up to ``count`` images spread evenly over a list, and its white, which is 0 unless one of them is a grey of more than
+    8 bits. Unreadable images are skipped here; the store reports them."""
+    read, problems = [], []
     for index in np.unique(np.linspace(0, len(images) - 1, count).astype(int)):
         try:
-            sample.append(decode(images.paths[index].read_bytes()))
+            read.append(read_values(images.paths[index].read_bytes()))
         except (OSError, ValueError) as error:
             problems.append(images.problem(index, error))
+    white = measure_white(images) if any(values.ndim == 2 and not declared for values, declared in read) else 0.0
+    sample = []
+    for values, declared in read:
+        with contextlib.suppress(ValueError):
+            sample.append(to_rgb(values, declared or white))
     if not sample:
         raise problems_error(f"{images.csv}: none of the sampled images can be used:", problems)
-    return sample
+    return sample, white
 
 
 def choose_preprocessing(train: ImageList, size: int, window: int | None = None) -> Preprocessing:
     """Return the preprocessing for a network input of ``size`` px, without mean and standard deviation. The window is the given
     one or is measured on the training images, and is printed with the reason."""
-    side, locate, reason = choose_window(sample_images(train))
+    sample, white = sample_images(train)
+    if white:
+        print(f"grey levels: 0 to {white:g} become 0 to 255, the range of the brightest grey in {train.csv.name}")
+    side, locate, reason = choose_window(sample)
     if window:
         side, reason = window, "as asked"
     print(f"window: {side} px of the raw image around the {locate}, {reason}")
-    return Preprocessing(side, 2 * size, size, locate)
+    return Preprocessing(side, 2 * size, size, locate, white=white)
 
 
 def measured_preprocessing(train: ImageList, size: int = 64) -> Preprocessing:
     """Return the preprocessing for a network input of ``size`` px, with all parameters measured on a sample of the images."""
-    images = sample_images(train)
+    images, white = sample_images(train)
     window, locate, _ = choose_window(images)
-    preprocessing = Preprocessing(window, 2 * size, size, locate)
+    preprocessing = Preprocessing(window, 2 * size, size, locate, white=white)
     mean, std = channel_statistics(np.stack([preprocessing.crop(image) for image in images]))
     return replace(preprocessing, mean=mean, std=std)

@@ -48,14 +48,14 @@ class Store:
 def code_version() -> str:
     """Return a hash of the code that decodes and crops, and of Pillow's version."""
     digest = hashlib.sha256(PIL.__version__.encode())
-    for name in ("images.py", "preprocessing.py"):
+    for name in ("bmp.py", "images.py", "preprocessing.py"):
         digest.update(Path(__file__).with_name(name).read_bytes())
     return digest.hexdigest()
 
 
 def store_key(paths: list[Path], preprocessing: Preprocessing) -> str:
     """Return a hash of everything that a store's content depends on."""
-    crop = [code_version(), preprocessing.window, preprocessing.locate, preprocessing.source]
+    crop = [code_version(), preprocessing.window, preprocessing.locate, preprocessing.source, preprocessing.white]
     digest = hashlib.sha256(json.dumps(crop).encode())
     for path in paths:
         try:
@@ -143,7 +143,7 @@ def build(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing
         def decode_one(row: int) -> str:
             try:
                 data = paths[row].read_bytes()
-                images[row] = preprocessing.crop(decode(data))
+                images[row] = preprocessing.crop(decode(data, white=preprocessing.white))
                 return hashlib.sha256(data).hexdigest()
             except (OSError, ValueError) as error:
                 errors[paths[row]] = error

@@ -50,7 +50,7 @@ def draw_data_figures(
     indices = [int(i) for label in range(len(classes)) for i in np.flatnonzero(train.labels == label)[:count]]
     rows, originals, views = [], [], []
     for index in indices:
-        raw = read_image(train.paths[index])
+        raw = read_image(train.paths[index], preprocessing.white)
         cropped = preprocessing.crop(raw)
         source = torch.from_numpy(cropped[None])
         original = to_uint8(resample(source, preprocessing.size, padding=preprocessing.padding))[0]
