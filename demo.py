@@ -45,7 +45,7 @@ from lab.data.augmentation import network_input
 from lab.data.batches import stored_batches
 from lab.data.images import read_image
 from lab.data.lists import DataSet, ImageList, data_name, read_data_set, read_list
-from lab.data.preprocessing import Preprocessing
+from lab.data.preprocessing import NO_CELL, Preprocessing
 from lab.errors import UserError, run
 from lab.evaluation.inference import Feed, decide_d4, predict_members
 from lab.evaluation.metrics import saved_accuracy, wilson
@@ -63,7 +63,8 @@ def main(args: argparse.Namespace) -> None:
     """Load every trained model, show its results on the valid list, and predict the given images."""
     if args.serve and args.images:
         raise UserError("--serve takes no images on the command line; upload them on the page.")
-    images = [read_image(path) for path in args.images]
+    for path in args.images:
+        read_image(path)  # a wrong path is reported before the networks are loaded
     name = data_name(args.data)  # the lists may be missing
     hardware = choose_hardware(args.device, args.precision)
     paths = {model: args.weights / name / model / "best.safetensors" for model in trained_models(args.weights / name)}
@@ -96,8 +97,8 @@ def main(args: argparse.Namespace) -> None:
         show_saved(networks, report / "demo.png", name)
     else:
         show_valid(networks, data, valid, hardware, report / "demo.png")
-    if images:
-        show_images(networks, args.images, images, hardware, report / "demo_images.png")
+    if args.images:
+        show_images(networks, args.images, hardware, report / "demo_images.png")
 
 
 def show_saved(networks: Networks, path: Path, name: str) -> None:
@@ -143,15 +144,18 @@ def show_valid(networks: Networks, data: DataSet, valid: ImageList, hardware: Ha
     print(f"\nfigure: {path}")
 
 
-def show_images(
-    networks: Networks, paths: list[Path], images: list[np.ndarray], hardware: Hardware, path: Path
-) -> None:
-    """Print each image's class probabilities by every model, and draw them in one figure."""
-    classes = next(iter(networks.values()))[0][1].classes
+def show_images(networks: Networks, paths: list[Path], hardware: Hardware, path: Path) -> None:
+    """Print each image's class probabilities by every model, and draw them in one figure. Images that show nothing are named."""
+    about = next(iter(networks.values()))[0][1]
+    classes = about.classes
     figure_rows = []
-    for source, image in zip(paths, images, strict=True):
+    for source in paths:
+        image = read_image(source, about.preprocessing.white)
         probabilities = {}
         print(f"\n{source}")
+        if about.preprocessing.shows_nothing(image):
+            print(f"  no prediction: the image is {NO_CELL}")
+            continue
 
         def feed(preprocessing: Preprocessing, image: np.ndarray = image) -> Feed:
             crop = torch.from_numpy(preprocessing.crop(image)[None]).to(hardware.device)
@@ -163,8 +167,9 @@ def show_images(
             shares = ", ".join(f"{name} {percent(share, 1)}" for name, share in zip(classes, row, strict=True))
             print(f"  {model}: {classes[int(row.argmax())]} ({shares})")
         figure_rows.append({"title": source.name, "image": image, "probabilities": probabilities})
-    save(predictions_figure(figure_rows, classes), path)
-    print(f"\nfigure: {path}")
+    if figure_rows:
+        save(predictions_figure(figure_rows, classes), path)
+        print(f"\nfigure: {path}")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     pip download --no-deps --no-binary :all: pillow && tar xzf pillow-*.tar.gz
     python -m benchmarks.image_suites pillow-12.3.0/Tests/images --keep image_suites
 
-Every difference has a reason that the file itself shows. The BMP suite (bmp/g good, bmp/q questionable, bmp/b bad) is part of these
-images; its good files are compared with their references in bmp/html as well.
+Every difference has a reason that the file itself shows. The BMP suite (bmp/g good, bmp/q questionable, bmp/b bad) is among these
+images; its good files are also compared with their references in bmp/html.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def compare(folder: Path) -> list[str]:
 
 
 def bmp_suite(folder: Path) -> list[str]:
-    """The rows of the table of the BMP suite: file, what came of it, and for good files the largest difference from the reference."""
+    """The rows of the table of the BMP suite: file, outcome, and for good files the largest difference from the reference."""
     rows = []
     for part in ("g", "q", "b"):
         for path in sorted((folder / part).glob("*.bmp")):
@@ -88,7 +88,9 @@ def bmp_suite(folder: Path) -> list[str]:
             if part == "g" and pixels is not None:
                 with Image.open(folder / "html" / f"{REFERENCES.get(path.stem, path.stem)}.png") as reference:
                     difference = str(np.abs(pixels.astype(int) - np.asarray(reference.convert("RGB"))).max())
-            rows.append(f"| {part}/{path.name} | {'read' if pixels is not None else f'refused: {why}'} | {difference} |")
+            rows.append(
+                f"| {part}/{path.name} | {'read' if pixels is not None else f'refused: {why}'} | {difference} |"
+            )
     return rows
 
 
@@ -99,9 +101,15 @@ def main() -> None:
     keep_option(parser, "image_suites")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    lines = [f"Pillow {PIL.__version__}; the images of its source distribution, each alone (no range of a data set).", ""]
+    lines = [
+        f"Pillow {PIL.__version__}; the images of its source distribution, each alone (no range of a data set).",
+        "",
+    ]
     lines += [*table_head("outcome | images | such as"), *compare(args.folder), ""]
-    lines += [*table_head("BMP suite | outcome | largest difference from the reference, of 255"), *bmp_suite(args.folder / "bmp")]
+    lines += [
+        *table_head("BMP suite | outcome | largest difference from the reference, of 255"),
+        *bmp_suite(args.folder / "bmp"),
+    ]
     keep(args.keep, lines)
 
 

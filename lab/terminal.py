@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterable
@@ -32,6 +33,12 @@ def warn(text: str) -> None:
     """Write ``warning: text`` to standard error, above any progress bar; under torchrun only in the first process."""
     if os.environ.get("RANK", "0") == "0":
         tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Like :func:`warn`, but the same text only once in a process."""
+    warn(text)
 
 
 def silence() -> None:

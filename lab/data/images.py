@@ -75,12 +75,12 @@ def to_values(image: Image.Image) -> np.ndarray:
     ImageOps.exif_transpose(image, in_place=True)  # Pillow does this by itself for TIFF only
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return np.array(image)
-    if image.mode == "P" and image.getextrema()[1] >= len(image.getpalette() or ()) // 3:
+    if image.mode == "P" and np.asarray(image).max() >= len(image.getpalette() or ()) // 3:
         raise ValueError("a pixel has a colour that is not in the palette")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        low, high = image.getchannel("A").getextrema()
-        if low < high:
+        alpha = np.asarray(image.getchannel("A"))
+        if alpha.min() < alpha.max():
             image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     values = np.array(image.convert("RGB"))
     if sixteen and 0 < values.max() < 64:

@@ -21,6 +21,7 @@ from lab.data.images import range_of, read_values, to_rgb
 from lab.data.lists import ImageList, problems_error
 from lab.hardware import decoding_threads
 
+NO_CELL = "of one colour, or without a cell on black"
 SIDES = ("window", "source", "size")
 DARK = 8  # of 255: every channel of a background pixel of the lab's images is below (measured on 52 originals)
 

@@ -22,13 +22,13 @@ import numpy as np
 import PIL
 
 from lab.data.images import decode
-from lab.data.lists import ImageList, problems_error
-from lab.data.preprocessing import Preprocessing
+from lab.data.lists import SHOWN, ImageList, problems_error
+from lab.data.preprocessing import NO_CELL, Preprocessing
 from lab.errors import UserError
 from lab.files import alone, replacing, reserve, write_whole
 from lab.hardware import decoding_threads
-from lab.terminal import progress, warn
-from lab.text import counted
+from lab.terminal import progress, warn, warn_once
+from lab.text import counted, shown
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Store:
     images: np.ndarray
     rows: np.ndarray
     digests: list[str]
+    blank: frozenset[int] = frozenset()  # rows of images that show nothing, see Preprocessing.shows_nothing
 
     def list_digests(self) -> list[str]:
         """Return the SHA-256 of each image file, in the order of the list."""
@@ -87,6 +88,7 @@ def open_stores(lists: dict[str, ImageList], preprocessing: Preprocessing, folde
                     store = load(*arguments)
         if store is not None:
             stores[name] = store
+            warn_of_blank_images(images, store)
         elif not errors:
             raise UserError(f"{stem}.npy: cannot be read after it was written; check the disk.")
         rows = enumerate(images.paths)
@@ -110,7 +112,7 @@ def load(stem: Path, paths: list[Path], listed: list[Path], side: int) -> Store 
     try:
         images = np.load(array, mmap_mode="r")
         manifest = json.loads(stem.with_name(f"{stem.name}.json").read_text())
-        digests = manifest["sha256"]
+        digests, _ = manifest["sha256"], manifest["blank"]
         intact = images.shape == (len(paths), side, side, 3) and images.dtype == np.uint8 and len(digests) == len(paths)
         intact = intact and manifest["crc32"] == checksum(array, digests)
     except Exception:  # numpy raises EOFError, TokenError, BadZipFile and others on damaged files
@@ -118,7 +120,7 @@ def load(stem: Path, paths: list[Path], listed: list[Path], side: int) -> Store 
     if not intact:
         return None
     row_of = {path: row for row, path in enumerate(paths)}
-    return Store(images, np.array([row_of[path] for path in listed]), digests)
+    return Store(images, np.array([row_of[path] for path in listed]), digests, frozenset(manifest["blank"]))
 
 
 def checksum(path: Path, digests: list[str]) -> int:
@@ -134,6 +136,7 @@ def build(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing
     """Decode and crop ``paths`` into a new store, in parallel. Returns the errors of images that cannot be decoded; if there are
     any, the store is deleted."""
     errors: dict[Path, Exception] = {}
+    blank: set[int] = set()
     array = stem.with_name(f"{stem.name}.npy")
     with replacing(array) as temporary:
         shape = (len(paths), preprocessing.source, preprocessing.source, 3)
@@ -143,7 +146,10 @@ def build(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing
         def decode_one(row: int) -> str:
             try:
                 data = paths[row].read_bytes()
-                images[row] = preprocessing.crop(decode(data, white=preprocessing.white))
+                image = decode(data, white=preprocessing.white)
+                images[row] = preprocessing.crop(image)
+                if preprocessing.shows_nothing(image):
+                    blank.add(row)
                 return hashlib.sha256(data).hexdigest()
             except (OSError, ValueError) as error:
                 errors[paths[row]] = error
@@ -159,9 +165,18 @@ def build(stem: Path, name: str, paths: list[Path], preprocessing: Preprocessing
     if errors:
         array.unlink()
     else:
-        manifest = {"crc32": checksum(array, digests), "sha256": digests}
+        manifest = {"crc32": checksum(array, digests), "sha256": digests, "blank": sorted(blank)}
         write_whole(stem.with_name(f"{stem.name}.json"), json.dumps(manifest))
     return errors
+
+
+def warn_of_blank_images(images: ImageList, store: Store) -> None:
+    """Warn, once in a process, of images of one colour and, if the cells are on black, of images without a cell."""
+    found = [index for index, row in enumerate(store.rows) if row in store.blank]
+    if found:
+        lines = ", ".join(f"line {images.row(index)} ({shown(images.ids[index])})" for index in found[:SHOWN])
+        more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
+        warn_once(f"{images.csv}: {counted(len(found), 'image')} {NO_CELL}: {lines}{more}.")
 
 
 def warn_of_shared_images(stores: dict[str, Store]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lab.data.images import decode
+from lab.data.preprocessing import NO_CELL
 from lab.hardware import Hardware
 from lab.page.gallery import Valid
 from lab.page.html import answer, grid, notice, probability
@@ -58,7 +59,10 @@ class Content:
             name, data, truth = self.read(chosen)
             if len(data) > MAX_BYTES:
                 raise ValueError(f"larger than {MAX_BYTES / 2**20:.0f} MiB")
-            image = decode(data, MAX_PIXELS)
+            preprocessing = self.models[0].preprocessing
+            image = decode(data, MAX_PIXELS, preprocessing.white)
+            if preprocessing.shows_nothing(image):
+                raise ValueError(f"{NO_CELL}, so no class is predicted")
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             name = chosen[0] if isinstance(chosen, tuple) else "This image of the list"

@@ -89,6 +89,17 @@ def test_single_images(work: Path, trained: Path, capsys: Capture, suffix: str) 
     assert is_png(work / "report" / "tiny" / "demo_images.png")
 
 
+def test_an_image_without_a_cell_gets_no_prediction(
+    work: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 64), "white").save(work / "white.png")
+    Image.fromarray(cell(np.random.default_rng(5), 1)).save(work / "cell.png")
+    command(demo, "--data", "tiny", "--weights", trained / "weights", *CPU, work / "white.png", work / "cell.png")
+    blank, predicted = capsys.readouterr().out.split("white.png\n")[1].split("cell.png\n")
+    assert "no prediction: the image is of one colour, or without a cell on black" in blank and "%" not in blank
+    assert predicted.count("leukemia blast") >= 3
+
+
 @pytest.mark.parametrize(("data", "message"), [(None, "cannot be read"), (b"no image at all", "not an image")])
 def test_an_unreadable_image_is_refused(
     work: Path, trained: Path, capsys: Capture, data: bytes | None, message: str

@@ -135,5 +135,5 @@ def test_a_store_holds_every_row_or_every_bad_row_is_named(tree: Tree, data: st.
         for name, images in lists.items():
             assert len(stores[name].rows) == len(images) == sum(text.startswith(name) for text in good)
             for row, path in zip(stores[name].rows, images.paths, strict=True):
-                crop = stores["chosen"].crop(decode(path.read_bytes()))
+                crop = stores["chosen"].crop(decode(path.read_bytes(), white=stores["chosen"].white))
                 np.testing.assert_array_equal(stores[name].images[row], crop)

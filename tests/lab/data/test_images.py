@@ -80,6 +80,13 @@ def test_transparent_colours_are_composited_on_black() -> None:
     np.testing.assert_array_equal(grey_key, triples([0, 80, 160, 0]))
 
 
+@pytest.mark.parametrize("alpha", [0, 100, 255])
+def test_an_alpha_that_is_the_same_everywhere_is_ignored(alpha: int) -> None:
+    rgba = np.concatenate([RGB, np.full_like(RGB[..., :1], alpha)], axis=2)
+    for file_format in ("PNG", "TIFF", "BMP"):
+        np.testing.assert_array_equal(decode(encode(Image.fromarray(rgba), file_format)), RGB)
+
+
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
 def test_alpha_is_composited_on_black(file_format: str) -> None:
     rgba = Image.fromarray(blocks([(*RED, 255), (*GREEN, 0), (*BLUE, 51), (*BROWN, 128)]))
@@ -98,30 +105,82 @@ def test_cmyk(file_format: str, tolerance: int) -> None:
     np.testing.assert_allclose(pixels, blocks([RED, GREEN, (0, 0, 0), (200, 200, 200)]), atol=tolerance)
 
 
-SIXTEEN_BIT = [0, 0x1234, 0x80FF, 0xFFFF]
+FULL, TWELVE_BIT, FRACTIONS = [0, 0x1234, 0x80FF, 0xFFFF], [0, 1000, 2505, 4095], [0.0, 0.2, 0.5, 1.0]
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "expected", "file_format"),
+    ("kind", "values", "white", "file_format"),
     [
-        *((kind, SIXTEEN_BIT, [0, 0x12, 0x80, 0xFF], name) for kind in ("<u2", ">u2") for name in ("PNG", "TIFF")),
-        ("i4", [257 * grey for grey in GREYS], GREYS, "TIFF"),
-        ("f4", GREYS, GREYS, "TIFF"),
-        ("f4", [0.0, 0.2, 0.5, 1.0], [0, 51, 127, 255], "TIFF"),  # no value above 1
-        ("f4", [-300.0, 0, 99, 300, np.nan], [0, 0, 99, 255, 0], "TIFF"),
+        *((kind, FULL, 0, name) for kind in ("<u2", ">u2") for name in ("PNG", "TIFF")),
+        ("u2", TWELVE_BIT, 4095, "PNG"),  # a camera's 12 bits in 16
+        ("u2", TWELVE_BIT, 65535, "TIFF"),  # beside images of the full range
+        ("i4", TWELVE_BIT, 4095, "TIFF"),
+        ("f4", TWELVE_BIT, 4095, "TIFF"),
+        ("f4", FRACTIONS, 0, "TIFF"),
+        ("f4", FRACTIONS, 1, "TIFF"),
     ],
 )
-def test_wide_greys_become_eight_bit(kind: str, values: list[float], expected: list[int], file_format: str) -> None:
-    pixels = decode(encode(Image.fromarray(np.array([values], kind)), file_format))
-    np.testing.assert_array_equal(pixels[0], np.transpose([expected] * 3))
+def test_wide_greys_are_scaled_by_the_white_of_the_data_set(
+    kind: str, values: list[float], white: float, file_format: str
+) -> None:
+    pixels = decode(encode(Image.fromarray(np.array([values], kind)), file_format), white=white)
+    exact = np.array(values) * 255 / (white or max(values))
+    assert np.abs(pixels[0] - exact[:, None]).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "white", "reason"),
+    [
+        ("u2", TWELVE_BIT, 0, "up to 4095, and nothing says which value is white"),
+        ("u2", TWELVE_BIT, 1023, "up to 4095, but white is 1023"),
+        ("f4", [-300.0, 0, 99], None, "below 0 or not finite"),
+        ("f4", [0, np.nan], None, "below 0 or not finite"),
+        ("f4", [0, np.inf], None, "below 0 or not finite"),
+        ("i4", [-1, 5], 4095, "below 0"),
+    ],
+)
+def test_wide_greys_without_a_known_white_are_refused(
+    kind: str, values: list[float], white: float | None, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        decode(encode(Image.fromarray(np.array([values], kind)), "TIFF"), white=white)
+
+
+def test_a_declared_depth_is_the_white() -> None:
+    """A TIFF of 12 bits, two values in three bytes; Pillow reads but cannot write them (TIFF 6.0, section 8)."""
+    tags = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 3}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    content = b"II*\0" + struct.pack("<I", 12) + b"\x80\x0f\xff\0"  # values 2048 and 4095
+    content += struct.pack("<H", len(tags)) + entries + bytes(4)
+    for white in (None, 0, 65535):
+        np.testing.assert_array_equal(decode(content, white=white)[0, :, 0], [128, 255])
 
 
 def test_sixteen_bit_rgb_png() -> None:
-    """Pillow cannot write such a file (PNG specification, sections 5 and 11)."""
-    rows = b"".join(b"\0" + row.tobytes() for row in (RGB.astype(np.uint16) * 257).astype(">u2"))
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0))
-    file = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    np.testing.assert_array_equal(decode(file), RGB)
+    """Pillow cannot write such files (PNG specification, sections 5 and 11)."""
+
+    def png(pixels: np.ndarray) -> bytes:
+        rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(">u2"))
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0))
+        return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+    np.testing.assert_array_equal(decode(png(RGB.astype(np.uint16) * 257)), RGB)
+    with pytest.raises(ValueError, match="at most 14 of them used"):
+        decode(png(RGB.astype(np.uint16) * 16))  # a camera's 12 bits, of which Pillow keeps the upper 4
+
+
+@pytest.mark.parametrize(("file_format", "tolerance"), [("JPEG", 4), ("PNG", 0), ("WEBP", 0), ("TIFF", 0)])
+def test_exif_orientation_is_applied_in_every_format(file_format: str, tolerance: int) -> None:
+    exif = Image.Exif()
+    exif[274] = 6  # turn clockwise to see it upright
+    options = {"quality": 95, "subsampling": 0} if file_format == "JPEG" else {"lossless": True}
+    content = encode(Image.fromarray(RGB), file_format, exif=exif, **options if file_format != "TIFF" else {})
+    np.testing.assert_allclose(decode(content).astype(int), np.rot90(RGB, -1), atol=tolerance)
+
+
+def test_damaged_exif_data_do_not_make_an_image_unreadable() -> None:
+    content = encode(Image.fromarray(RGB), "PNG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(9))
+    np.testing.assert_array_equal(decode(content), RGB)
 
 
 def test_only_the_first_frame_of_an_animation_is_read() -> None:

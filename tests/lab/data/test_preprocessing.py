@@ -196,7 +196,7 @@ def test_the_window_of_the_real_cells_on_black(shared_data: Callable[[str], Path
 @pytest.mark.parametrize(("name", "side", "reason"), [("pbc8", 208, "centred"), ("all4", 224, "whole smear")])
 def test_the_window_of_the_real_smears(name: str, side: int, reason: str, shared_data: Callable[[str], Path]) -> None:
     train = read_list(read_data_set(shared_data(name)), "train", labelled=True, check_files=False)
-    chosen = choose_window(sample_images(train, 60))
+    chosen = choose_window(sample_images(train, 60)[0])
     assert chosen[:2] == (side, "centre") and reason in chosen[2]
 
 
@@ -266,11 +266,11 @@ def test_window_and_statistics_are_measured_on_the_training_images(make_data: Ca
 def test_a_sample_is_spread_evenly_and_skips_unreadable_images(make_data: Callable[..., Path]) -> None:
     train = read_list(read_data_set(make_data(train=9)), "train", labelled=True)
     for count, indices in ((200, range(9)), (3, (0, 4, 8)), (1, (0,))):
-        for image, index in zip(sample_images(train, count), indices, strict=True):
+        for image, index in zip(sample_images(train, count)[0], indices, strict=True):
             np.testing.assert_array_equal(image, read_image(train.paths[index]))
     # The store reports a damaged image together with all others, so measuring must not stop before.
     train.paths[4].write_bytes(b"")
-    assert len(sample_images(train, 200)) == 8
+    assert len(sample_images(train, 200)[0]) == 8
     for path in train.paths:
         path.write_bytes(b"")
     with pytest.raises(

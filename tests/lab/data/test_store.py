@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import lab.data.store
 from lab.data.images import read_image
 from lab.data.lists import ImageList, read_data_set, read_list
-from lab.data.preprocessing import Preprocessing
+from lab.data.preprocessing import Preprocessing, choose_preprocessing
 from lab.data.store import Store, open_stores
 from lab.errors import UserError
 
@@ -178,7 +179,7 @@ def test_an_interrupted_build_leaves_no_store(
     folder = tmp_path / "store"
     with monkeypatch.context() as patch:
 
-        def stop(*_: object) -> None:
+        def stop(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
         patch.setattr(lab.data.store, "decode", stop)
@@ -219,3 +220,39 @@ def test_the_rest_of_a_killed_build_is_removed_with_the_older_store(train: Image
     overwrite(train.paths[0], train.paths[1].read_bytes())
     check(train, tmp_path / "store")
     assert not rest.exists() and len(names(tmp_path / "store")) == 2
+
+
+def test_images_that_show_nothing_are_warned_of_by_row(
+    train: ImageList, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
+    for index, image in ((0, np.zeros_like(noise)), (2, np.full_like(noise, 255)), (5, noise)):
+        Image.fromarray(image).save(train.paths[index])
+    for preprocessing, rows in ((SMALL, (0, 2, 5)), (replace(SMALL, locate="centre"), (0, 2))):
+        for _ in range(2):  # built, and opened again
+            store = open_stores({"train": train}, preprocessing, tmp_path)["train"]
+            assert {index for index in range(len(train)) if store.rows[index] in store.blank} == set(rows)
+        message = capsys.readouterr().err
+        assert message.count("warning") == 1  # once in a process
+        assert all(f"line {index + 2} (./train/{index}.bmp)" in message for index in rows) and "line 3" not in message
+
+
+def test_greys_of_twelve_bits_are_scaled_alike_in_all_lists(make_data: Callable[..., Path], tmp_path: Path) -> None:
+    """A camera's 12 bits in files of 16: one white for dark and bright images, of both lists."""
+    data = read_data_set(make_data())
+    lists = {name: read_list(data, name, labelled=True) for name in ("train", "valid")}
+    expected = {}
+    for name, images in lists.items():
+        for index, path in enumerate(images.paths):
+            grey = read_image(path)[..., 0].astype(np.uint16) * (16 if index else 2)  # the first of each is dark
+            Image.fromarray(grey).save(path, "PNG")
+            expected[name, index] = grey / 4095 * 255
+    preprocessing = choose_preprocessing(lists["train"], 12)
+    assert preprocessing.white == 4095
+    stores = open_stores(lists, preprocessing, tmp_path)
+    for (name, index), grey in expected.items():
+        crop = preprocessing.crop(np.repeat((grey + 0.5).astype(np.uint8)[..., None], 3, axis=2))
+        np.testing.assert_array_equal(stores[name].images[stores[name].rows[index]], crop)
+    Image.fromarray(np.full((48, 48), 5000, np.uint16)).save(lists["valid"].paths[1], "PNG")
+    with pytest.raises(UserError, match=r"valid.csv line 3: .* up to 5000, but white is 4095 in this data set"):
+        open_stores(lists, preprocessing, tmp_path)
