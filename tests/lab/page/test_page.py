@@ -183,6 +183,7 @@ def test_the_heat_map_is_of_the_requested_class_and_stage(content: Content) -> N
         ("<b>.png", b"", "&lt;b&gt;.png: the file is empty"),
         ("vast.png", png(np.zeros((60, 60, 3), np.uint8)), "vast.png: larger than 3,000 pixels"),
         ("heavy.bmp", b"\0" * 10_001, "heavy.bmp: larger than"),
+        ("white.png", png(np.full((50, 50, 3), 255, np.uint8)), "white.png: of one colour, or without a cell"),
     ],
 )
 def test_a_bad_upload_is_an_error(content: Content, monkeypatch: Patch, name: str, data: bytes, message: str) -> None:
