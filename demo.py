@@ -39,7 +39,7 @@ import pandas as pd
 import torch
 from sklearn.metrics import confusion_matrix
 
-from lab.checkpoints.checkpoint import check_classes, trained_models
+from lab.checkpoints.checkpoint import check_data, trained_models
 from lab.checkpoints.ensembles import Member, count_parameters, load_members
 from lab.data.augmentation import network_input
 from lab.data.batches import stored_batches
@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
         why = str(error).splitlines()[0]
     else:
         for model, members in networks.items():
-            check_classes(paths[model], members[0][1], data.classes)
+            check_data(paths[model], members[0][1], data)
     if args.serve:
         try:
             from lab.page.content import prepare  # slow to import, and not needed for the table

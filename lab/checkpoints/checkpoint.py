@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from lab.data.lists import DataSet, list_digest
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
 from lab.files import replacing
@@ -222,6 +223,20 @@ def check_classes(path: Path, about: About, classes: list[str]) -> None:
     if classes and about.classes != classes:
         raise UserError(
             f"{path}: trained on {len(about.classes)} classes {about.classes}, but the data set has {len(classes)}: {classes}."
+        )
+
+
+def check_data(path: Path, about: About, data: DataSet) -> None:
+    """Raise :class:`UserError` if a checkpoint was trained on other classes or other lists than a data set's, if these are known.
+
+    Two data sets whose folders have the same name share the folder of weights.
+    """
+    check_classes(path, about, data.classes)
+    known = all((data.folder / f"{name}.csv").is_file() for name in ("train", "valid"))
+    if known and about.lists not in ("", list_digest(data)):
+        raise UserError(
+            f"{path}: trained on other lists than those in {data.folder} (train.csv, valid.csv or the class names differ). "
+            f"Name its lists with --data, or other weights with --weights; `python train.py --fresh` trains on these lists."
         )
 
 

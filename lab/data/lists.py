@@ -82,9 +82,10 @@ def find_folder(data: str | Path) -> Path:
 
 
 def data_name(data: str | Path) -> str:
-    """Return a data set's short name: that of its folder of lists, or ``lab3`` if the lists are directly in ``csv``."""
-    name = Path(data).resolve().name
-    return "lab3" if name == "csv" else name
+    """Return a data set's short name: that of its folder of lists, or ``lab3`` if the lists are directly in ``csv`` of the
+    working directory or of the project. A folder named csv elsewhere is not the lab's."""
+    folder = Path(data).resolve()
+    return "lab3" if folder in (Path("csv").resolve(), Path(__file__).resolve().parents[2] / "csv") else folder.name
 
 
 def read_data_set(data: str | Path, root: str | Path | None = None) -> DataSet:

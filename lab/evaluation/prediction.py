@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.checkpoints.checkpoint import About, check_classes
+from lab.checkpoints.checkpoint import About, check_data
 from lab.checkpoints.ensembles import load_members
 from lab.data.batches import Batches, stored_batches
 from lab.data.lists import DataSet, ImageList
@@ -20,11 +20,11 @@ def predict_list(
 ) -> tuple[np.ndarray, About]:
     """Class probabilities [N, K] of a list by the checkpoint ``path`` and its members, and the checkpoint's description.
 
-    ``name`` is that of the image store. Raises UserError if the checkpoint and the data set have different classes.
+    ``name`` is that of the image store. Raises UserError if the checkpoint was trained on other classes or lists.
     """
     members = load_members(path, model)
     about = members[0][1]
-    check_classes(path, about, data.classes)
+    check_data(path, about, data)
     for network, _ in members:
         hardware.place(network)
 

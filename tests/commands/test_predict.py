@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
+import demo
+import evaluate
 import predict
 from lab.checkpoints.checkpoint import load_network, read_about
 from lab.errors import UserError
@@ -164,3 +166,17 @@ def test_a_users_mistake_is_one_line_and_status_2(trainer: Trainer, tmp_path: Pa
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: weights/tiny: no trained model there") and "train.py" in line
     assert contents(tmp_path) == before
+
+
+def test_a_data_set_of_the_same_name_is_not_predicted_by_the_network_of_another(trained: Path, work: Path) -> None:
+    data = make_data(work / "elsewhere" / "tiny")
+    valid = pd.read_csv(data / "valid.csv")
+    valid.assign(label=1 - valid["label"]).to_csv(data / "valid.csv", index=False)  # the labels the other way round
+    before = contents(work)
+    for module in (predict, evaluate, demo):
+        with pytest.raises(UserError, match=r"best.safetensors: trained on other lists than those in .*elsewhere/tiny"):
+            command(module, "--data", data, "--weights", trained / "weights", *CPU)
+    assert contents(work) == before
+    for name in ("train", "valid"):
+        (data / f"{name}.csv").unlink()  # only test lists: nothing to compare
+    command(predict, "--data", data, "--weights", trained / "weights", "--model", "resnet18", *CPU)

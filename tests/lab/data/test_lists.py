@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataloader import getData
-from lab.data.lists import ImageList, find_folder, parse_label, read_data_set, read_list, read_lists
+from lab.data.lists import ImageList, data_name, find_folder, parse_label, read_data_set, read_list, read_lists
 from lab.errors import UserError
 
 
@@ -195,6 +195,7 @@ def test_a_data_set_is_found_by_folder_by_name_and_directly_in_csv(working_folde
     data = read_data_set("csv/lab3")
     assert (data.name, data.folder) == ("lab3", Path("csv"))
     assert read_data_set("csv").name == "lab3"
+    assert data_name(working_folder / "elsewhere" / "csv") == "csv"  # not the lab's
     for name in ("lab3", "mine"):
         write(working_folder / "csv" / name, content)
         data = read_data_set(name)
