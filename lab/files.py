@@ -17,6 +17,9 @@ from filelock import FileLock, Timeout
 
 from lab.errors import UserError
 
+UMASK = os.umask(0o077)  # it can only be read by setting it
+os.umask(UMASK)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -38,6 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~UMASK)  # some writers (safetensors) give access to the owner alone
         temporary.replace(path)
         flush_folder(path.parent)
     except OSError as error:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lab.errors import UserError, leave_at_once
-from lab.terminal import silence
+from lab.terminal import prepare_streams, silence
 from models.catalog import depths, find, names
 
 
@@ -22,11 +23,25 @@ def parse(arguments: Callable[[], argparse.ArgumentParser], name: str) -> argpar
     """
     if name != "__main__":
         return argparse.Namespace()
-    args = arguments().parse_args()
+    prepare_streams()
+    args = expand_home(arguments().parse_args())
     if getattr(args, "quiet", False):
         silence()
     signal.signal(signal.SIGINT, leave_at_once)
     return args
+
+
+def expand_home(args: argparse.Namespace) -> argparse.Namespace:
+    """The options with ``~`` at the beginning of a path replaced by the home directory, as a shell does for separate words."""
+
+    def expand(value: Any) -> Any:
+        if isinstance(value, Path) or (isinstance(value, str) and value.startswith("~")):
+            return type(value)(os.path.expanduser(value))  # noqa: PTH111
+        if isinstance(value, dict):
+            return {key: expand(item) for key, item in value.items()}
+        return [expand(item) for item in value] if isinstance(value, list) else value
+
+    return argparse.Namespace(**expand(vars(args)))
 
 
 class GivenParser(argparse.ArgumentParser):

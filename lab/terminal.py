@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
+import io
 import os
 import sys
 from collections.abc import Iterable
@@ -12,6 +14,27 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
+
+
+PLAIN = {"→": "->", "–": "-", "…": "...", "×": "x", "±": "+-", "·": "-"}  # for consoles that have no such characters
+
+
+def prepare_streams() -> None:
+    """Make standard output and error usable: characters that the console's encoding lacks are replaced, and a closed stream is
+    opened on the null device, because the next file that is opened would take its place otherwise."""
+    codecs.register_error("plain", lambda error: (plain(error), error.end))  # type: ignore[attr-defined]
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+        elif name != "stdin" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")
+
+
+def plain(error: UnicodeError) -> str:
+    """The replacement of the characters that could not be encoded."""
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(PLAIN.get(character, "?") for character in error.object[error.start : error.end])
 
 
 def shows_bars() -> bool:

@@ -6,12 +6,13 @@ depth (``Path`` only) and optionally ``classes.csv`` (``label,name``).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from lab.data.images import decode
-from lab.data.paths import locate, starts
+from lab.data.paths import MISSING, locate, nearby, starts
 from lab.errors import UserError
+from lab.files import write_whole
 from lab.tables import CONTROL, read_csv
 from lab.terminal import progress
 from lab.text import counted, shown
 
+PROBLEMS = Path("problems.txt")
 SHOWN = 10  # number of problems that an error lists by row
 
 
@@ -63,11 +66,15 @@ class DataSet:
 
 
 def problems_error(title: str, problems: list[str]) -> UserError:
-    """Return one error for many problems: the first ten by row, then the count."""
+    """Return one error for many problems: the first ten by row, then the count. All of them are written to ``problems.txt``."""
     lines = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
-    more = f"\n  … and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
-    advice = "Nothing was started; correct the list or the files and run the command again."
-    return UserError(f"{title}{lines}{more}\n{advice}")
+    more = ""
+    if len(problems) > SHOWN:
+        more = f"\n  … and {len(problems) - SHOWN:,} more"
+        with contextlib.suppress(OSError):  # of a folder that cannot be written
+            write_whole(PROBLEMS, "\n".join([title, *problems, ""]))
+            more += f"; all are in {PROBLEMS}"
+    return UserError(f"{title}{lines}{more}\nCorrect the list or the files and run the command again.")
 
 
 def find_folder(data: str | Path) -> Path:
@@ -109,8 +116,10 @@ def read_classes(folder: Path, name: str) -> list[str]:
     if table.empty:
         raise UserError(f"{path}: the list has a header but no rows.")
     used = {label for label in map(parse_label, table["label"]) if label is not None and label >= 0}
+    if not used:
+        raise UserError(f"{path}: {describe_labels(table['label'])}")
     # K is the first label that does not occur; larger labels and texts that are no number are reported by row.
-    count = next(label for label in itertools.count() if label not in used) if used else 2
+    count = next(label for label in itertools.count() if label not in used)
     if count < 2:
         raise UserError(
             f"{path}: label {count} never occurs, only {', '.join(map(str, sorted(used)[:SHOWN]))}; the column 'label' must "
@@ -119,6 +128,17 @@ def read_classes(folder: Path, name: str) -> list[str]:
     if name == "lab3" and count == 2:
         return ["normal", "leukemia blast"]
     return [f"class {label}" for label in range(count)]
+
+
+def describe_labels(texts: Iterable[str]) -> str:
+    """Say what labels none of which is a whole number are, and which numbers to write instead."""
+    kinds = sorted({text.strip() for text in texts})
+    pairs = ", ".join(f"{number} for {shown(text) or 'an empty label'}" for number, text in enumerate(kinds[:SHOWN]))
+    more = " and so on" if len(kinds) > SHOWN else ""
+    return (
+        f"the column 'label' contains no whole number from 0 on; write {pairs}{more}, and the same numbers with a name for each "
+        f"class into classes.csv (label,name)."
+    )
 
 
 def read_class_names(path: Path) -> list[str]:
@@ -183,6 +203,7 @@ def inspect(data: DataSet, name: str, labelled: bool, check_files: bool = True) 
     paths: list[Path] = []
     problems: dict[int, str] = {}
     first_lines: dict[str, int] = {}
+    searched = False
     for index, (line, text) in enumerate(zip(lines, ids, strict=True)):
         file, faults = "", []
         if not text.strip():
@@ -194,11 +215,16 @@ def inspect(data: DataSet, name: str, labelled: bool, check_files: bool = True) 
             if absolute in first_lines:  # ./0.bmp and 0.bmp are the same file
                 faults.append(f"{shown(text)} is already on line {first_lines[absolute]}")
             elif check_files and fault:
-                faults.append(f"{shown(text)} {fault}")
+                # Searched for the first missing file of a list: the others are mostly missing for the same reason.
+                near = nearby(text, folders) if fault == MISSING and not searched else ""
+                searched = searched or fault == MISSING
+                faults.append(f"{shown(text)} {fault}{near and f' ({shown(near, 300)})'}")
             first_lines.setdefault(absolute, line)
         if labelled and not 0 <= labels[index] < len(data.classes):
             quoted, last = shown(label_texts[index]), len(data.classes) - 1
-            faults.append(f"label '{quoted}' is not a whole number from 0 to {last}{hint}")
+            named = label_texts[index].strip() in data.classes
+            number = f"; it is the name of class {data.classes.index(label_texts[index].strip())}" if named else hint
+            faults.append(f"label '{quoted}' is not a whole number from 0 to {last}{number}")
         if faults:
             problems[line] = f"{path.name} line {line}: {'; '.join(faults)}"
         paths.append(Path(file))

@@ -2,12 +2,17 @@
 
 Works on strings, because pathlib takes several times as long and a list may have 100,000 rows.
 """
-# ruff: noqa: PTH100, PTH113, PTH114, PTH117, PTH118
+# ruff: noqa: PTH100, PTH113, PTH114, PTH117, PTH112, PTH118, PTH122
 
 from __future__ import annotations
 
+import contextlib
 import os
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
+
+MISSING = "does not exist"
 
 
 def starts(folder: Path, root: Path | None) -> dict[str, str]:
@@ -15,6 +20,29 @@ def starts(folder: Path, root: Path | None) -> dict[str, str]:
     list's own ``folder`` and then the working directory."""
     places = [root] if root is not None else [folder, Path()]
     return {os.path.join(place, ""): os.path.join(os.path.abspath(place), "") for place in places}
+
+
+def nearby(text: str, folders: Iterable[str]) -> str:
+    """Say where a file is that a list's path misses narrowly: one folder up or down, or with another spelling; else ""."""
+    relative = os.path.normpath(text.strip().replace("\\", "/"))
+    stem, suffix = os.path.splitext(relative)
+    spellings = [stem + suffix.swapcase(), stem + suffix.lower(), stem + suffix.upper()]
+    spellings += [unicodedata.normalize(form, relative) for form in ("NFC", "NFD")]
+    for folder in folders:
+        for spelling in spellings:
+            if spelling != relative and os.path.isfile(os.path.join(folder, spelling)):
+                return f"{os.path.join(folder, spelling)} exists, which is spelled differently"
+        if not os.access(folder, os.R_OK | os.X_OK):
+            return f"{os.path.normpath(folder)} cannot be opened"
+        with contextlib.suppress(OSError):
+            below = sorted(entry.path for entry in os.scandir(folder) if os.path.isdir(entry.path))
+            for root in (os.path.normpath(os.path.join(folder, os.pardir)), *below[:1000]):
+                if os.path.isfile(os.path.join(root, relative)):
+                    return f"{os.path.join(root, relative)} exists; --root {root} finds it"
+        shorter = relative.partition("/")[2]
+        if shorter and os.path.isfile(os.path.join(folder, shorter)):
+            return f"{os.path.join(folder, shorter)} exists; the paths of the list begin with a folder too many"
+    return ""
 
 
 def locate(text: str, folders: dict[str, str]) -> tuple[str, str, str]:
@@ -43,4 +71,4 @@ def locate(text: str, folders: dict[str, str]) -> tuple[str, str, str]:
         return path, absolute, f"is outside of {allowed}; name the folder that contains it with --root"
     if os.path.lexists(first[0]):
         return *first, "is a link that leads to no file" if os.path.islink(first[0]) else "is not a file"
-    return *first, "does not exist"
+    return *first, MISSING

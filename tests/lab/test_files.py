@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,14 @@ def test_a_file_in_new_folders_has_the_data_unchanged(tmp_path: Path, data: str 
     write_whole(path, data)
     assert path.read_bytes() == (data.encode("utf-8") if isinstance(data, str) else data)
     assert [*path.parent.iterdir()] == [path]
+
+
+def test_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:
+    with replacing(tmp_path / "weights") as temporary:
+        temporary.touch(mode=0o600)  # as safetensors does
+    umask = os.umask(0o022)
+    os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "weights").stat().st_mode) == 0o666 & ~umask
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import prepare
 import report
 import submit
 import train
+from lab.options import expand_home
 from studies import average, import_weights
 from tests.made import PROJECT
 
@@ -102,3 +104,29 @@ def test_a_command_parses_its_options_once(module: ModuleType, tmp_path: Path, m
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     runpy.run_path(str(module.__file__), run_name="imported")
     assert parsed == [()]
+
+
+def test_a_home_directory_is_expanded_in_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/student")
+    parsed = train.arguments().parse_args(["--root", "~/images", "--weights", "~/w", "--report", "r~", "--like", "~"])
+    args = expand_home(parsed)
+    assert (args.root, args.weights, args.report) == ("/home/student/images", Path("/home/student/w"), Path("r~"))
+    assert args.given["root"] == args.root and args.like == Path("/home/student")
+    cell = expand_home(demo.arguments().parse_args(["~/cell.bmp", "b.bmp"])).images
+    assert cell == [Path("/home/student/cell.bmp"), Path("b.bmp")]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_console_of_any_encoding_gets_the_help_and_the_errors(encoding: str, tmp_path: Path) -> None:
+    for word in ("--help", "細胞→"):  # the help has "→", the error the name of the folder
+        line = [sys.executable, str(PROJECT / "prepare.py"), "folders", word]
+        done = subprocess.run(
+            line, capture_output=True, cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": encoding}, check=False
+        )
+        assert b"Traceback" not in done.stderr and done.returncode in (0, 2)
+        (done.stdout + done.stderr).decode(encoding)
+
+
+def test_a_closed_standard_error_does_not_stop_a_command(tmp_path: Path) -> None:
+    script = f"exec {sys.executable} {PROJECT / 'prepare.py'} folders nowhere 2>&- >&-"
+    assert subprocess.run(["sh", "-c", script], cwd=tmp_path, check=False).returncode == 2

@@ -165,6 +165,40 @@ def test_without_classes_csv_train_csv_is_counted(folder: str, count: int, names
     assert read_data_set(write(tmp_path / folder, "Path,label\n" + rows)).classes == names
 
 
+@pytest.mark.parametrize(
+    ("labels", "advice"),
+    [
+        (["hem", "all", " all "], "write 0 for all, 1 for hem, and the same numbers"),
+        (["True", "False"], "write 0 for False, 1 for True,"),
+        (["1.0", "0.0"], "write 0 for 0.0, 1 for 1.0,"),
+        ([f"kind {number:02}" for number in range(12)], "9 for kind 09 and so on,"),
+    ],
+)
+def test_labels_that_are_no_numbers_are_refused_with_a_mapping(labels: list[str], advice: str, tmp_path: Path) -> None:
+    rows = "".join(f"{i}.bmp,{label}\n" for i, label in enumerate(labels))
+    with pytest.raises(UserError, match="the column 'label' contains no whole number") as caught:
+        read_data_set(write(tmp_path, "Path,label\n" + rows))
+    assert advice in str(caught.value) and "classes.csv" in str(caught.value)
+
+
+def test_a_class_name_in_place_of_a_label_is_recognised(tmp_path: Path) -> None:
+    write(write(tmp_path, "Path,label\na.bmp,all\nb.bmp,0\n"), "label,name\n0,hem\n1,all\n", "classes")
+    assert "line 2: label 'all' is not a whole number from 0 to 1; it is the name of class 1" in refusal(tmp_path)
+
+
+def test_all_problems_are_written_to_a_file(tmp_path: Path, working_folder: Path) -> None:
+    rows = "".join(f"{i}.bmp,{i % 2}\n" for i in range(220))
+    message = refusal(write(tmp_path, "Path,label\n" + rows), check_files=True)
+    assert message.count("does not exist") == 10 and "and 210 more; all are in problems.txt" in message
+    assert Path("problems.txt").read_text().count("does not exist") == 220
+
+
+def test_the_first_missing_file_has_the_way_to_it(tmp_path: Path) -> None:
+    images(tmp_path / "lists" / "deeper", "a.bmp", "b.bmp")
+    message = refusal(write(tmp_path / "lists", "Path,label\na.bmp,0\nb.bmp,1\n"), check_files=True)
+    assert message.count(f"--root {tmp_path}/lists/deeper finds it") == 1
+
+
 # ---- folders ---------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.data.paths import locate, starts
+from lab.data.paths import locate, nearby, starts
 
 
 @pytest.fixture
@@ -69,3 +69,21 @@ def test_a_root_is_the_only_folder_and_may_be_the_whole_disk(top: Path) -> None:
     for text in ("../here/2.bmp", f"{top}/here/2.bmp", "../3.bmp", f"{top}/lists2/0.bmp"):
         assert f"is outside of {top}/lists;" in locate(text, root)[2]
     assert locate(f"{top}/3.bmp", starts(top / "lists", Path("/")))[2] == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "folder", "near"),
+    [
+        ("0.BMP", "lists", "TOP/lists/0.bmp exists, which is spelled differently"),
+        ("1.bmp", "lists", "TOP/lists/sub/1.bmp exists; --root TOP/lists/sub finds it"),  # one folder down
+        ("sub/1.bmp", "lists/sub", "TOP/lists/sub/1.bmp exists; --root TOP/lists finds it"),  # one folder up
+        ("renamed/2.bmp", "here", "TOP/here/2.bmp exists; the paths of the list begin with a folder too many"),
+        ("cafe\u0301.bmp", "names", "TOP/names/caf\u00e9.bmp exists, which is spelled differently"),  # Unicode NFD, NFC
+        ("gone.bmp", "lists", ""),
+        ("0.bmp", "nowhere", "TOP/nowhere cannot be opened"),
+    ],
+)
+def test_a_file_that_is_narrowly_missed_is_named(top: Path, text: str, folder: str, near: str) -> None:
+    (top / "names").mkdir()
+    (top / "names" / "caf\u00e9.bmp").touch()
+    assert nearby(text, [f"{top / folder}/"]) == near.replace("TOP", str(top))
