@@ -22,7 +22,7 @@ from PIL import Image
 import predict
 import train
 from lab.checkpoints.checkpoint import load_network, read_about
-from lab.checkpoints.state_dicts import NORMALISATIONS, PREFIXES, WRAPPERS, read_state, recognise
+from lab.checkpoints.state_dicts import NORMALISATIONS, WRAPPERS, read_state, recognise
 from lab.errors import UserError
 from models import catalog
 from studies import import_weights
@@ -60,13 +60,13 @@ def test_every_depth_is_recognised_by_its_tensors(tmp_path: Path, model: str) ->
 
 
 @pytest.mark.parametrize("wrapper", [None, *WRAPPERS])
-@pytest.mark.parametrize("prefix", ["", *PREFIXES, "module.model."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module.model.encoder."])
 def test_wrappers_and_prefixes_are_removed(tmp_path: Path, wrapper: str | None, prefix: str) -> None:
-    state = {f"{prefix}fc.weight": torch.ones(2, 3), f"{prefix}fc.bias": torch.ones(2, dtype=torch.half)}
+    names = ("conv1.weight", "layer1.0.conv1.weight", "fc.bias")
+    state = {f"{prefix}{name}": torch.ones(2, 3, dtype=torch.half) for name in names}
     path = tmp_path / "peer.pth"
     torch.save(state if wrapper is None else {"epoch": 3, wrapper: state, "optimizer": {"state": {}}}, path)
-    found = read_state(path)
-    assert found.keys() == {"fc.weight", "fc.bias"}
+    assert read_state(path).keys() == set(names)
 
 
 def test_old_files_and_safetensors(tmp_path: Path) -> None:
@@ -104,19 +104,36 @@ KERNEL = "layer1.0.conv1.weight"
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (RECURSIVE, "found a dictionary of other things than tensors"),
-        ({"epoch": 3}, "found a dictionary of other things than tensors"),
+        (RECURSIVE, "found a dictionary with other values: "),
+        ({"epoch": 3}, "found a dictionary with other values: epoch (int)"),
         ([torch.ones(1)], "expected a state dict, names and tensors, found list"),
-        (torch.nn.Linear(2, 2), "ask for the file that torch.save(model.state_dict(), …) writes"),
+        (torch.nn.Linear(2, 2), "contains torch.nn.modules.linear.Linear, a Python object such as a whole model"),
+        ({"acc": np.float64(1)}, "multiarray.scalar, a number or an array of numpy; nothing but tensors"),
+        ({"model.conv1.weight": torch.ones(1), "loss.w": torch.ones(1)}, "begin with model., and loss.w do not"),
         ({"fc.weight": torch.ones(2, 2, device="meta")}, "fc.weight is not a plain tensor of real numbers"),
         ({"fc.weight": torch.ones(2, 2).to_sparse()}, "fc.weight is not a plain tensor of real numbers"),
         ({"fc.weight": torch.ones(2, 2, dtype=torch.complex64)}, "fc.weight is not a plain tensor of real numbers"),
         ({"fc.weight": torch.ones(1).expand(10**6, 10**6)}, "fits none of resnet18"),  # 4 TB, in a small file
     ],
-    ids=["recursive", "no tensors", "list", "module", "meta", "sparse", "complex", "huge"],
+    ids=["recursive", "no tensors", "list", "module", "numpy", "foreign", "meta", "sparse", "complex", "huge"],
 )
 def test_other_content_is_refused(tmp_path: Path, content: Any, reason: str) -> None:
     assert reason in refusal(tmp_path / "peer.pth", content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("w.pth", b"", "is empty"),
+        ("w.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 44\n", "a Git LFS pointer"),
+        ("w.pth", b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "a web page, not the weights"),
+        ("w.pth", b"PK\x03\x04" + bytes(99), "is truncated; download it again"),
+        ("w.safetensors", b"PK\x03\x04" + bytes(99), "is damaged, or is not in the safetensors format"),
+    ],
+)
+def test_files_that_are_no_weights_are_recognised(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert reason in refusal(tmp_path / name)
 
 
 def test_other_networks_are_refused(tmp_path: Path) -> None:
@@ -148,7 +165,7 @@ def test_a_damaged_file_is_refused(tmp_path_factory: pytest.TempPathFactory, dat
 def test_a_zip_that_unpacks_to_much_more_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "peer.pth", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("archive/data.pkl", bytes(10_000_000))
-    assert "cannot be opened as tensors" in refusal(tmp_path / "peer.pth")
+    assert "cannot be read as tensors" in refusal(tmp_path / "peer.pth")
 
 
 # ---- the command
