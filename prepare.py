@@ -101,6 +101,7 @@ from lab.sources.folders import find_images, fingerprints
 from lab.sources.kaggle_download import data_set_name, download, unpack, verify
 from lab.sources.medmnist import MEDMNIST_PARTS, medmnist_part
 from lab.sources.sample import GENERATOR, SPLITS, write_images
+from lab.sources.trees import read_tree
 from lab.terminal import progress
 from lab.text import counted
 
@@ -173,21 +174,16 @@ def cnmc(args: argparse.Namespace, check: Callable[[pd.DataFrame], None] | None 
 
 
 def folders(args: argparse.Namespace) -> None:
-    """Split a tree with a folder per class; classes are numbered in natural order of their names."""
+    """Split a tree with a folder per class, or keep the split that it has; classes are numbered in natural order."""
     out = output_folder(args, args.src.resolve().name)
-    paths = find_images(args.src)
-    inside = [path for path in paths if "/" in path]
-    if len(inside) < len(paths):
-        print(f"{counted(len(paths) - len(inside), 'image')} outside any class folder ignored.")
-    names = sorted({path.split("/")[0] for path in inside}, key=splits.natural_key)
-    if len(names) < 2:
-        found = counted(len(names), "class folder")
-        raise UserError(f"{args.src} contains {found} with images; at least 2 are needed, one per class.")
-    if len({name.strip() for name in names} - {""}) < len(names):
-        raise UserError(f"{args.src}: every class folder needs a different name, not only spaces; rename them.")
-    table = pd.DataFrame({"path": inside, "label": [names.index(path.split("/")[0]) for path in inside]})
+    try:
+        table, names, notes = read_tree(find_images(args.src))
+    except UserError as error:
+        raise UserError(f"{args.src}: {error}") from None
+    for note in notes:
+        print(note)
     table = drop_conflicts(table.assign(sha256=fingerprints(args.src, table["path"])), names)
-    write_lists(out, splits.split_by_image(table, args.shares, args.seed), names, args.seed)
+    write_lists(out, splits.complete(table, args.shares, args.seed), names, args.seed)
     print_next(out, args.src)
 
 

@@ -135,6 +135,21 @@ def split_by_image(table: pd.DataFrame, shares: Sequence[float], seed: int) -> p
     return table.assign(list=np.array(LISTS, object)[list_index])
 
 
+def complete(table: pd.DataFrame, shares: Sequence[float], seed: int) -> pd.DataFrame:
+    """Split a table that has no column ``list``; in one that has it, take lists that are missing out of the training images."""
+    if "list" not in table:
+        return split_by_image(table, shares, seed)
+    missing = [name for name in LISTS if name not in set(table["list"])]
+    if not missing:
+        return table
+    train = table["list"] == "train"
+    lists = split_by_image(table[train].reset_index(drop=True), shares, seed)["list"]
+    print(f"the tree has no {' and no '.join(missing)} part: taken out of its training images.")
+    completed = table["list"].to_numpy(object)
+    completed[train] = lists.where(lists.isin(missing), "train")
+    return table.assign(list=completed)
+
+
 def summary(table: pd.DataFrame, names: Sequence[str]) -> str:
     """Return a table as text: for each list the number of images, of patients if known, and the images of each class."""
     rows = []

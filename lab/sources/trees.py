@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lab.errors import UserError
-from lab.sources.splits import natural
+from lab.sources.splits import LISTS, natural_key
 from lab.text import counted
 
 LIST_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
@@ -19,7 +19,7 @@ Row = tuple[str, list[str]]  # the path of an image, and the folders that it is 
 
 
 def read_tree(paths: Sequence[str]) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """The table of a tree's images (path, label and, if the tree is split, list), the class names in natural order, and notes.
+    """The table of a tree's images (path, label and, if it is split, list), the class names in natural order, and notes to print.
 
     ``paths`` are relative to the tree, with forward slashes. Folders that contain all images are skipped. The tree is split if
     the name of every folder at the top begins with that of a list (TRAIN, val, test_set), and class folders are below them.
@@ -39,13 +39,14 @@ def read_tree(paths: Sequence[str]) -> tuple[pd.DataFrame, list[str], list[str]]
     for _, folders in inside:
         below.setdefault(folders[0], set()).update(folders[1:2])
     lists = {top: LIST_NAMES.get(re.split(r"[^a-z]", top.lower())[0]) for top in below}
-    if "train" in lists.values() and all(lists.values()) and all(below.values()):
+    trained = [below[top] for top, name in lists.items() if name == "train"]
+    if trained and all(lists.values()) and len(below) > 1 and all(trained):
         return split_tree(inside, lists, notes)
     same = len(below) > 1 and len(set(map(frozenset, below.values()))) == 1 and len(next(iter(below.values()))) > 1
     if same:
         tops, classes = (
-            ", ".join(sorted(below, key=natural)),
-            ", ".join(sorted(next(iter(below.values())), key=natural)),
+            ", ".join(sorted(below, key=natural_key)),
+            ", ".join(sorted(next(iter(below.values())), key=natural_key)),
         )
         if any(map(VERSIONS.search, below)):
             raise UserError(
@@ -67,11 +68,14 @@ def split_tree(
         exact = [top for top in lists if lists[top] == name and top.lower() in LIST_NAMES]
         if exact:  # TEST, and beside it TEST_SIMPLE
             chosen = {top: part for top, part in chosen.items() if part != name or top in exact}
-    parts = ", ".join(f"{top} → {part}" for top, part in chosen.items())
+    parts = ", ".join(f"{top} → {name}" for name in LISTS for top, part in chosen.items() if part == name)
     notes.append(f"the tree is split already, and its split is kept: {parts}.")
     for top in lists.keys() - chosen.keys():
         notes.append(f"{counted(sum(folders[0] == top for _, folders in rows), 'image')} in {top} left out.")
     used = [(path, folders) for path, folders in rows if folders[0] in chosen and len(folders) > 1]
+    unlabelled = sum(folders[0] in chosen and len(folders) == 1 for _, folders in rows)
+    if unlabelled:
+        notes.append(f"{counted(unlabelled, 'image')} without a class folder left out.")
     table, names, notes = make_table([(path, folders[1]) for path, folders in used], notes)
     table["list"] = [chosen[folders[0]] for _, folders in used]
     untrained = set(range(len(names))) - set(table.loc[table["list"] == "train", "label"])
@@ -85,12 +89,12 @@ def split_tree(
 
 def make_table(rows: list[tuple[str, str]], notes: list[str]) -> tuple[pd.DataFrame, list[str], list[str]]:
     """The table (path, label), class names and notes of images, each with its class."""
-    names = sorted({name for _, name in rows}, key=natural)
+    names = sorted({name for _, name in rows}, key=natural_key)
     if len(names) < 2:
         raise UserError(
             f"{counted(len(names), 'class folder')} with images found; at least 2 are needed, one per class."
         )
     if len({name.strip() for name in names} - {""}) < len(names):
-        raise UserError("two class folders differ in spaces alone, or have a name of spaces alone; rename them.")
+        raise UserError("every class folder needs a different name, not only spaces; rename them.")
     label = {name: index for index, name in enumerate(names)}
     return pd.DataFrame({"path": [path for path, _ in rows], "label": [label[name] for _, name in rows]}), names, notes

@@ -161,6 +161,24 @@ def test_folders_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert pd.crosstab(table["label"], table["list"])[["valid", "test"]].to_numpy().tolist() == [[3, 3], [3, 3]]
 
 
+def test_a_tree_that_is_split_keeps_its_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, (part, count) in enumerate({"TRAIN": 20, "TEST": 4, "TEST_SIMPLE": 2}.items()):
+        for label, name in enumerate(("EOSINOPHIL", "LYMPHOCYTE")):
+            for n in range(count):
+                picture(tmp_path / "images" / part / name / f"{n}.png", 1000 * number + 100 * label + n)
+    (tmp_path / "images" / "TRAIN" / "labels.xml").touch()
+    (tmp_path / "images" / "TRAIN" / "a.webp").touch()
+    command(prepare, "folders", tmp_path, "--out", tmp_path / "lists")
+    output = capsys.readouterr().out
+    assert "2 other files left out (1 .xml, 1 .webp)" in output or "2 other files left out (1 .webp, 1 .xml)" in output
+    assert "TRAIN → train, TEST → test" in output and "4 images in TEST_SIMPLE left out" in output
+    assert "the tree has no valid part: taken out of its training images" in output
+    table = everything(tmp_path / "lists")
+    assert table.groupby("list").size().to_dict() == {"train": 34, "valid": 6, "test": 8}
+    assert table["Path"].str.contains("/TEST/").equals(table["list"] == "test")
+    assert classes(tmp_path / "lists") == [[0, "EOSINOPHIL"], [1, "LYMPHOCYTE"]]
+
+
 @pytest.mark.parametrize(
     ("seeds", "message"),
     [

@@ -47,6 +47,13 @@ def test_a_second_test_folder_is_left_out_and_named() -> None:
     assert "2 images in TEST_SIMPLE left out." in read_tree(paths)[2]
 
 
+def test_test_images_without_class_folders_are_left_out() -> None:
+    table, names, notes = read_tree(tree("train/a", "train/b", "test"))
+    assert (
+        names == ["a", "b"] and set(table["list"]) == {"train"} and "2 images without a class folder left out." in notes
+    )
+
+
 def test_classes_that_are_called_like_lists_are_classes() -> None:
     table, names, _ = read_tree(tree("train", "valid"))
     assert names == ["train", "valid"] and "list" not in table
@@ -68,7 +75,7 @@ def test_versions_of_the_same_images_are_refused() -> None:
         (["0.png"], "0 class folders"),
         (tree("train/a", "test/a"), "1 class folder"),
         (tree("train/a", "train/b", "test/a", "test/c"), "no images of c"),
-        (tree("a", "a "), "differ in spaces alone"),
+        (tree("a", "a "), "every class folder needs a different name"),
     ],
 )
 def test_trees_without_classes_are_refused(paths: list[str], reason: str) -> None:
