@@ -88,7 +88,8 @@ def test_an_index_beyond_the_palette_is_refused() -> None:
 @pytest.mark.parametrize("masks", [*itertools.permutations([0xFF, 0xFF00, 0xFF0000]), (0xFF000000, 0xFF0, 0xFF000)])
 def test_eight_bit_channels_anywhere_in_a_pixel(masks: tuple[int, ...]) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (3, 5, 3), np.uint8)
-    words = sum(rgb[..., i].astype(np.uint32) << ((mask & -mask).bit_length() - 1) for i, mask in enumerate(masks))
+    shifts = np.array([(mask & -mask).bit_length() - 1 for mask in masks], np.uint32)
+    words = (rgb.astype(np.uint32) << shifts).sum(axis=2)
     for rows, height in ((words[::-1], 3), (words, -3)):  # from bottom to top, and from top to bottom
         content = bmp(np.asarray(rows, "<u4").tobytes(), 5, height, 32, 3, struct.pack("<3I", *masks))
         np.testing.assert_array_equal(decode(content), rgb)

@@ -246,12 +246,12 @@ def test_greys_of_twelve_bits_are_scaled_alike_in_all_lists(make_data: Callable[
         for index, path in enumerate(images.paths):
             grey = read_image(path)[..., 0].astype(np.uint16) * (16 if index else 2)  # the first of each is dark
             Image.fromarray(grey).save(path, "PNG")
-            expected[name, index] = grey / 4095 * 255
+            expected[name, index] = (grey / 4095 * 255 + 0.5).astype(np.uint8)
     preprocessing = choose_preprocessing(lists["train"], 12)
     assert preprocessing.white == 4095
     stores = open_stores(lists, preprocessing, tmp_path)
-    for (name, index), grey in expected.items():
-        crop = preprocessing.crop(np.repeat((grey + 0.5).astype(np.uint8)[..., None], 3, axis=2))
+    for (name, index), eight_bits in expected.items():
+        crop = preprocessing.crop(np.repeat(eight_bits[..., None], 3, axis=2))
         np.testing.assert_array_equal(stores[name].images[stores[name].rows[index]], crop)
     Image.fromarray(np.full((48, 48), 5000, np.uint16)).save(lists["valid"].paths[1], "PNG")
     with pytest.raises(UserError, match=r"valid.csv line 3: .* up to 5000, but white is 4095 in this data set"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ def tree(*folders: str, images: int = 2) -> list[str]:
     return [f"{folder}/{index}.png" for folder in folders for index in range(images)]
 
 
-def counts(paths: list[str]) -> dict[tuple[str, str], int]:
+def counts(paths: list[str]) -> dict[Any, int]:
     """Images by list and class."""
     table, names, _ = read_tree(paths)
     assert set(table["path"]) <= set(paths)
