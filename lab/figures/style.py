@@ -5,10 +5,13 @@ Figures use matplotlib's object-oriented interface, because pyplot would keep th
 
 from __future__ import annotations
 
+import contextlib
 import io
 import textwrap
 from pathlib import Path
 
+import matplotlib
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -22,6 +25,24 @@ DPI = 200
 def plain(text: str) -> str:
     """Escape dollar signs, which matplotlib would take for the start of a formula."""
     return text.replace("$", r"\$")
+
+
+def chinese_font() -> Path:
+    """The Chinese font of the report and the figures, Noto Serif TC. Raises ``ModuleNotFoundError`` if it is not installed."""
+    import pylopdf_fonts_zh_tw
+
+    return pylopdf_fonts_zh_tw.serif_path()
+
+
+def use_chinese_font() -> None:
+    """Let matplotlib take the characters that its own font lacks from the Chinese font, if that is installed."""
+    with contextlib.suppress(ModuleNotFoundError):
+        path = chinese_font()
+        font_manager.fontManager.addfont(path)
+        matplotlib.rcParams["font.family"] = ["DejaVu Sans", font_manager.FontProperties(fname=path).get_name()]
+
+
+use_chinese_font()
 
 
 def png(figure: Figure) -> bytes:

@@ -21,6 +21,7 @@ from markupsafe import Markup
 from matplotlib.ft2font import FT2Font
 
 from lab.errors import UserError
+from lab.figures.style import chinese_font
 from lab.files import replacing, write_whole
 from lab.report.parts import Gallery, Part, Picture
 
@@ -129,13 +130,6 @@ def literal_day(day: str | None) -> str:
         return "none"
     year, month, date = map(int, day.split("-"))
     return f"datetime(year: {year}, month: {month}, day: {date})"
-
-
-def chinese_font() -> Path:
-    """The file of Noto Serif TC."""
-    import pylopdf_fonts_zh_tw
-
-    return pylopdf_fonts_zh_tw.serif_path()
 
 
 def beyond_latin(text: str) -> set[str]:

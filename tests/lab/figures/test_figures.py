@@ -159,6 +159,13 @@ def test_confusion_of_a_class_without_images_has_no_share() -> None:
     assert empty.get_title() == "ResNet18: no images"
 
 
+def test_chinese_names_have_glyphs() -> None:
+    """Matplotlib warns of each character for which it draws a box."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        style.png(confusion.confusion_figure(np.eye(2, dtype=int), ["正常", "異常"], "資料集"))
+
+
 def test_confusions_of_three_models() -> None:
     matrices = {model: np.array([[47, 3], [n, 100 - n]]) for n, model in enumerate(DEPTHS)}
     figure = confusion.confusions_figure(matrices, ["normal", "blast"])
