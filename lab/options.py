@@ -25,6 +25,8 @@ def parse(arguments: Callable[[], argparse.ArgumentParser], name: str) -> argpar
         return argparse.Namespace()
     prepare_streams()
     args = expand_home(arguments().parse_args())
+    if getattr(args, "store", None):
+        os.environ["RESNET_STORE"] = str(args.store)  # read when lab/data/batches.py is imported
     if getattr(args, "quiet", False):
         silence()
     signal.signal(signal.SIGINT, leave_at_once)
@@ -63,6 +65,8 @@ def add_places(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--root", help="folder that the lists' paths are relative to (default: the folder of the lists)"
     )
+    help_store = "folder of the decoded images (default: the environment variable RESNET_STORE, else .store)"
+    parser.add_argument("--store", type=Path, help=help_store)
     parser.add_argument("--weights", default="weights", type=Path, help="folder of the checkpoints (default: weights)")
 
 

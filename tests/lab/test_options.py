@@ -130,3 +130,20 @@ def test_a_console_of_any_encoding_gets_the_help_and_the_errors(encoding: str, t
 def test_a_closed_standard_error_does_not_stop_a_command(tmp_path: Path) -> None:
     script = f"exec {sys.executable} {PROJECT / 'prepare.py'} folders nowhere 2>&- >&-"
     assert subprocess.run(["sh", "-c", script], cwd=tmp_path, check=False).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "folder"),
+    [([], None, ".store"), (["--store", "a"], None, "a"), ([], "b", "b"), (["--store", "a"], "b", "a")],
+)
+def test_the_image_store_is_moved_by_an_option_or_a_variable(
+    words: list[str], variable: str | None, folder: str
+) -> None:
+    script = "import argparse; from lab.options import add_places, parse; parser = argparse.ArgumentParser()\n"
+    script += (
+        "add_places(parser); parse(lambda: parser, '__main__')\nfrom lab.data.batches import STORES; print(STORES)"
+    )
+    variables = {key: value for key, value in os.environ.items() if key != "RESNET_STORE"}
+    variables |= {"PYTHONPATH": str(PROJECT)} | ({"RESNET_STORE": variable} if variable else {})
+    line = [sys.executable, "-c", script, *words]
+    assert subprocess.run(line, capture_output=True, text=True, env=variables, check=True).stdout == f"{folder}\n"
