@@ -77,11 +77,12 @@ def main(args: argparse.Namespace) -> None:
 def check(path: Path, model: str, data: DataSet) -> None:
     """Check a submission of ``model``, or of the model in the file's name, and print its class shares."""
     if model == "all":
-        longest_first = sorted(names(), key=len, reverse=True)  # one name may begin with another
-        match = re.search(rf"({'|'.join(longest_first)})(?!\d)", path.name)
+        # As in submission_resnet18.csv or resnet_18_test_adam.csv; the longest first, because a name may begin with another.
+        plain = {name.replace("_", ""): name for name in sorted(names(), key=len, reverse=True)}
+        match = re.search(rf"({'|'.join(plain)})(?!\d)", re.sub("[-_ ]", "", path.name.lower()))
         if not match:
             raise UserError(f"{path}: the file name contains no model's name; give --model.")
-        model = match[0]
+        model = plain[match[0]]
     images = read_list(data, find(model).test_list, labelled=False, check_files=False)
     labels = check_submission(path, images, data)
     values, counts = np.unique(labels, return_counts=True)

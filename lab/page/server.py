@@ -12,7 +12,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it when it is imported
+# Gradio reads these when it is imported. It makes requests to its own server only, and fails if a SOCKS proxy is set for them.
+os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "NO_PROXY": "*", "no_proxy": "*"}
 
 import gradio as gr
 from gradio.themes.utils import fonts

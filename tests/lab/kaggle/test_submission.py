@@ -88,3 +88,6 @@ def test_the_command(task: tuple[DataSet, ImageList], tmp_path: Path, capsys: py
     with pytest.raises(UserError, match="give --model"):
         command(predict, "--data", task[0].folder, "--check", tmp_path / "mine.csv")
     command(predict, "--data", task[0].folder, "--check", tmp_path / "mine.csv", "--model", "resnet18")
+    for name in ("resnet_18_test_adam.csv", "My ResNet-18.csv"):  # the model by other spellings of its name
+        (tmp_path / name).write_bytes((tmp_path / "mine.csv").read_bytes())
+        command(predict, "--data", task[0].folder, "--check", tmp_path / name)

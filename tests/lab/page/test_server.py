@@ -189,3 +189,8 @@ def test_the_command_prints_its_address_and_sigterm_stops_it_without_leaving_fil
     rest, errors = process.communicate(timeout=60)
     assert process.returncode == 0 and "stopped." in rest and "Traceback" not in errors
     assert not list((tmp_path / "temporary").glob("page-*"))
+
+
+def test_a_proxy_in_the_environment_does_not_matter() -> None:
+    variables = os.environ | {"ALL_PROXY": "socks5://127.0.0.1:9", "PYTHONPATH": str(PROJECT)}
+    subprocess.run([sys.executable, "-c", "import lab.page.server"], env=variables, check=True)
