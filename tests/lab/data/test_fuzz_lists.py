@@ -106,10 +106,11 @@ def test_classes_are_counted_in_any_labels(tree: Tree, labels: list[str], data: 
     message = refused(lambda: read_list(read_data_set(tree.lists), "train", labelled=True, check_files=False))
     if not labels:
         assert message == f"{path}: the list has a header but no rows."
+    elif not used:
+        assert message.startswith(f"{path}: the column 'label' contains no whole number from 0 on; write 0 for ")
     elif used and count < 2:
         assert message.startswith(f"{path}: label {count} never occurs, only ")
     else:
-        count = count if used else 2
         numbers = [LABELS.get(label, 3 if label == "3" else 9) for label in labels]
         wrong = [line for line, number in zip(lines, numbers, strict=True) if number >= count]
         listed = [int(text.split(":")[0].removeprefix("train.csv line ")) for text in problems(message)]

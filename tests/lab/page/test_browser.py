@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from lab.page.answers import MAX_BYTES
-from tests.made import VALID, Patch
-from tests.made_page import Served, made_page, make_content, random_image, save_staged, served
+from tests.made import VALID, Patch, cell
+from tests.made_page import Served, made_page, make_content, save_staged, served
 
 pytest.importorskip("playwright", reason="needs the package playwright (requirements-dev.txt)")
 from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
@@ -106,7 +106,7 @@ def test_an_examiners_visit(page: Served, visit: Open, tmp_path: Path) -> None:
     assert window.locator("#depths .card h2").all_inner_texts() == ["ResNet18", "ResNet50", "ResNet152"]
     assert window.locator("#answer .panel").count() == 3 and window.locator("#answer .heat img").count() == 3
     # An upload is predicted by three models, each with a heat map.
-    Image.fromarray(random_image(1)).save(tmp_path / "my cell.png")
+    Image.fromarray(cell(np.random.default_rng(1), 1)).save(tmp_path / "my cell.png")
     visited.upload(tmp_path / "my cell.png")
     window.locator("#answer").get_by_text("cell.png").wait_for()
     widths = window.locator("#answer .heat img").evaluate_all("all => all.map(one => one.complete && one.naturalWidth)")
@@ -195,7 +195,7 @@ def test_a_narrow_screen_needs_no_horizontal_scrolling(page: Served, visit: Open
 def test_with_weights_alone_the_page_says_what_is_missing(visit: Open, tmp_path: Path, monkeypatch: Patch) -> None:
     names = ["<b>bold</b>", "{{value}} ${1+1} &amp;"]
     save_staged(tmp_path / "weights", ["resnet18"], classes=names)
-    Image.fromarray(random_image(2)).save(tmp_path / "cell.png")
+    Image.fromarray(cell(np.random.default_rng(2), 1)).save(tmp_path / "cell.png")
     monkeypatch.chdir(tmp_path)
     with served(tmp_path, make_content(tmp_path, ["resnet18"], lists=False)) as address:
         visited = visit(address)
