@@ -41,6 +41,7 @@ import dataloader
 import resnet
 from lab.data.lists import DataSet, ImageList, data_name, read_data_set, read_list
 from lab.errors import UserError, run
+from lab.files import PROJECT
 from lab.report.discussion import discussion
 from lab.report.networks import layers
 from lab.report.parts import Parts
@@ -51,7 +52,6 @@ from lab.report.typesetting import check_libraries, uncovered, write_html, write
 from lab.tables import read_text
 from lab.terminal import warn
 
-PROJECT = Path(__file__).resolve().parent
 LISTINGS: dict[str, dict[str, Any]] = {
     "networks": {
         "The basic block (resnet/resnet.py)": resnet.resnet.BasicBlock,

@@ -58,7 +58,7 @@ import pandas as pd
 from lab.checkpoints.ensembles import others
 from lab.data.lists import DataSet, data_name, read_data_set, read_list
 from lab.errors import UserError, run
-from lab.files import replacing
+from lab.files import PROJECT, replacing
 from lab.handin.checks import prove, prove_unpacked
 from lab.handin.zips import NEEDED, find_report, hand_in_name, report_fault, source_files, weights_bundle, write_zip
 from lab.kaggle.client import sign_in
@@ -66,7 +66,6 @@ from lab.kaggle.competitions import make_entry, read_competitions, upload_all
 from lab.kaggle.submissions import check_submission, submission_folder
 from lab.terminal import warn
 
-PROJECT = Path(__file__).resolve().parent
 LISTS = ("train.csv", "valid.csv", "classes.csv", *(f"{find(model).test_list}.csv" for model in depths()))
 Submissions = dict[str, tuple[Path, int]]  # for each model: the file, and its number of rows
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-from pathlib import Path
 
 import torch
 
-from lab.files import write_whole
-
-PROJECT = Path(__file__).resolve().parent.parent
+from lab.files import PROJECT, write_whole
 
 
 def describe(load: bool = True) -> str:

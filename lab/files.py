@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from lab.errors import UserError
 
+PROJECT = Path(__file__).resolve().parents[1]
 UMASK = os.umask(0o077)  # it can only be read by setting it
 os.umask(UMASK)
 

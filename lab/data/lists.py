@@ -22,7 +22,7 @@ import numpy as np
 from lab.data.images import decode
 from lab.data.paths import MISSING, locate, nearby, starts
 from lab.errors import UserError
-from lab.files import write_whole
+from lab.files import PROJECT, write_whole
 from lab.tables import CONTROL, read_csv
 from lab.terminal import progress
 from lab.text import counted, shown
@@ -92,7 +92,7 @@ def data_name(data: str | Path) -> str:
     """Return a data set's short name: that of its folder of lists, or ``lab3`` if the lists are directly in ``csv`` of the
     working directory or of the project. A folder named csv elsewhere is not the lab's."""
     folder = Path(data).resolve()
-    return "lab3" if folder in (Path("csv").resolve(), Path(__file__).resolve().parents[2] / "csv") else folder.name
+    return "lab3" if folder in (Path("csv").resolve(), PROJECT / "csv") else folder.name
 
 
 def read_data_set(data: str | Path, root: str | Path | None = None) -> DataSet:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import UserError
+from lab.files import PROJECT
 from lab.text import shown
 
 TIMEOUT = 60.0  # seconds without a byte after which a request fails; the client sets no timeout
@@ -26,10 +27,11 @@ TOKEN = (
 
 
 def read_settings(path: Path) -> ConfigParser:
-    """Read the settings file with the names on Kaggle. Raises :class:`UserError` if it is missing or invalid."""
+    """Read the settings file with the names on Kaggle; if a relative path does not exist, that in the project's folder. Raises
+    :class:`UserError` if it is missing or invalid."""
     settings = ConfigParser(interpolation=None)
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with (path if path.exists() else PROJECT / path).open(encoding="utf-8-sig") as file:
             settings.read_file(file)
     except FileNotFoundError:
         reason = "there is no such file; it comes with the project and contains the names on Kaggle"

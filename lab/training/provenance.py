@@ -16,9 +16,9 @@ import torch
 
 from lab.checkpoints.checkpoint import About, TrainingState, read_about, read_state
 from lab.errors import UserError
+from lab.files import PROJECT
 from lab.hardware import Hardware
 
-PROJECT = Path(__file__).resolve().parents[2]
 FOLDERS = ("resnet", "models", "lab/data", "lab/training", "lab/cpu")  # of the code that determines the weights
 FILES = ("train.py", "lab/hardware.py", "lab/distributed.py")
 HASHES = ("images", "source", "lists")  # too long to print

@@ -152,7 +152,7 @@ def test_an_incorrect_submission_is_not_sent(kaggle: Kaggle) -> None:
             "write only the part of its address",
         ),
         ("resnet18 = dlp\n", "kaggle.ini: cannot be read as a settings file"),
-        (None, "there is no such file"),
+        (None, "the competition of resnet18, resnet50, resnet152 is missing"),  # the project's kaggle.ini is read
     ],
 )
 def test_incomplete_settings_are_refused(kaggle: Kaggle, content: str | None, expected: str) -> None:
@@ -160,6 +160,7 @@ def test_incomplete_settings_are_refused(kaggle: Kaggle, content: str | None, ex
     if content is not None:
         Path("kaggle.ini").write_text(content)
     assert re.search(expected, refused(*SEND)) and kaggle.requests == []
+    assert "none.ini: there is no such file" in refused(*SEND, "--settings", "none.ini")
 
 
 # ---- credentials -----------------------------------------------------------------------------------------------------
