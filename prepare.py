@@ -110,8 +110,6 @@ CLASSES = ("normal", "leukemia blast")
 
 def main(args: argparse.Namespace) -> None:
     """Run the subcommand."""
-    if args.command in ("cnmc", "folders", "medmnist"):
-        args.src = args.src.expanduser()
     if args.command in ("cnmc", "folders") and not args.src.is_dir():
         raise UserError(f"{args.src} is not a folder: name the folder that contains the images.")
     commands = {"sample": sample, "kaggle": kaggle, "cnmc": cnmc, "folders": folders, "medmnist": medmnist}
@@ -139,8 +137,7 @@ def sample(args: argparse.Namespace) -> None:
 def kaggle(args: argparse.Namespace) -> None:
     """Download C-NMC 2019 unless it is there, verify it, and split it. Unpacked images are kept if a later step fails."""
     output_folder(args, "cnmc")  # refuses existing lists before a long download
-    args.to = args.to.expanduser()
-    archive = args.archive.expanduser() if args.archive else args.to / "C-NMC_Leukemia.zip"
+    archive = args.archive or args.to / "C-NMC_Leukemia.zip"
     args.src = args.to / "C-NMC_Leukemia"
     with alone(args.to, "downloading"):
         if args.src.is_dir():
@@ -176,8 +173,9 @@ def cnmc(args: argparse.Namespace, check: Callable[[pd.DataFrame], None] | None 
 def folders(args: argparse.Namespace) -> None:
     """Split a tree with a folder per class, or keep the split that it has; classes are numbered in natural order."""
     out = output_folder(args, args.src.resolve().name)
+    paths = find_images(args.src)
     try:
-        table, names, notes = read_tree(find_images(args.src))
+        table, names, notes = read_tree(paths)
     except UserError as error:
         raise UserError(f"{args.src}: {error}") from None
     for note in notes:

@@ -128,6 +128,8 @@ def read_header(path: Path, model: str | None = None) -> dict[str, str]:
             f"{path}: there is no such checkpoint; `python train.py --model {model or 'resnet18'} --data "
             f"{path.parent.parent.name}` makes it."
         )
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path}: you may not read this file; its owner can give access with chmod a+r.")
     try:
         with safetensors.safe_open(path, "pt") as file:
             header: dict[str, str] = file.metadata() or {}

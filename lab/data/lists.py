@@ -27,6 +27,7 @@ from lab.tables import CONTROL, read_csv
 from lab.terminal import progress
 from lab.text import counted, shown
 
+NEGATIVE = {"hem", "normal", "healthy", "negative", "benign", "no", "false"}  # words for class 0; hem is C-NMC's
 PROBLEMS = Path("problems.txt")
 SHOWN = 10  # number of problems that an error lists by row
 
@@ -132,7 +133,7 @@ def read_classes(folder: Path, name: str) -> list[str]:
 
 def describe_labels(texts: Iterable[str]) -> str:
     """Say what labels none of which is a whole number are, and which numbers to write instead."""
-    kinds = sorted({text.strip() for text in texts})
+    kinds = sorted({text.strip() for text in texts}, key=lambda text: (text.lower() not in NEGATIVE, text))
     pairs = ", ".join(f"{number} for {shown(text) or 'an empty label'}" for number, text in enumerate(kinds[:SHOWN]))
     more = " and so on" if len(kinds) > SHOWN else ""
     return (

@@ -27,9 +27,7 @@ def read_tree(paths: Sequence[str]) -> tuple[pd.DataFrame, list[str], list[str]]
     Segmented), or if a class has no training images.
     """
     rows = [(path, path.split("/")[:-1]) for path in paths]
-    while len({folders[0] if folders else "" for _, folders in rows}) == 1 and all(
-        len(folders) > 1 for _, folders in rows
-    ):
+    while all(len(folders) > 1 for _, folders in rows) and len({folders[0] for _, folders in rows}) == 1:
         rows = [(path, folders[1:]) for path, folders in rows]
     inside = [(path, folders) for path, folders in rows if folders]
     notes = []
@@ -42,19 +40,16 @@ def read_tree(paths: Sequence[str]) -> tuple[pd.DataFrame, list[str], list[str]]
     trained = [below[top] for top, name in lists.items() if name == "train"]
     if trained and all(lists.values()) and len(below) > 1 and all(trained):
         return split_tree(inside, lists, notes)
-    same = len(below) > 1 and len(set(map(frozenset, below.values()))) == 1 and len(next(iter(below.values()))) > 1
-    if same:
-        tops, classes = (
-            ", ".join(sorted(below, key=natural_key)),
-            ", ".join(sorted(next(iter(below.values())), key=natural_key)),
-        )
+    kinds = next(iter(below.values()), set())
+    if len(below) > 1 and len(kinds) > 1 and all(names == kinds for names in below.values()):
+        tops, classes = (", ".join(sorted(names, key=natural_key)) for names in (below, kinds))
         if any(map(VERSIONS.search, below)):
             raise UserError(
-                f"the folders {tops} hold the same class folders ({classes}), so they seem to be versions of the same images; "
-                f"name one of them instead of the folder around them."
+                f"{tops} contain the same class folders ({classes}), so they seem to be versions of the same images; name one of "
+                f"them instead of the folder around them."
             )
         notes.append(
-            f"the classes are {tops}; each holds the folders {classes}. If those are the classes, name one of {tops}."
+            f"the classes are {tops}, and each contains {classes}. If those are the classes, name one of {tops}."
         )
     return make_table([(path, folders[0]) for path, folders in inside], notes)
 

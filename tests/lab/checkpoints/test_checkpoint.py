@@ -165,6 +165,11 @@ def test_a_pickle_is_refused_and_never_executed(tmp_path: Path, how: str) -> Non
     assert bomb.target.exists()
 
 
+def test_a_file_without_access_is_named_as_such(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may read everything
+    assert "you may not read this file" in refusal(saved)
+
+
 OTHER_FILES = [b"", b"{}", b"just some text, long enough for a header's length", bytes(64)]
 
 

@@ -168,7 +168,7 @@ def test_without_classes_csv_train_csv_is_counted(folder: str, count: int, names
 @pytest.mark.parametrize(
     ("labels", "advice"),
     [
-        (["hem", "all", " all "], "write 0 for all, 1 for hem, and the same numbers"),
+        (["all", "hem", " all "], "write 0 for hem, 1 for all, and the same numbers"),
         (["True", "False"], "write 0 for False, 1 for True,"),
         (["1.0", "0.0"], "write 0 for 0.0, 1 for 1.0,"),
         ([f"kind {number:02}" for number in range(12)], "9 for kind 09 and so on,"),

@@ -62,11 +62,11 @@ def test_classes_that_are_called_like_lists_are_classes() -> None:
 
 
 def test_versions_of_the_same_images_are_refused() -> None:
-    with pytest.raises(UserError, match=r"Original, Segmented hold the same class folders \(Benign, Pro\)"):
+    with pytest.raises(UserError, match=r"Original, Segmented contain the same class folders \(Benign, Pro\)"):
         read_tree(tree("all/Original/Benign", "all/Original/Pro", "all/Segmented/Benign", "all/Segmented/Pro"))
     _, names, notes = read_tree(tree("site 1/normal", "site 1/blast", "site 2/normal", "site 2/blast"))
     assert names == ["site 1", "site 2"]
-    assert "each holds the folders blast, normal" in notes[0]
+    assert "each contains blast, normal" in notes[0]
 
 
 @pytest.mark.parametrize(
