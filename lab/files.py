@@ -51,9 +51,8 @@ def replacing(path: Path) -> Iterator[Path]:
             error.filename = str(path)
         raise
     finally:
-        shutil.rmtree(
-            folder, ignore_errors=True
-        )  # it fails on a disk that has become read-only; the first error counts
+        # Fails on a disk that has become read-only; the first error is the one to report.
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:

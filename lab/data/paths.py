@@ -53,9 +53,8 @@ def locate(text: str, folders: dict[str, str]) -> tuple[str, str, str]:
     in the first folder.
     """
     relative = os.path.normpath(text.strip().replace("\\", "/"))
-    may_leave = relative.startswith(".") or os.path.isabs(
-        relative
-    )  # hidden names take this branch too, with the same result
+    # Hidden names are treated like paths that may leave, with the same result.
+    may_leave = relative.startswith(".") or os.path.isabs(relative)
     first = ("", "")
     for folder, start in folders.items():
         path, absolute = folder + relative, start + relative

@@ -68,8 +68,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """Blend a heat map, float [S, S] in 0…1, over an image uint8 [S, S, 3]. The image is drawn in grey, because the stains of
     blood smears have the colours of common colour maps."""
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
-    colours = (
-        matplotlib.colormaps["inferno"](heat)[..., :3] * 255
-    )  # its lightness increases, so it can be printed in grey
+    # The lightness of inferno increases, so it can be printed in grey.
+    colours = matplotlib.colormaps["inferno"](heat)[..., :3] * 255
     opacity = OPACITY * heat[..., None]
     return ((1 - opacity) * grey[..., None] + opacity * colours).round().clip(0, 255).astype(np.uint8)

@@ -123,9 +123,8 @@ def test_the_ranks_share_every_image(count: int, images: int) -> None:
         return [batch.tolist() for _, _, batch in batches]
 
     all_ranks = [Ranks(rank, count) for rank in range(count)]
-    steps = zip(
-        *(indices(ranks, 0) for ranks in all_ranks), strict=True
-    )  # raises if a rank has more batches than another
+    # Raises if a rank has more batches than another.
+    steps = zip(*(indices(ranks, 0) for ranks in all_ranks), strict=True)
     trained = [batch for step in steps for batch in step]
     assert trained == indices(ALONE, 0)[: len(trained)] and len(trained) > images // 2 - count
     assert [i for ranks in all_ranks for batch in indices(ranks, None) for i in batch] == list(range(images))
