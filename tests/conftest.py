@@ -21,6 +21,7 @@ from PIL import Image
 pytest.register_assert_rewrite("tests.made", "tests.made_page")  # so that their assertions print the compared values
 
 import train
+from lab.data import lists
 from models import catalog
 from tests import hostile, hostile_images, made
 
@@ -66,6 +67,14 @@ def shared_data() -> Callable[[str], Path]:
         return REAL / name
 
     return find
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _problems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Refused lists write their problems into a temporary folder, not into the project."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lists, "PROBLEMS", tmp_path_factory.mktemp("problems") / "problems.txt")
+        yield
 
 
 @pytest.fixture

@@ -186,7 +186,10 @@ def test_a_class_name_in_place_of_a_label_is_recognised(tmp_path: Path) -> None:
     assert "line 2: label 'all' is not a whole number from 0 to 1; it is the name of class 1" in refusal(tmp_path)
 
 
-def test_all_problems_are_written_to_a_file(tmp_path: Path, working_folder: Path) -> None:
+def test_all_problems_are_written_to_a_file(
+    tmp_path: Path, working_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lab.data.lists.PROBLEMS", Path("problems.txt"))  # as outside of the tests
     rows = "".join(f"{i}.bmp,{i % 2}\n" for i in range(220))
     message = refusal(write(tmp_path, "Path,label\n" + rows), check_files=True)
     assert message.count("does not exist") == 10 and "and 210 more; all are in problems.txt" in message
