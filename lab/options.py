@@ -63,7 +63,8 @@ def add_places(parser: argparse._ActionsContainer) -> None:
     """The folders of lists, images and checkpoints."""
     parser.add_argument("--data", default="lab3", help="folder of lists, or its name below csv/ (default: lab3)")
     parser.add_argument(
-        "--root", help="folder that the lists' paths are relative to (default: the folder of the lists)"
+        "--root",
+        help="folder that the lists' paths are relative to (default: the folder of the lists, then the working directory)",
     )
     help_store = "folder of the decoded images (default: the environment variable RESNET_STORE, else .store)"
     parser.add_argument("--store", type=Path, help=help_store)

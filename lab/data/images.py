@@ -17,7 +17,7 @@ from lab.errors import UserError
 from lab.text import shown
 
 SUFFIXES = {".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff"}
-DEPTHS = (8, 10, 12, 14, 16, 24, 31)  # bits of a grey value, as cameras and file formats have them
+GREY_BITS = (8, 10, 12, 14, 16, 24, 31)  # bits of a grey value, as cameras and file formats have them
 TIFF_BITS_PER_SAMPLE = 258
 
 # Pillow warns of unusual tags in readable files, once per image. The filter is permanent, because temporary ones
@@ -111,7 +111,7 @@ def to_rgb(values: np.ndarray, white: float | None) -> np.ndarray:
 
 def range_of(top: float) -> float:
     """The white that goes with a brightest value: 1 for fractions, else the largest value of as many bits as it needs."""
-    return 1.0 if top <= 1 else next((2.0**bits - 1 for bits in DEPTHS if top < 2**bits), top)
+    return 1.0 if top <= 1 else next((2.0**bits - 1 for bits in GREY_BITS if top < 2**bits), top)
 
 
 def read_image(path: Path, white: float | None = None) -> np.ndarray:
