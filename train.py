@@ -327,7 +327,9 @@ def new_about(
     data, labels, values = task.data, task.lists["train"].labels, asdict(settings)
     digest, share = list_digest(data), np.bincount(labels, minlength=len(data.classes)) / len(labels)
     if task.like is not None:
-        compare(*task.like, values, digest, record, task.args.like)
+        threads = task.hardware.threads
+        fixed = {"threads": str(threads.number)} if threads.fixed and task.hardware.device.type == "cpu" else {}
+        compare(*task.like, values, digest, record | fixed, task.args.like)
     about = About(model, data.classes, preprocessing, data.name, digest, settings=values, records=[record])
     return replace(about, train_share=share.tolist())
 
@@ -365,8 +367,10 @@ def resume(run: Run, task: Task, saved: SavedRun) -> Pace | None:
 
 
 def plan(run: Run, task: Task) -> Pace:
-    """Split the batch until a step fits into memory, print how long the run will take, and decide whether to compile it."""
-    settings, before = run.settings, run.accumulate
+    """Choose the number of threads, split the batch until a step fits into memory, print how long the run will take, and decide
+    whether to compile it."""
+    settings, before, like = run.settings, run.accumulate, task.like[0] if task.like else None
+    run.choose_threads(like.threads if like and like.model == run.model else [])
     run.train, run.accumulate, pace = measure_what_fits(
         run.network, settings, run.hardware, run.train, run.valid, run.ranks, before
     )
@@ -381,6 +385,7 @@ def plan(run: Run, task: Task) -> Pace:
     run.about = replace(run.about, records=[*earlier, latest | {"compile": "on" if compiles else "off"}])
     if compiles:
         run.forward = compiled(run.parallel)
+        run.hardware.threads.fixed = True  # another number would compile the network anew
     return pace
 
 

@@ -41,7 +41,8 @@ from lab.data.batches import EVALUATION_BATCH
 from lab.data.lists import data_name, find_folder, read_data_set, read_lists
 from lab.data.preprocessing import Preprocessing, choose_preprocessing
 from lab.files import write_whole
-from lab.hardware import Hardware, choose_hardware, decoding_threads
+from lab.hardware import Hardware, choose_hardware
+from lab.threads import decoding_threads
 from lab.training.recipe import chosen_settings
 from train import arguments
 

@@ -34,7 +34,8 @@ from lab.data.images import read_image
 from lab.data.lists import ImageList, read_data_set, read_list
 from lab.data.preprocessing import measured_preprocessing
 from lab.data.store import Store, open_stores
-from lab.hardware import choose_hardware, decoding_threads
+from lab.hardware import choose_hardware
+from lab.threads import decoding_threads
 from models import catalog
 
 SIZE = 64

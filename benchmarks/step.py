@@ -37,7 +37,8 @@ from lab.data.batches import Batches
 from lab.data.lists import ImageList, read_data_set, read_list
 from lab.data.preprocessing import Preprocessing, measured_preprocessing
 from lab.data.store import open_stores
-from lab.hardware import Hardware, choose_hardware, decoding_threads
+from lab.hardware import Hardware, choose_hardware
+from lab.threads import decoding_threads
 from lab.training.ema import EMA
 from lab.training.recipe import chosen_settings, make_optimizer
 from models import catalog

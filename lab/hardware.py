@@ -1,36 +1,37 @@
-"""Chooses the device and the precision of a command, and prints the choice with the reason."""
+"""Chooses device, precision and threads of a command, and prints each choice with the reason."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from lab.errors import UserError
-from lab.text import counted
+from lab.threads import Threads, choose_threads
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """A device and the precision of its matrix products: ``fp32``, ``bf16`` or ``fp16``."""
+    """A device, the precision of its matrix products (``fp32``, ``bf16`` or ``fp16``), and the threads of the CPU."""
 
     device: torch.device
     precision: str
+    threads: Threads = field(default_factory=lambda: Threads(torch.get_num_threads()), compare=False)
 
     def place(self, network: nn.Module) -> nn.Module:
         """Move a network to the device, in channels-last memory format, in which convolutions are fastest."""
         return network.to(self.device).to(memory_format=torch.channels_last)
 
     def describe(self) -> str:
-        """The device with the name of the GPU, or with the number of CPU threads, which affects the rounding of sums."""
+        """The device, with the name of the GPU."""
         if self.device.type == "cuda":
             return f"{self.device.type} ({torch.cuda.get_device_name(self.device)})"
-        return f"{self.device} ({counted(torch.get_num_threads(), 'thread')})"
+        return str(self.device)
 
     def synchronise(self) -> None:
         """Wait until a GPU has finished its queued work."""
@@ -83,7 +84,7 @@ def choose_hardware(device: str = "auto", precision: str = "auto", deterministic
         torch.use_deterministic_algorithms(True)
         cost = "at some cost in speed" if chosen.type == "cuda" else "as the CPU always does"
         print(f"deterministic: the same start gives the same bits, {cost}")
-    return Hardware(chosen, precision)
+    return Hardware(chosen, precision, choose_threads(chosen, deterministic))
 
 
 def best_precision(device: torch.device) -> tuple[str, str]:
@@ -113,8 +114,3 @@ def keep_memory() -> None:
     trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of mallopt(3)
     mallopt(trim_threshold, -1)  # never trim
     mallopt(mmap_max, 0)  # allocate no buffer by mmap, because freeing it would unmap it
-
-
-def decoding_threads() -> int:
-    """The number of threads that decode images: the CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

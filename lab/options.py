@@ -27,6 +27,8 @@ def parse(arguments: Callable[[], argparse.ArgumentParser], name: str) -> argpar
     args = expand_home(arguments().parse_args())
     if getattr(args, "store", None):
         os.environ["RESNET_STORE"] = str(args.store)  # read when lab/data/batches.py is imported
+    if getattr(args, "threads", None):
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # read when torch is imported
     if getattr(args, "quiet", False):
         silence()
     signal.signal(signal.SIGINT, leave_at_once)
@@ -85,10 +87,19 @@ def add_trained_model(parser: argparse._ActionsContainer) -> None:
 
 
 def add_machine(parser: argparse._ActionsContainer) -> None:
-    """Device and precision."""
+    """Device, precision and threads."""
     parser.add_argument("--device", default="auto", help="cuda, cpu, … (default: cuda if available)")
     help_precision = "of the matrix products (default: auto, bf16 if the hardware has it)"
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"], help=help_precision)
+    help_threads = "CPU threads (default: OMP_NUM_THREADS, else the CPUs, fewer beside busy programs if that is faster)"
+    parser.add_argument("--threads", type=positive, help=help_threads)
+
+
+def positive(text: str) -> int:
+    """The whole number above 0 in ``text``."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text}")
+    return int(text)
 
 
 def add_quiet(parser: argparse._ActionsContainer) -> None:

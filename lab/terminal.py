@@ -58,6 +58,12 @@ def warn(text: str) -> None:
         tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
+def say(text: str) -> None:
+    """Print a line, above any progress bar."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
 @functools.cache
 def warn_once(text: str) -> None:
     """Like :func:`warn`, but the same text only once in a process."""

@@ -22,10 +22,12 @@ from lab.data.lists import DataSet, list_digest
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
 from lab.files import replacing
+from lab.threads import described
 from models import catalog
 
 FORMAT = "leukemia-resnet checkpoint 1"
 # Columns of a history by their names in earlier versions, with their present names.
+THREADS = re.compile(r" \((\d+) threads?\)$")
 RENAMED = {"test_accuracy": "valid_accuracy", "test_loss": "valid_loss"}
 
 
@@ -35,9 +37,10 @@ class About:
 
     ``lists`` is a hash of the lists it was trained on, ``train_share`` the share of each class in the training list. ``metrics``
     are those it was saved for, ``settings`` the run's, ``history`` one row per epoch. ``records`` describe the software, the
-    device and the images (``training/provenance.py``), one at the start and one for each resume with changes. ``members`` is the
-    number of networks whose predictions are averaged (``checkpoints/ensembles.py``). This network is the first of them, and
-    ``metrics`` are those of the average.
+    device and the images (``training/provenance.py``), one at the start and one for each resume with changes. ``threads`` are
+    pairs of an optimizer step and the number of CPU threads from that step on. ``members`` is the number of networks whose
+    predictions are averaged (``checkpoints/ensembles.py``). This network is the first of them, and ``metrics`` are those of the
+    average.
     """
 
     model: str
@@ -51,7 +54,15 @@ class About:
     train_share: list[float] = field(default_factory=list)
     finished: bool = False
     records: list[dict[str, str]] = field(default_factory=list)
+    threads: list[list[int]] = field(default_factory=list)
     members: int = 1
+
+    @property
+    def device(self) -> str:
+        """The device of the first record, with the number of CPU threads; ``not recorded`` by some earlier versions."""
+        device = self.records[0].get("device", "not recorded") if self.records else "not recorded"
+        one = len(self.threads) == 1 and self.threads[0][1] == 1
+        return f"{device} ({described(self.threads)} thread{'s' * (not one)})" if self.threads else device
 
 
 @dataclass
@@ -113,7 +124,16 @@ def parse_header(path: Path, model: str | None = None) -> tuple[About, TrainingS
         history = [{RENAMED.get(name, name): value for name, value in row.items()} for row in about.history]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the checkpoint's description is damaged ({error!r}).") from None
-    return replace(about, history=history), state
+    return with_threads(replace(about, history=history)), state
+
+
+def with_threads(about: About) -> About:
+    """The description, with the number of threads where it belongs: earlier versions had it in the record's device."""
+    found = [THREADS.search(record.get("device", "")) for record in about.records]
+    if about.threads or not any(found):
+        return about
+    records = [record | {"device": THREADS.sub("", record.get("device", ""))} for record in about.records]
+    return replace(about, records=records, threads=[[0, int(found[0][1])]] if found[0] else [])
 
 
 def known_fields(kind: type[About] | type[TrainingState], values: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from lab.data.images import range_of, read_values, to_rgb
 from lab.data.lists import ImageList, problems_error
-from lab.hardware import decoding_threads
+from lab.threads import decoding_threads
 
 NO_CELL = "of one colour, or without a cell on black"
 SIDES = ("window", "source", "size")

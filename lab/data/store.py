@@ -26,9 +26,9 @@ from lab.data.lists import SHOWN, ImageList, problems_error
 from lab.data.preprocessing import NO_CELL, Preprocessing
 from lab.errors import UserError
 from lab.files import alone, replacing, reserve, write_whole
-from lab.hardware import decoding_threads
 from lab.terminal import progress, warn, warn_once
 from lab.text import counted, shown
+from lab.threads import decoding_threads
 
 
 @dataclass(frozen=True)

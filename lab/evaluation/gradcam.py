@@ -16,7 +16,7 @@ import torch
 from captum.attr import LayerAttribution, LayerGradCam
 from torch import Tensor, nn
 
-from lab.evaluation.inference import dihedral
+from lab.evaluation.inference import dihedral, outputs
 from lab.hardware import Hardware
 
 MIN_SIDE = 4  # smallest side of a feature map that can locate anything
@@ -47,6 +47,7 @@ def explain(
     views = torch.cat(dihedral(image)).contiguous(memory_format=torch.channels_last)
     with torch.enable_grad(), layer.register_forward_hook(lambda _module, _input, output: output.requires_grad_()):
         maps = LayerGradCam(score, layer).attribute(views).detach().float()
+    hardware.threads.after_step(lambda: outputs(network, image, hardware))
     return rows, torch.stack(undo_dihedral(maps)).mean(dim=0)
 
 

@@ -20,6 +20,7 @@ from lab.errors import out_of_memory
 from lab.hardware import Hardware
 from lab.terminal import progress
 from lab.text import percent
+from lab.threads import SAMPLE
 
 Feed = Iterable[tuple[Tensor, Tensor, np.ndarray]]
 
@@ -47,6 +48,14 @@ def for_prediction(network: nn.Module, hardware: Hardware) -> nn.Module:
     return fuse_blocks(folded(network)) if available(hardware) else folded(network)
 
 
+@torch.no_grad()
+def outputs(network: nn.Module, images: Tensor, hardware: Hardware) -> Tensor:
+    """The network's output for one batch, without gradients."""
+    with hardware.autocast():
+        logits: Tensor = network(images.contiguous(memory_format=torch.channels_last))
+    return logits
+
+
 @torch.inference_mode()
 def probabilities(network: nn.Module, images: Tensor, hardware: Hardware, d4: bool = False) -> Tensor:
     """Class probabilities float32 [N, K] of one batch; if memory runs out, the batch is split in halves."""
@@ -54,9 +63,9 @@ def probabilities(network: nn.Module, images: Tensor, hardware: Hardware, d4: bo
         views = dihedral(images) if d4 else [images]
         total = torch.zeros((), device=images.device)
         for view in views:
-            with hardware.autocast():
-                logits = network(view.contiguous(memory_format=torch.channels_last))
+            logits = outputs(network, view, hardware)
             total = total + logits.float().softmax(dim=1)
+            hardware.threads.after_step(lambda: outputs(network, images[:SAMPLE], hardware))
         return total / len(views)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error) or len(images) == 1:
@@ -78,6 +87,7 @@ def predict(
     """Class probabilities, float32 [N, K], in the order of the batches, joined over all ``ranks``; with ``d4`` averaged over the
     eight views. ``total`` is the number of batches, needed if ``batches`` has no length."""
     network = for_prediction(network, hardware)
+    hardware.threads.begin()
     bar = progress(batches, title or "predicting", total, unit=" batches")
     parts = [probabilities(network, images, hardware, d4) for images, _, _ in bar]
     return ranks.join_rows(torch.cat(parts).cpu().numpy() if parts else np.zeros((0, 0), np.float32))

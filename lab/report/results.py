@@ -133,7 +133,6 @@ def time_table(material: Material, parts: Parts) -> Part:
             continue
         seconds, rate = run.history["seconds"], run.history.get("images_per_second", pd.Series(dtype=float))
         sizes = sorted({int(size) for size in run.history.get("size", pd.Series(dtype=float)).dropna()})
-        record = run.about.records[0] if run.about is not None and run.about.records else {}
         row = [
             find(model).title,
             f"{len(run.history)}",
@@ -141,7 +140,7 @@ def time_table(material: Material, parts: Parts) -> Part:
             duration(float(seconds.sum())),
         ]
         speed = f"{rate.median():.0f}" if rate.notna().any() else None
-        rows.append([*row, speed, record.get("device", "not recorded")])
+        rows.append([*row, speed, run.about.device if run.about else "not recorded"])
     head = ["model", "epochs", "input, px", "time", "images/s", "device"]
     if all(row[-1] in (None, "not recorded") for row in rows):  # earlier versions of train.py did not record it
         head, rows = head[:-1], [row[:-1] for row in rows]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lab.checkpoints.checkpoint import About, read_about
+from lab.checkpoints.checkpoint import About, read_about, with_threads
 from lab.checkpoints.histories import best_row, read_histories
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
@@ -100,7 +100,8 @@ def read_description(path: Path) -> About:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         fields = {name: values[name] for name in ("model", "classes", "data", "lists", "settings", "records")}
-        return About(preprocessing=Preprocessing.from_dict(values["preprocessing"]), **fields)
+        preprocessing = Preprocessing.from_dict(values["preprocessing"])
+        return with_threads(About(preprocessing=preprocessing, threads=values.get("threads", []), **fields))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is not what train.py writes ({error!r}); train again, or delete it.") from None
 

@@ -116,7 +116,7 @@ SHOWN_SETTINGS = {
     "zero_init": "zero-initialised residual branches",
     "seed": "seed",
 }
-SHOWN_RECORD = {"device": "device", "precision": "precision", "torch": "PyTorch"}
+SHOWN_RECORD = {"precision": "precision", "torch": "PyTorch"}
 
 
 def settings_table(material: Material, parts: Parts) -> Part:
@@ -135,6 +135,8 @@ def settings_table(material: Material, parts: Parts) -> Part:
         cells = [cell(known[m].settings.get(name, "not recorded")) if m in known else None for m in material.runs]
         rows.append([title, *cells])
     records = {m: about.records[0] for m, about in known.items() if about.records}
+    if records:
+        rows.append(["device", *(known[m].device if m in known else None for m in material.runs)])
     for name, title in SHOWN_RECORD.items() if records else ():
         rows.append([title, *(records.get(m, {}).get(name, "not recorded") for m in material.runs)])
     head = ["setting", *(find(model).title for model in material.runs)]

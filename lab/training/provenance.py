@@ -18,9 +18,10 @@ from lab.checkpoints.checkpoint import About, TrainingState, read_about, read_st
 from lab.errors import UserError
 from lab.files import PROJECT
 from lab.hardware import Hardware
+from lab.threads import described
 
 FOLDERS = ("resnet", "models", "lab/data", "lab/training", "lab/cpu")  # of the code that determines the weights
-FILES = ("train.py", "lab/hardware.py", "lab/distributed.py")
+FILES = ("train.py", "lab/hardware.py", "lab/threads.py", "lab/distributed.py")
 HASHES = ("images", "source", "lists")  # too long to print
 
 
@@ -109,7 +110,7 @@ def compare(
     run: About, state: TrainingState, settings: dict[str, Any], lists: str, now: dict[str, str], path: Path
 ) -> None:
     """Print whether a repeated run will have the same weights."""
-    before = {"lists": run.lists, **(run.records[0] if run.records else {})}
+    before = {"lists": run.lists, "threads": described(run.threads), **(run.records[0] if run.records else {})}
     differ = differences(before, {"lists": lists, **now})
     if settings != run.settings:
         print(f"repeating {path}: the settings differ, so the weights will differ")

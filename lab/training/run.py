@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -22,10 +22,13 @@ from lab.checkpoints.checkpoint import (
     part,
     read_tensors,
 )
+from lab.checkpoints.histories import write_run
 from lab.data.batches import Batch, Batches
 from lab.distributed import Ranks
+from lab.evaluation.inference import outputs
 from lab.hardware import Hardware
 from lab.terminal import progress
+from lab.threads import SAMPLE, described
 from lab.training.ema import EMA
 from lab.training.recipe import Settings, size_at
 
@@ -68,7 +71,8 @@ class Run:
 
     ``about`` is the description of the next checkpoint; it is replaced, never modified. ``state`` is the progress. ``train``
     yields parts of a batch, and ``accumulate`` parts make one optimizer step. ``forward`` is the network as it is called: wrapped
-    for several processes, or compiled. ``totals`` are the loss and the number of correct predictions, summed over this rank's
+    for several processes, or compiled. ``repeated_threads`` are the numbers of threads of the run that is repeated, as in
+    :class:`About`. ``totals`` are the loss and the number of correct predictions, summed over this rank's
     images of the epoch so far, float64 [2]. They stay on the device, because reading them in every step would make a GPU wait.
     """
 
@@ -87,6 +91,7 @@ class Run:
     scaler: torch.amp.GradScaler
     class_weight: Tensor | None
     accumulate: int
+    repeated_threads: list[list[int]] = field(default_factory=list)
     parallel: nn.Module = field(init=False)
     forward: Callable[[Tensor], Tensor] = field(init=False)
     totals: Tensor = field(init=False)
@@ -135,10 +140,49 @@ class Run:
         scale = self.ranks.count * self.train.batch_size
         bar = progress(batches, title, len(self.train), initial=begin, unit_scale=scale)
         parts = iter(bar)
+        self.hardware.threads.begin()
         for step in range(first, self.steps):
+            self.note_threads(epoch * self.steps + step)
             yield epoch * self.steps + step, self.parts(parts)
+            self.hardware.threads.after_step(self.predict_sample)
             after_step(step + 1)
         bar.close()
+
+    def choose_threads(self, repeated: list[list[int]]) -> None:
+        """Set the number of CPU threads before the first step: that of the interrupted run, those of the ``repeated`` run, or the
+        fastest by measurement. A number that is fixed stays."""
+        threads, noted = self.hardware.threads, self.about.threads
+        if self.hardware.device.type != "cpu":
+            return
+        if threads.fixed:
+            if noted and noted[-1][1] != threads.number:
+                change = f"threads {noted[-1][1]} → {threads.number}"
+                print(f"{self.model}: resumes with changes that may alter the last digits: {change}")
+        elif repeated:
+            self.repeated_threads, threads.fixed = repeated, True
+            print(f"threads: {described(repeated)}, as in the repeated run")
+        elif noted:
+            threads.keep(min(noted[-1][1], threads.limit))
+            print(f"threads: {threads.number}, as when the run was interrupted")
+        else:
+            threads.compare(self.predict_sample)
+
+    def note_threads(self, step: int) -> None:
+        """Set the number of threads that the repeated run had at an optimizer step, and note a change in the description, because
+        the number decides the rounding of sums."""
+        threads, noted = self.hardware.threads, self.about.threads
+        if self.repeated_threads:
+            threads.use([number for first, number in self.repeated_threads if first <= step][-1])
+        if self.hardware.device.type == "cpu" and (not noted or noted[-1][1] != threads.number):
+            self.about = replace(self.about, threads=[*noted, [step, threads.number]])
+            if self.ranks.first:
+                write_run(self.files.description, self.about)
+
+    def predict_sample(self) -> Tensor:
+        """A forward pass of a few images, which changes nothing in the run; its duration compares numbers of threads."""
+        size = size_at(self.state.epoch, self.settings)
+        images = torch.zeros(min(SAMPLE, self.train.batch_size), 3, size, size, device=self.hardware.device)
+        return outputs(self.ema.network, images, self.hardware)
 
     def parts(self, batches: Iterator[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
         """The parts of one optimizer step."""

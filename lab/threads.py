@@ -1,0 +1,175 @@
+"""The number of CPU threads of torch's operations: the CPUs that the process may use, or fewer while other programs use them.
+
+Every operation is divided among the threads and waits for the slowest of them. A training step has more than a thousand
+operations, so that one busy program beside it makes two threads three to ten times slower, and slower than one thread
+(``benchmarks/busy.py``). The number decides the order of sums and thereby the last digits of a result.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from lab.terminal import say
+
+SAMPLE = 8  # images of the forward passes that compare numbers of threads
+WINDOW = 3.0  # seconds of steps whose median counts
+SLOW = 1.5  # a median of this many times the fastest step leads to a comparison
+GAIN = 0.85  # a number of threads replaces another if it needs at most this share of the time
+PAUSE = 10.0  # least seconds between two comparisons
+SHARE = 0.02  # largest share of the time that comparisons may take
+
+
+class Threads:
+    """The number of threads: fixed, or changed when measurements show that another number is faster.
+
+    All numbers up to ``limit`` are possible. A comparison times forward passes of a few images, which change nothing in a run.
+    There is one at the first step, one when steps have become slow, and, while fewer threads than possible are in use, one
+    from time to time, because the other program may have ended.
+    """
+
+    def __init__(self, limit: int, fixed: bool = True, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.limit, self.fixed, self.clock = limit, fixed, clock
+        self.number = limit
+        self.due = -math.inf  # time of the next comparison; none has been made
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin another kind of steps, such as those of another image size, and forget how long the earlier ones took."""
+        self.last, self.fastest = self.clock(), math.inf
+        self.seconds: list[float] = []
+
+    def use(self, number: int) -> None:
+        """Set the number of threads."""
+        torch.set_num_threads(number)
+        self.number = number
+
+    def keep(self, number: int) -> None:
+        """Set the number of threads, and make no comparison at once."""
+        self.use(number)
+        self.due = self.clock() + PAUSE
+
+    def after_step(self, work: Callable[[], object]) -> None:
+        """Note the end of a step, and make a comparison if one is due. ``work`` is a forward pass of :data:`SAMPLE` images."""
+        if self.fixed:
+            return
+        now = self.clock()
+        self.seconds.append(now - self.last)
+        self.fastest, self.last = min(self.fastest, now - self.last), now
+        if self.due == -math.inf:
+            self.compare(work)
+        elif now >= self.due and len(self.seconds) > 1 and sum(self.seconds) >= WINDOW:
+            slow = statistics.median(self.seconds) > SLOW * self.fastest
+            self.seconds.clear()
+            if slow or self.number < self.limit:
+                self.compare(work)
+
+    def compare(self, work: Callable[[], object]) -> None:
+        """Time ``work`` with each number of threads, and change to the fastest if it gains enough. Prints a change."""
+        if self.fixed:
+            return
+        began, before, seconds = self.clock(), self.number, {}
+        for number in [before, *(other for other in self.candidates() if other != before)]:
+            seconds[number] = self.timed(work, number)
+            if number < before and seconds[number] > seconds[before] / GAIN:
+                break  # fewer threads are slower still
+        best = min(seconds, key=seconds.__getitem__)
+        if seconds[best] <= GAIN * seconds[before]:  # measured again, because a moment may deceive
+            seconds = {number: self.timed(work, number) + self.timed(work, number) for number in (before, best)}
+        chosen = best if seconds[best] <= GAIN * seconds[before] else before
+        self.use(chosen)
+        self.begin()
+        self.due = self.last + max(PAUSE, (self.last - began) / SHARE)
+        if chosen != before:
+            reason = "other programs use the CPU" if chosen < before else "the CPU is free again"
+            gain = f"{seconds[before] / seconds[chosen]:.1f} times as fast"
+            say(f"threads: {before} → {chosen}, measured {gain}, {reason}")
+
+    def timed(self, work: Callable[[], object], number: int) -> float:
+        """Seconds of the second call of ``work`` with ``number`` threads; in the first call libraries choose their kernels."""
+        self.use(number)
+        work()
+        began = self.clock()
+        work()
+        return self.clock() - began
+
+    def candidates(self) -> list[int]:
+        """The numbers to compare, from the most to one: all threads, one fewer, and halves."""
+        halves = {self.limit >> shift for shift in range(self.limit.bit_length())}
+        return sorted(({self.limit - 1} | halves) - {0}, reverse=True)
+
+
+def described(changes: list[list[int]]) -> str:
+    """Pairs of an optimizer step and the number of threads from that step on, as text, such as ``2, 1 from step 120``."""
+    return ", ".join(f"{number} from step {step:,}" if step else f"{number}" for step, number in changes)
+
+
+def choose_threads(device: torch.device, deterministic: bool) -> Threads:
+    """Choose the number of threads, print it with the reason, and set it."""
+    threads = Threads(torch.get_num_threads())  # as OMP_NUM_THREADS and the CPU affinity say
+    if device.type != "cpu":
+        return threads
+    if "OMP_NUM_THREADS" in os.environ:
+        reason = "as --threads or OMP_NUM_THREADS says"
+    else:
+        threads = Threads(min(threads.limit, available_cpus()))
+        threads.fixed = deterministic or threads.limit == 1
+        reason = "one for each CPU that this process may use"
+        if not threads.fixed:
+            reason += "; fewer while other programs use them, if measured steps are faster then"
+        elif deterministic:
+            reason += "; --deterministic keeps the number"
+    threads.use(threads.limit)
+    print(f"threads: {threads.limit}, {reason}")
+    return threads
+
+
+def decoding_threads() -> int:
+    """The number of threads that decode images: as OMP_NUM_THREADS says, else the CPUs that this process may use. Decoding
+    threads do not wait for each other. Under torchrun, which sets the variable itself, one process decodes for all."""
+    if "OMP_NUM_THREADS" in os.environ and "LOCAL_RANK" not in os.environ:
+        return torch.get_num_threads()
+    return available_cpus()
+
+
+def available_cpus() -> int:
+    """The number of CPUs that this process may use: by its affinity, and by the quota of its control groups."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(count, cpu_quota())))
+
+
+def cpu_quota(proc: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float:
+    """CPUs that Linux control groups grant this process (``cpu.max`` of version 2, ``cpu.cfs_quota_us`` of version 1; kernel
+    documentation, admin-guide/cgroup-v2 and scheduler/sched-bwc); infinity without a limit."""
+    quota = math.inf
+    try:
+        lines = [line.split(":", 2) for line in proc.read_text().splitlines()]
+    except OSError:
+        return quota
+    for _, controllers, group in lines:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = mount if not controllers else mount / "cpu"
+        folder = root / group.lstrip("/")
+        # The groups above limit this one. In a container the own group's folder may be missing; its files are then at the root.
+        for place in [folder, *folder.parents[: len(folder.parts) - len(root.parts)]]:
+            quota = min(quota, quota_of(place))
+    return quota
+
+
+def quota_of(group: Path) -> float:
+    """The CPUs that one control group grants; infinity without a limit or if nothing can be read."""
+    try:
+        if (group / "cpu.max").is_file():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+    except (OSError, ValueError):
+        return math.inf
