@@ -100,7 +100,7 @@ from lab.sources import splits
 from lab.sources.folders import find_images, fingerprints
 from lab.sources.kaggle_download import data_set_name, download, unpack, verify
 from lab.sources.medmnist import MEDMNIST_PARTS, medmnist_part
-from lab.sources.sample import GENERATOR, SPLITS, write_images
+from lab.sources.sample import GENERATOR, MARKER, SPLITS, write_images
 from lab.sources.trees import read_tree
 from lab.terminal import progress
 from lab.text import counted
@@ -130,7 +130,7 @@ def sample(args: argparse.Namespace) -> None:
         remove_lists(args.out)
         images = progress(write_images(args.out, counts, args.seed), "drawing", sum(counts.values()))
         write_lists(args.out, pd.DataFrame(images, columns=["list", "path", "label"]), CLASSES, args.seed)
-        write_whole(args.out / "sample.json", json.dumps(settings, indent=2) + "\n")
+        write_whole(args.out / MARKER, json.dumps(settings, indent=2) + "\n")
     print_next(args.out)
 
 
@@ -225,7 +225,7 @@ def refuse_existing(out: Path, fresh: bool) -> None:
 
 def remove_lists(out: Path) -> None:
     """Remove old lists before images are overwritten, so that an interrupted run leaves no list of other images."""
-    for name in (*splits.FILES, "sample.json"):
+    for name in (*splits.FILES, MARKER):
         (out / name).unlink(missing_ok=True)
 
 
@@ -253,7 +253,7 @@ def write_lists(out: Path, table: pd.DataFrame, names: Sequence[str], random_see
 def is_complete(out: Path, counts: dict[str, int], settings: dict[str, int]) -> bool:
     """Whether ``out`` contains every list and image of a sample that was drawn with these settings."""
     try:
-        if json.loads((out / "sample.json").read_text(encoding="utf-8")) != settings:
+        if json.loads((out / MARKER).read_text(encoding="utf-8")) != settings:
             return False
     except (FileNotFoundError, ValueError):
         return False

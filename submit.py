@@ -5,9 +5,9 @@
     python submit.py --kaggle                                   # sends it and prints the scores; names: kaggle.ini
     python submit.py --prove weights/lab3                       # checksums, and that each network loads and computes
 
-The zips are written only if they are complete: the report exists, the sources can be imported from the zip alone, the weights can
-be loaded, and each depth's submission has the IDs of its own list. All faults are reported together, with the commands that
-correct them.
+The zips are written only if they are complete: the report exists with name, student ID and discussion, the sources can be
+imported from the zip alone, the weights can be loaded, and each depth's submission has the IDs of its own list. All faults are
+reported together, with the commands that correct them. --anyway hands in an unfinished report.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help=help_out)
     add_places(parser)
     add_report(parser)
+    help_anyway = "hand in a report without name, student ID or discussion"
+    parser.add_argument("--anyway", action="store_true", help=help_anyway)
     parser.add_argument("--dry-run", action="store_true", help="check and print everything, but write or send nothing")
     other = parser.add_argument_group("instead of the zips").add_mutually_exclusive_group()
     other.add_argument("--kaggle", action="store_true", help="upload the submissions, and wait for their scores")
@@ -60,13 +62,24 @@ from lab.data.lists import DataSet, data_name, read_data_set, read_list
 from lab.errors import UserError, run
 from lab.files import PROJECT, replacing
 from lab.handin.checks import prove, prove_unpacked
-from lab.handin.zips import NEEDED, find_report, hand_in_name, report_fault, source_files, weights_bundle, write_zip
+from lab.handin.zips import (
+    NEEDED,
+    find_report,
+    hand_in_name,
+    report_fault,
+    result_files,
+    source_files,
+    unfinished,
+    weights_bundle,
+    write_zip,
+)
 from lab.kaggle.client import sign_in
 from lab.kaggle.competitions import make_entry, read_competitions, upload_all
 from lab.kaggle.submissions import check_submission, submission_folder
+from lab.sources.sample import MARKER
 from lab.terminal import warn
 
-LISTS = ("train.csv", "valid.csv", "classes.csv", *(f"{find(model).test_list}.csv" for model in depths()))
+LISTS = ("train.csv", "valid.csv", "classes.csv", MARKER, *(f"{find(model).test_list}.csv" for model in depths()))
 Submissions = dict[str, tuple[Path, int]]  # for each model: the file, and its number of rows
 
 
@@ -86,20 +99,19 @@ def make_zips(args: argparse.Namespace) -> None:
         raise UserError("give --student-id and --name for the zip's name, such as 311605004 and 劉子齊.")
     title, name = hand_in_name(args.student_id, args.name), data_name(args.data)
     options = data_options(args)
-    problems = []
+    problems: list[str] = []
 
     report = find_report(args.report / name, PROJECT)
-    fault = report_fault(report)
-    if fault:
-        student = ["--student-id", args.student_id, "--name", args.name]
-        problems.append(f"{report}: {fault}; {command('report.py', *student, '--data', args.data)}")
+    problems += report_problems(report, args, options)
     sources = source_files(PROJECT)
     problems += [f"{file}: is missing; copy it from the project" for file in NEEDED if file not in sources]
     weights = {model: args.weights / name / model / "best.safetensors" for model in depths()}
     for model, path in weights.items():
         if not path.is_file():
             problems.append(f"{path}: is missing; {command('train.py', '--model', model, *options)}")
-    files = {**sources, "report.pdf": report, "report.html": report.with_suffix(".html")}
+    files = {**sources, **result_files(args.report / name, name)}
+    files |= {"report.pdf": report, "report.html": report.with_suffix(".html")}
+    generated = False
     try:
         data = read_data_set(args.data, args.root)
     except UserError as error:
@@ -109,14 +121,19 @@ def make_zips(args: argparse.Namespace) -> None:
         problems += faults
         lists = [data.folder / file for file in LISTS] + [path for path, _ in submissions.values()]
         files |= {f"csv/{name}/{path.name}": path for path in lists}
+        generated = (data.folder / MARKER).is_file()
         if not problems:
             warn_of_age(report, weights, submissions)
-    files = {file: path for file, path in files.items() if path.is_file()}
+    contents: dict[str, Path | bytes] = {file: path for file, path in files.items() if path.is_file()}
+    if generated:
+        note = f"The images of data set {name} are generated (prepare.py sample), not the lab's"
+        warn(f"{note}.")
+        contents[f"csv/{name}/GENERATED.txt"] = f"{note}.\n".encode()
     networks = {model: [path, *others(path.parent)] for model, path in weights.items() if path.is_file()}
 
     with temporary_zips(args.out, title, args.dry_run) as archives:
-        write_zip(archives[0], title, files, compress=True)
-        write_zip(archives[1], title, weights_bundle(title, name, networks), compress=False)
+        write_zip(archives[0], title, contents, compress=True)
+        write_zip(archives[1], title, weights_bundle(title, name, networks, generated), compress=False)
         with tempfile.TemporaryDirectory(dir=archives[1].parent) as unpacked:
             for archive in archives:
                 with zipfile.ZipFile(archive) as zipped:
@@ -128,9 +145,28 @@ def make_zips(args: argparse.Namespace) -> None:
             raise UserError("\n  ".join(["nothing was written, because the hand-in is not complete:", *problems]))
         sizes = [path.stat().st_size / 1e6 for path in archives]
     print("\n".join(rows))
-    contents = f"report.pdf and {len(files) - 1} files of sources and lists", f"the weights of {', '.join(networks)}"
-    for archive, content, size in zip(archives, contents, sizes, strict=True):
+    texts = (
+        f"report.pdf and {len(contents) - 1} files of sources, lists and results",
+        f"the weights of {', '.join(networks)}",
+    )
+    for archive, content, size in zip(archives, texts, sizes, strict=True):
         print(f"{'would write' if args.dry_run else 'wrote'} {args.out / archive.name}: {content}, {size:.1f} MB")
+
+
+def report_problems(report: Path, args: argparse.Namespace, options: list[str]) -> list[str]:
+    """Return what is wrong with the report, with the command that writes it. An unfinished one is a warning with ``--anyway``."""
+    folder = ["--report", str(args.report)] if args.report != Path("report") else []
+    remedy = command("report.py", "--student-id", args.student_id, "--name", args.name, *options, *folder)
+    if fault := report_fault(report):
+        return [f"{report}: {fault}; {remedy}"]
+    if missing := unfinished(report):
+        discussion = args.report / data_name(args.data) / "discussion.txt"
+        first = f"write the discussion into {discussion}, then " if "discussion" in missing else ""
+        text = f"{report}: is unfinished, without {', '.join(missing)}; {first}{remedy}"
+        if not args.anyway:
+            return [f"{text} (--anyway hands it in as it is)"]
+        warn(text)
+    return []
 
 
 @contextmanager

@@ -16,9 +16,15 @@ from lab.text import shown
 
 # Folders that are included completely. Of other folders, which may be a student's modules, a data set or a virtual environment,
 # only the Python files are included.
-FOLDERS = ("benchmarks", "docs", "lab", "models", "report/results", "resnet", "runs", "studies", "tests")
+FOLDERS = ("benchmarks", "docs", "lab", "models", "resnet", "runs", "studies", "tests")
 OUTPUTS = ("csv", "data", "mlruns", "report", "weights")  # outputs of commands: included file by file, or not at all
 NOTES = ("csv/README.md", "weights/README.md")
+RESULTS = (
+    ".csv",
+    ".json",
+    ".png",
+    ".txt",
+)  # suffixes of a data set's histories, metrics and figures, and of the discussion
 KINDS = (".py", ".md", ".txt", ".toml", ".ini")  # suffixes of files in the project's top folder
 NAMES = ("LICENSE", "Makefile")
 JUNK = ("__pycache__", "site-packages", ".pyc", ".tmp")
@@ -71,6 +77,11 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name.endswith(JUNK)
 
 
+def result_files(report: Path, data: str) -> dict[str, Path]:
+    """Return the histories, metrics and figures in ``report/<data>`` by their path in the zip."""
+    return {f"report/{data}/{path.name}": path for path in report.glob("*") if path.suffix in RESULTS}
+
+
 def find_report(report: Path, project: Path) -> Path:
     """Return the path of the report: ``report/<data>/report.pdf`` or, in an unpacked hand-in, ``report.pdf``."""
     own, unpacked = report / "report.pdf", project / "report.pdf"
@@ -85,12 +96,21 @@ def report_fault(path: Path) -> str:
     return "" if data.startswith(b"%PDF-") and b"%%EOF" in data[-1024:] else "is not a complete PDF"
 
 
-def weights_bundle(title: str, data: str, models: Mapping[str, Iterable[Path]]) -> dict[str, Path | bytes]:
+def unfinished(path: Path) -> list[str]:
+    """Return what the student has not filled in, from the keywords that report.py writes into the PDF. A PDF of another program
+    has none, and is taken as finished."""
+    keywords = re.search(rb"<pdf:Keywords>(.*?)</pdf:Keywords>", path.read_bytes())
+    return re.findall(r"missing ([\w ]+)", keywords[1].decode(errors="replace")) if keywords else []
+
+
+def weights_bundle(
+    title: str, data: str, models: Mapping[str, Iterable[Path]], generated: bool = False
+) -> dict[str, Path | bytes]:
     """Return the files of the second zip by their path in it: the checkpoints, their checksums, and a README."""
     files = {f"{model}/{path.name}": path for model, paths in models.items() for path in paths}
     sums = "".join(f"{sha256(path)}  {name}\n" for name, path in sorted(files.items()))
     folder = f"weights/{data}"
-    readme = f"""The trained weights of {title}, data set {data}: {", ".join(models)}.
+    readme = f"""The trained weights of {title}, data set {data}{" of generated images" * generated}: {", ".join(models)}.
 
 Unpack this zip and {title}.zip into the same folder, so that weights/ is beside demo.py. There:
 

@@ -30,6 +30,7 @@ BLASTS = 0.68  # proportion of blasts, as in the lab's data
 SEPARATION = 1.9  # d above: half the distance between the class means, in standard deviations
 GENERATOR = 1  # version; increase it when the same seed gives other bytes than before
 SPLITS = ("train", "valid", "test")
+MARKER = "sample.json"  # beside the lists: marks generated images, and has the settings that they were drawn with
 
 Array = NDArray[np.float32]
 

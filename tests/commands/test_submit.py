@@ -16,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import predict
+import report
 import submit
 from lab.errors import UserError
 from lab.handin import checks, zips
@@ -28,7 +29,13 @@ PDF = b"%PDF-1.7\nthe report\n%%EOF\n"
 
 
 JUNK = [".git/config", "lab/__pycache__/errors.pyc", ".env/x.py", "env/pyvenv.cfg", "env/lib/os.py", "data/x.py"]
-JUNK += ["mine/0.bmp", "report/tiny/roc.png"]
+JUNK += ["mine/0.bmp", "report/other/roc.png", "report/results/other/roc.png", "report/tiny/tensorboard/events"]
+RESULTS = [
+    "report/tiny/roc.png",
+    "report/tiny/metrics_resnet18.csv",
+    "report/tiny/run_resnet18.json",
+    "report/tiny/discussion.txt",
+]
 
 
 def write(path: Path, content: bytes) -> None:
@@ -61,6 +68,8 @@ def project(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "mine" / "loss.py", b"FOCUS = 2\n")
     for name in JUNK:
         write(folder / name, b"not for the hand-in")
+    for name in RESULTS:
+        write(folder / name, b"a result")
     return folder
 
 
@@ -106,7 +115,7 @@ def test_the_contents_of_the_zip(handed_in: Path, project: Path) -> None:
     lists = {name for name in files if name.startswith("csv/")}
     assert lists == {f"csv/tiny/{name}.csv" for name in expected} | {"csv/README.md"}
     assert not files.keys() & set(JUNK)
-    assert not [name for name in files if name.startswith(("weights/tiny", "report/tiny"))]
+    assert sorted(name for name in files if name.startswith(("weights/tiny", "report/"))) == sorted(RESULTS)
 
 
 def test_no_file_of_the_repository_is_missing() -> None:
@@ -114,7 +123,8 @@ def test_no_file_of_the_repository_is_missing() -> None:
         pytest.skip("needs a git checkout")
     listed = subprocess.run(["git", "-C", PROJECT, "ls-files", "-z"], capture_output=True, text=True, check=True).stdout
     tracked = {name for name in listed.split("\0") if name and not name.startswith(".") and (PROJECT / name).is_file()}
-    assert tracked - zips.source_files(PROJECT).keys() == set()
+    missing = tracked - zips.source_files(PROJECT).keys()
+    assert {name for name in missing if not name.startswith("report/results/")} == set()
 
 
 def test_the_same_files_give_the_same_bytes_and_the_weights_can_be_checked(
@@ -269,6 +279,54 @@ def test_an_interpreter_that_fails_or_does_not_end(tmp_path: Path, monkeypatch: 
 def test_a_report_that_is_not_a_pdf(tmp_path: Path, data: bytes) -> None:
     write(tmp_path / "report.pdf", data)
     assert zips.report_fault(tmp_path / "report.pdf") == "is not a complete PDF"
+
+
+def test_an_unfinished_report_is_refused_unless_anyway(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("typst")
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy)
+    monkeypatch.setattr(submit, "PROJECT", copy)
+    monkeypatch.setattr(submit, "prove_unpacked", lambda *_: ([], []))
+    words = copy / "report" / "tiny" / "discussion.txt"
+    with inside(copy):
+        words.unlink()
+        command(report, "--data", "tiny", "--name", "劉子齊")
+        with pytest.raises(UserError) as caught:
+            command(submit, *STUDENT, "--data", "tiny")
+        remedy = "python report.py --student-id 311605004 --name '劉子齊' --data tiny"
+        assert str(caught.value).splitlines()[1:] == [
+            "  report/tiny/report.pdf: is unfinished, without student ID, discussion; write the discussion into "
+            f"report/tiny/discussion.txt, then {remedy} (--anyway hands it in as it is)"
+        ]
+        assert not list(copy.glob("*.zip"))
+        command(submit, *STUDENT, "--data", "tiny", "--anyway")
+        assert "is unfinished, without student ID, discussion" in capsys.readouterr().err
+        assert len(list(copy.glob("*.zip"))) == 2
+        words.write_text("The networks differ little.")
+        command(report, "--data", "tiny", *STUDENT)
+        command(submit, *STUDENT, "--data", "tiny")
+    assert "unfinished" not in capsys.readouterr().err
+
+
+def test_generated_data_are_marked_in_the_zips(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy)
+    write(copy / "csv" / "tiny" / "sample.json", b"{}")
+    monkeypatch.setattr(submit, "PROJECT", copy)
+    monkeypatch.setattr(submit, "prove_unpacked", lambda *_: ([], []))
+    with inside(copy):
+        command(submit, *STUDENT, "--data", "tiny")
+    unpack(copy, tmp_path)
+    note = "The images of data set tiny are generated (prepare.py sample), not the lab's."
+    assert (tmp_path / TITLE / "csv" / "tiny" / "GENERATED.txt").read_text().strip() == note
+    assert (tmp_path / TITLE / "csv" / "tiny" / "sample.json").is_file()
+    assert f"warning: {note}" in capsys.readouterr().err
+    readme = (tmp_path / TITLE / "weights" / "tiny" / "README.txt").read_text(encoding="utf-8")
+    assert readme.startswith(f"The trained weights of {TITLE}, data set tiny of generated images: ")
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
