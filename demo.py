@@ -1,10 +1,11 @@
 """The demo: load the trained models on any machine, show their results, and predict single images.
 
     python demo.py --data csv/sample                    # table and figure of the valid list
-    python demo.py --data csv/sample cell.bmp           # and the class probabilities of single images
+    python demo.py --data csv/sample cell.bmp           # only the class probabilities of single images
     python demo.py --data csv/sample --serve            # a page in the browser: predictions and heat maps of any image
 
-Needs only the code and weights/<data>/. Without the lists, the table shows the results saved in the checkpoints.
+Needs only the code and weights/<data>/. Without the lists, the table shows the results saved in the checkpoints. Without --data
+and without anything of lab3, the data set is the only one in weights/.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lab.options import add_machine, add_places, add_report, parse
+from lab.options import GivenParser, add_machine, add_places, add_report, parse
 
 
 def arguments() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = argparse.ArgumentParser(description="Show the trained models' results, and predict single images.")
-    parser.add_argument("images", nargs="*", type=Path, help="images to predict, in any format that Pillow reads")
+    parser = GivenParser(description="Show the trained models' results, or predict single images.")
+    parser.add_argument(
+        "images", nargs="*", type=Path, help="images to predict instead, in any format that Pillow reads"
+    )
     add_places(parser)
     add_report(parser)
     add_machine(parser)
@@ -39,7 +42,7 @@ import pandas as pd
 import torch
 from sklearn.metrics import confusion_matrix
 
-from lab.checkpoints.checkpoint import check_data, trained_models
+from lab.checkpoints.checkpoint import check_data, chosen_data, trained_models
 from lab.checkpoints.ensembles import Member, count_parameters, load_members
 from lab.data.augmentation import network_input
 from lab.data.batches import stored_batches
@@ -60,7 +63,8 @@ Networks = dict[str, list[Member]]
 
 
 def main(args: argparse.Namespace) -> None:
-    """Load every trained model, show its results on the valid list, and predict the given images."""
+    """Load every trained model, and predict the given images or else show the results on the valid list."""
+    args.data = chosen_data(args.data, "data" in args.given, args.weights)
     if args.serve and args.images:
         raise UserError("--serve takes no images on the command line; upload them on the page.")
     for path in args.images:
@@ -75,6 +79,9 @@ def main(args: argparse.Namespace) -> None:
     if len({tuple(members[0][1].classes) for members in networks.values()}) > 1:
         raise UserError(f"{args.weights / name}: the models were trained on different classes; train them again.")
     report = args.report / name
+    if args.images:
+        show_images(networks, args.images, hardware, report / "demo_images.png")
+        return
     valid, why = None, ""
     try:
         data = read_data_set(args.data, args.root)
@@ -97,8 +104,6 @@ def main(args: argparse.Namespace) -> None:
         show_saved(networks, report / "demo.png", name)
     else:
         show_valid(networks, data, valid, hardware, report / "demo.png")
-    if args.images:
-        show_images(networks, args.images, hardware, report / "demo_images.png")
 
 
 def show_saved(networks: Networks, path: Path, name: str) -> None:

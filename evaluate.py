@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lab.options import add_machine, add_places, add_quiet, add_report, add_trained_model, parse
+from lab.options import GivenParser, add_machine, add_places, add_quiet, add_report, add_trained_model, parse
 
 
 def arguments() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = argparse.ArgumentParser(description="Evaluate the trained models on valid.csv: metrics and figures.")
+    parser = GivenParser(description="Evaluate the trained models on valid.csv: metrics and figures.")
     add_places(parser)
     add_trained_model(parser)
     add_report(parser)
@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 
-from lab.checkpoints.checkpoint import chosen_models
+from lab.checkpoints.checkpoint import chosen_data, chosen_models
 from lab.data.lists import ImageList, read_data_set, read_list
 from lab.errors import run
 from lab.evaluation.metrics import metrics_table, wilson, write_metrics
@@ -49,6 +49,7 @@ from models.catalog import find
 
 def main(args: argparse.Namespace) -> None:
     """Predict the valid list with each model, then compute metrics and draw figures."""
+    args.data = chosen_data(args.data, "data" in args.given, args.weights)
     data = read_data_set(args.data, args.root)
     valid = read_list(data, "valid", labelled=True)
     models = chosen_models(args.weights / data.name, args.model)

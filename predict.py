@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lab.options import add_machine, add_places, add_quiet, add_trained_model, parse
+from lab.options import GivenParser, add_machine, add_places, add_quiet, add_trained_model, parse
 
 
 def arguments() -> argparse.ArgumentParser:
     """Return the parser of the options."""
-    parser = argparse.ArgumentParser(description="Write the Kaggle submission of each depth.")
+    parser = GivenParser(description="Write the Kaggle submission of each depth.")
     add_places(parser)
     add_trained_model(parser)
     parser.add_argument("--out", type=Path, help="folder of the submissions (default: csv/<data>)")
@@ -34,7 +34,7 @@ import re
 
 import numpy as np
 
-from lab.checkpoints.checkpoint import chosen_models
+from lab.checkpoints.checkpoint import chosen_data, chosen_models
 from lab.data.lists import DataSet, read_data_set, read_list
 from lab.errors import UserError, run
 from lab.evaluation.prediction import predict_list
@@ -47,6 +47,7 @@ from models.catalog import find, names
 
 def main(args: argparse.Namespace) -> None:
     """Write one submission for each requested model."""
+    args.data = chosen_data(args.data, "data" in args.given, args.weights)
     data = read_data_set(args.data, args.root)
     if args.check:
         check(args.check, args.model, data)

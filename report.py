@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lab.options import add_places, add_quiet, add_report, parse
+from lab.options import GivenParser, add_places, add_quiet, add_report, parse
 
 
 def arguments() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = argparse.ArgumentParser(description="Write the report of a data set as PDF and as one page of HTML.")
+    parser = GivenParser(description="Write the report of a data set as PDF and as one page of HTML.")
     parser.add_argument("--student-id", help="the student ID in the title (default: a marked gap)")
     parser.add_argument("--name", help="the student's name in the title (default: a marked gap)")
     parser.add_argument("--date", help="YYYY-MM-DD (default: the day of the newest history)")
@@ -39,6 +39,7 @@ from typing import Any
 
 import dataloader
 import resnet
+from lab.checkpoints.checkpoint import chosen_data
 from lab.data.lists import DataSet, ImageList, data_name, read_data_set, read_list
 from lab.errors import UserError, run
 from lab.files import PROJECT
@@ -66,6 +67,7 @@ def main(args: argparse.Namespace) -> None:
     """Read the files, compute, write the report, and warn of what is missing."""
     check_title(args)
     check_libraries()
+    args.data = chosen_data(args.data, "data" in args.given, args.weights)
     name = data_name(args.data)
     report, gaps = args.report / name, Gaps()
 

@@ -1,4 +1,4 @@
-"""Lists the files that the commands have written for a data set: ``python -m lab.outputs csv/sample``."""
+"""Lists the files that the commands have written for a data set, and what to type next: ``python -m lab.outputs csv/sample``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,18 @@ def table(data: str) -> str:
     return "\n".join(lines) if lines else f"nothing written for {data} yet"
 
 
+def next_steps(data: str) -> str:
+    """The commands to type after the demo, with an image of the test list."""
+    image = next(iter(sorted(Path("csv", data, "test").glob("*.*"))), "IMAGE")
+    return f"""What to type next:
+  source .venv/bin/activate
+  python demo.py --data {data} {image}     # predicts an image with each network
+  python demo.py --data {data} --serve     # the results as a page in the browser
+  python train.py --model all --root FOLDER     # trains on your lists in csv/, with the images below FOLDER"""
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="List what was written for a data set.")
     parser.add_argument("data", help="folder of lists, or its name below csv/")
-    print(table(data_name(parser.parse_args().data)))
+    name = data_name(parser.parse_args().data)
+    print(f"{table(name)}\n\n{next_steps(name)}")

@@ -53,8 +53,10 @@ def test_the_commands_in_order(trainer: Trainer, tmp_path: Path) -> None:
     assert list(submission["ID"]) == list(pd.read_csv(lists / "resnet_18_test.csv")["Path"])
     assert len(submission) == 8 and submission["label"].isin([0, 1]).all()
 
-    output = run("demo.py", "--data", "csv/sample", *CPU, lists / "test" / "0.bmp")
-    assert "12 images of valid.csv" in output and "11,177,538" in output and "normal" in output
+    # After the sample's training, no command needs --data.
+    output = run("demo.py", *CPU)
+    assert "12 images of valid.csv" in output and "11,177,538" in output
+    assert "resnet18: " in run("demo.py", *CPU, lists / "test" / "0.bmp")
     assert (report / "demo.png").is_file() and (report / "demo_images.png").is_file()
 
     assert not [name for name in contents(tmp_path) if ".tmp" in name]  # no temporary file is left

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -18,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lab.data.lists import DataSet, list_digest
+from lab.data.lists import DataSet, did_you_mean, find_folder, list_digest
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
 from lab.files import replacing
@@ -262,12 +263,36 @@ def check_data(path: Path, about: About, data: DataSet) -> None:
         )
 
 
+def trained_data_sets(weights: Path) -> list[str]:
+    """The names of the data sets with a best checkpoint in the folder of weights."""
+    return sorted({path.parts[-3] for path in weights.glob("*/*/best.safetensors")})
+
+
+def chosen_data(data: str, given: bool, weights: Path) -> str:
+    """The data set of ``--data``. If that was not ``given`` and the default has neither lists nor weights, it is the only data
+    set in ``weights``. Raises :class:`UserError` if there are several."""
+    found = trained_data_sets(weights)
+    if given or not found or data in found:
+        return data
+    with suppress(UserError):
+        find_folder(data)
+        return data
+    nothing = f"there are no lists and no weights of {data}"
+    if len(found) > 1:
+        raise UserError(f"{nothing}; {weights} holds: {', '.join(found)}; choose one with --data.")
+    print(f"--data {found[0]}: the only trained data set in {weights}, and {nothing}")
+    return found[0]
+
+
 def trained_models(folder: Path) -> list[str]:
     """The models with a best checkpoint below ``weights/<data>``, in the catalogue's order; :class:`UserError` if none."""
     found = [model for model in catalog.names() if (folder / model / "best.safetensors").is_file()]
     if not found:
+        others = trained_data_sets(folder.parent)
+        near = did_you_mean(folder.name, others)
+        held = f"; {folder.parent} holds: {', '.join(others)}{near}" if others else ""
         raise UserError(
-            f"{folder}: no trained model there; `python train.py --model all --data {folder.name}` trains three."
+            f"{folder}: no trained model there{held}; `python train.py --model all --data {folder.name}` trains three."
         )
     return found
 

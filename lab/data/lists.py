@@ -7,6 +7,7 @@ depth (``Path`` only) and optionally ``classes.csv`` (``label,name``).
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import itertools
 import json
@@ -86,7 +87,16 @@ def find_folder(data: str | Path) -> Path:
         if (folder / "train.csv").is_file() or any(folder.glob("resnet_*_test.csv")):
             return folder
     tried = ", ".join(map(str, candidates))
-    raise UserError(f"no lists found for --data {data}: looked for train.csv in {tried}; make them with prepare.py.")
+    near = did_you_mean(given.name, {path.parent.name for path in Path("csv").glob("*/*.csv")})
+    raise UserError(
+        f"no lists found for --data {data}: looked for train.csv in {tried}{near}; make them with prepare.py."
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Name the data set that a wrong ``--data`` resembles, as a part of a message; "" if there is none."""
+    near = difflib.get_close_matches(name, sorted(known), 1)
+    return f" (did you mean --data {near[0]}?)" if near else ""
 
 
 def data_name(data: str | Path) -> str:

@@ -15,6 +15,7 @@ import pytest
 import demo
 import evaluate
 import predict
+import report
 from lab.errors import UserError
 from tests.made import DEPTHS, VALID, Capture, about, command, inside, save_thin, slow_probabilities, thin
 
@@ -92,3 +93,15 @@ def test_missing_weights_and_other_classes_are_refused(work: Path, trained: Path
     with pytest.raises(UserError, match=r"trained on 2 classes \['cat', 'dog'\], but the data set has 2"):
         command(module, "--data", lists, *CPU)
     assert not (work / "report" / "tiny" / "metrics.csv").exists() and not list(work.rglob("submission*"))
+
+
+def test_without_the_option_the_only_trained_data_set_is_taken(work: Path, trained: Path, capsys: Capture) -> None:
+    shutil.copytree(trained / "csv" / "tiny", "csv/tiny")
+    shutil.copytree(trained / "weights/tiny/resnet18", "weights/tiny/resnet18")
+    for module in (evaluate, predict, demo, report):
+        command(module, *([] if module is report else CPU))
+        assert capsys.readouterr().out.startswith(
+            "--data tiny: the only trained data set in weights, and there are no lists"
+        )
+    written = ["report/tiny/valid_resnet18.csv", "csv/tiny/submission_resnet18.csv", "report/tiny/demo.png"]
+    assert all(Path(name).is_file() for name in [*written, "report/tiny/report.pdf"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.outputs import table
+from lab.outputs import next_steps, table
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +39,9 @@ def test_lists_directly_in_csv_are_lab3(work: Path) -> None:
     put(work / "csv" / "submission_resnet18.csv", 1)
     assert [line.split()[0] for line in table("lab3").splitlines()] == ["csv/submission_resnet18.csv", "csv/train.csv"]
     assert table("cells") == "nothing written for cells yet"
+
+
+def test_what_to_type_next_names_an_image_that_exists(work: Path) -> None:
+    put(work / "csv" / "cells" / "test" / "0.bmp", 1)
+    assert "python demo.py --data cells csv/cells/test/0.bmp " in next_steps("cells")
+    assert "python demo.py --data others IMAGE " in next_steps("others")

@@ -18,6 +18,7 @@ from lab.checkpoints.checkpoint import (
     About,
     TrainingState,
     check_classes,
+    chosen_data,
     load_network,
     load_optimizer,
     load_strictly,
@@ -277,3 +278,39 @@ def test_trained_models_are_in_the_catalogues_order(tmp_path: Path) -> None:
     assert trained_models(tmp_path) == ["resnet18", "resnet50", "resnet101", "resnet152"]
     with pytest.raises(UserError, match="no trained model there"):
         trained_models(tmp_path / "nowhere")
+
+
+def hold(*names: str) -> Path:
+    """The folder of weights in the working directory, with trained data sets of these names."""
+    for name in names:
+        path = Path("weights", name, "resnet18", "best.safetensors")
+        path.parent.mkdir(parents=True)
+        path.touch()
+    return Path("weights")
+
+
+def test_the_only_trained_data_set_is_taken_without_the_option(
+    working_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chosen_data("lab3", False, Path("weights")) == "lab3"
+    weights = hold("sample")
+    assert chosen_data("lab3", True, weights) == "lab3"
+    assert capsys.readouterr().out == ""
+    assert chosen_data("lab3", False, weights) == "sample"
+    reason = "the only trained data set in weights, and there are no lists and no weights of lab3"
+    assert capsys.readouterr().out == f"--data sample: {reason}\n"
+    hold("pbc8")
+    with pytest.raises(UserError, match="no weights of lab3; weights holds: pbc8, sample; choose one with --data"):
+        chosen_data("lab3", False, weights)
+    (working_folder / "csv").mkdir()
+    (working_folder / "csv" / "train.csv").touch()
+    assert chosen_data("lab3", False, weights) == "lab3"  # lists that are not trained yet
+    (working_folder / "csv" / "train.csv").unlink()
+    hold("lab3")
+    assert chosen_data("lab3", False, weights) == "lab3"
+
+
+def test_no_trained_model_names_the_data_sets_that_have_one(working_folder: Path) -> None:
+    weights = hold("sample", "pbc8")
+    with pytest.raises(UserError, match=r"weights holds: pbc8, sample \(did you mean --data sample\?\); `python train"):
+        trained_models(weights / "sampel")

@@ -197,12 +197,13 @@ def test_an_average_is_measured_and_used_by_every_command(work: Path, capsys: py
 
     image = work / "cell.png"
     Image.fromarray(cell(np.random.default_rng(5), 1)).save(image)
-    command(demo, *options, image)
+    command(demo, *options)
     output = capsys.readouterr().out
     count = 3 * sum(parameter.numel() for parameter in thin("resnet18").parameters())
     for text in ("resnet18: averaging 3 members", f" {100 * hits / len(labels):.2f} % ", f" {count:,} "):
         assert text in output
-    found = re.search(r"resnet18: .+ \(normal (.+) %, leukemia blast (.+) %\)", output)
+    command(demo, *options, image)
+    found = re.search(r"resnet18: .+ \(normal (.+) %, leukemia blast (.+) %\)", capsys.readouterr().out)
     assert found
     percentages = [float(text) for text in found.groups()]
     assert percentages == pytest.approx(100 * slow(paths, [image], use)[0], abs=0.06)

@@ -259,3 +259,13 @@ def test_the_real_lists_of_the_lab(shared_data: Callable[[str], Path]) -> None:
     assert orders[0][0] == "./new_dataset/test/867.bmp"
     text = refusal(folder, check_files=True)  # the folder has no images
     assert "7,995 problems" in text and "and 7,985 more" in text
+
+
+def test_a_misspelled_data_set_is_told_from_a_missing_one(working_folder: Path) -> None:
+    write(working_folder / "csv" / "sample", "Path,label\n")
+    with pytest.raises(
+        UserError, match=r"looked for train.csv in sampel, csv/sampel \(did you mean --data sample\?\);"
+    ):
+        find_folder("sampel")
+    with pytest.raises(UserError, match=r"looked for train.csv in pbc8, csv/pbc8; make them"):
+        find_folder("pbc8")
