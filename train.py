@@ -446,7 +446,7 @@ def validate(run: Run, size: int, snapshots: Snapshots) -> dict[str, float]:
         with snapshots.stop.patiently(ranks.count > 1):  # several processes stop together, after the epoch
             batches, total = run.valid.epoch(size=size), len(run.valid)
             probabilities = predict(
-                run.ema.network, batches, run.hardware, title="validating", ranks=ranks, total=total
+                run.ema.network, batches, run.hardware, title=f"validating {run.model}", ranks=ranks, total=total
             )
     except Stopped:
         if ranks.count == 1:
@@ -499,7 +499,7 @@ def finish(run: Run) -> None:
     network, about = load_network(path, None)
     run.hardware.place(network)
     batches = run.valid.epoch(size=about.preprocessing.size)
-    title, total = "validating with D4", len(run.valid)
+    title, total = f"validating {about.model} with D4", len(run.valid)
     probabilities = predict(network, batches, run.hardware, d4=True, title=title, ranks=run.ranks, total=total)
     accuracy, loss = score(probabilities, run.valid_labels)
     metrics = about.metrics | {"valid_accuracy_d4": accuracy, "valid_loss_d4": loss}

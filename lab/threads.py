@@ -21,7 +21,8 @@ from lab.terminal import say
 SAMPLE = 8  # images of the forward passes that compare numbers of threads
 WINDOW = 3.0  # seconds of steps whose median counts
 SLOW = 1.5  # a median of this many times the fastest step leads to a comparison
-GAIN = 0.85  # a number of threads replaces another if it needs at most this share of the time
+FEWER, MORE = 0.85, 0.95  # fewer or more threads replace the present number if they need at most this share of its time
+HOPELESS = 3.0  # with so many times the best time, still fewer threads are not tried
 PAUSE = 10.0  # least seconds between two comparisons
 SHARE = 0.02  # largest share of the time that comparisons may take
 
@@ -30,19 +31,21 @@ class Threads:
     """The number of threads: fixed, or changed when measurements show that another number is faster.
 
     All numbers up to ``limit`` are possible. A comparison times forward passes of a few images, which change nothing in a run.
-    There is one at the first step, one when steps have become slow, and, while fewer threads than possible are in use, one
+    There is one for each kind of steps, one when steps have become slow, and, while fewer threads than possible are in use, one
     from time to time, because the other program may have ended.
     """
 
     def __init__(self, limit: int, fixed: bool = True, clock: Callable[[], float] = time.perf_counter) -> None:
         self.limit, self.fixed, self.clock = limit, fixed, clock
         self.number = limit
-        self.due = -math.inf  # time of the next comparison; none has been made
-        self.begin()
+        self.due = -math.inf  # earliest time of the next comparison
+        self.fastest: dict[tuple[object, int], float] = {}  # seconds of a step, by kind and number of threads
+        self.compared: set[object] = set()  # the kinds of steps for which there was a comparison
+        self.begin(None)
 
-    def begin(self) -> None:
-        """Begin another kind of steps, such as those of another image size, and forget how long the earlier ones took."""
-        self.last, self.fastest = self.clock(), math.inf
+    def begin(self, kind: object) -> None:
+        """Begin a series of steps of one ``kind``; steps of the same kind, such as one image size, take the same time."""
+        self.kind, self.last = kind, self.clock()
         self.seconds: list[float] = []
 
     def use(self, number: int) -> None:
@@ -59,16 +62,15 @@ class Threads:
         """Note the end of a step, and make a comparison if one is due. ``work`` is a forward pass of :data:`SAMPLE` images."""
         if self.fixed:
             return
-        now = self.clock()
+        now, key = self.clock(), (self.kind, self.number)
         self.seconds.append(now - self.last)
-        self.fastest, self.last = min(self.fastest, now - self.last), now
-        if self.due == -math.inf:
-            self.compare(work)
-        elif now >= self.due and len(self.seconds) > 1 and sum(self.seconds) >= WINDOW:
-            slow = statistics.median(self.seconds) > SLOW * self.fastest
+        self.fastest[key] = min(self.fastest.get(key, math.inf), now - self.last)
+        self.last, wanted = now, self.kind not in self.compared
+        if len(self.seconds) > 1 and sum(self.seconds) >= WINDOW:
+            wanted |= self.number < self.limit or statistics.median(self.seconds) > SLOW * self.fastest[key]
             self.seconds.clear()
-            if slow or self.number < self.limit:
-                self.compare(work)
+        if wanted and now >= self.due:
+            self.compare(work)
 
     def compare(self, work: Callable[[], object]) -> None:
         """Time ``work`` with each number of threads, and change to the fastest if it gains enough. Prints a change."""
@@ -77,18 +79,20 @@ class Threads:
         began, before, seconds = self.clock(), self.number, {}
         for number in [before, *(other for other in self.candidates() if other != before)]:
             seconds[number] = self.timed(work, number)
-            if number < before and seconds[number] > seconds[before] / GAIN:
-                break  # fewer threads are slower still
+            if number < before and seconds[number] > HOPELESS * min(seconds.values()):
+                break
         best = min(seconds, key=seconds.__getitem__)
-        if seconds[best] <= GAIN * seconds[before]:  # measured again, because a moment may deceive
+        limit = FEWER if best < before else MORE
+        if seconds[best] <= limit * seconds[before]:  # measured again, because a single time may be disturbed
             seconds = {number: self.timed(work, number) + self.timed(work, number) for number in (before, best)}
-        chosen = best if seconds[best] <= GAIN * seconds[before] else before
+        chosen = best if seconds[best] <= limit * seconds[before] else before
         self.use(chosen)
-        self.begin()
+        self.compared.add(self.kind)
+        self.begin(self.kind)
         self.due = self.last + max(PAUSE, (self.last - began) / SHARE)
         if chosen != before:
             reason = "other programs use the CPU" if chosen < before else "the CPU is free again"
-            gain = f"{seconds[before] / seconds[chosen]:.1f} times as fast"
+            gain = f"{seconds[before] / seconds[chosen]:.2f} times as fast"
             say(f"threads: {before} → {chosen}, measured {gain}, {reason}")
 
     def timed(self, work: Callable[[], object], number: int) -> float:

@@ -87,9 +87,11 @@ def predict(
     """Class probabilities, float32 [N, K], in the order of the batches, joined over all ``ranks``; with ``d4`` averaged over the
     eight views. ``total`` is the number of batches, needed if ``batches`` has no length."""
     network = for_prediction(network, hardware)
-    hardware.threads.begin()
-    bar = progress(batches, title or "predicting", total, unit=" batches")
-    parts = [probabilities(network, images, hardware, d4) for images, _, _ in bar]
+    parts: list[Tensor] = []
+    for images, _, _ in progress(batches, title or "predicting", total, unit=" batches"):
+        if not parts:
+            hardware.threads.begin((title, images.shape[-1]))
+        parts.append(probabilities(network, images, hardware, d4))
     return ranks.join_rows(torch.cat(parts).cpu().numpy() if parts else np.zeros((0, 0), np.float32))
 
 

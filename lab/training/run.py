@@ -140,7 +140,7 @@ class Run:
         scale = self.ranks.count * self.train.batch_size
         bar = progress(batches, title, len(self.train), initial=begin, unit_scale=scale)
         parts = iter(bar)
-        self.hardware.threads.begin()
+        self.hardware.threads.begin(("training", self.model, size_at(epoch, self.settings)))
         for step in range(first, self.steps):
             self.note_threads(epoch * self.steps + step)
             yield epoch * self.steps + step, self.parts(parts)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lab.errors import UserError
-from lab.hardware import Hardware, best_precision, choose_hardware, decoding_threads
+from lab.hardware import Hardware, best_precision, choose_hardware
 from tests.made import Capture, Patch
 
 CPU = torch.device("cpu")
@@ -19,14 +19,14 @@ def test_without_cuda_the_cpu_is_chosen_and_the_reasons_are_printed(monkeypatch:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     hardware = choose_hardware()
     assert hardware.device == CPU and hardware.precision == best_precision(CPU)[0]
-    device, precision = capsys.readouterr().out.splitlines()
-    assert device.startswith("device: cpu (") and device.endswith("torch sees no CUDA device")
+    device, precision, threads = capsys.readouterr().out.splitlines()
+    assert device == "device: cpu, torch sees no CUDA device" and threads.startswith("threads: ")
     assert precision == "precision: {}, {}".format(*best_precision(CPU))
 
 
 def test_the_options_are_used_and_printed(capsys: Capture) -> None:
     assert choose_hardware("cpu", "bf16") == Hardware(CPU, "bf16")
-    device, precision = capsys.readouterr().out.splitlines()
+    device, precision, _ = capsys.readouterr().out.splitlines()
     assert device.endswith(", as asked") and precision == "precision: bf16, as asked"
 
 
@@ -77,7 +77,3 @@ def test_placed_networks_are_channels_last_with_the_same_values() -> None:
     weight = Hardware(CPU, "fp32").place(network).get_parameter("weight")
     assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     assert torch.equal(weight, before)
-
-
-def test_at_least_one_thread_decodes() -> None:
-    assert decoding_threads() >= 1

@@ -65,7 +65,7 @@ def test_a_terminal_shows_a_bar_per_epoch(tmp_path: Path) -> None:
                 output += data
         os.close(ours)
         assert process.wait(PATIENCE) == 0, output.decode()
-    for bar in ("decoding train", "resnet18 epoch 1/2", "resnet18 epoch 2/2", "validating"):
+    for bar in ("decoding train", "resnet18 epoch 1/2", "resnet18 epoch 2/2", "validating resnet18"):
         assert f"\r{bar}:   0%|" in output.decode()
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from lab.evaluation.gradcam import explain
 from lab.evaluation.inference import decide_d4, dihedral, folded, predict
 from lab.hardware import Hardware
+from lab.threads import Threads
 from models import catalog
 from tests.made import Capture, about, thin
 
@@ -125,3 +128,39 @@ def test_d4_is_used_as_asked_or_if_it_helped(asked: str, metrics: dict[str, floa
     assert reason in output
     assert decide_d4(about(metrics=metrics), asked, quiet=True) is use
     assert capsys.readouterr().out == ""
+
+
+# ---- threads
+
+
+class Noted(Threads):
+    """Notes how many images each comparison could pass through the network, and does so."""
+
+    def __init__(self) -> None:
+        super().__init__(2, fixed=False)
+        self.images: list[int] = []
+
+    def after_step(self, work: Callable[[], object]) -> None:
+        logits = work()
+        assert isinstance(logits, Tensor) and not logits.requires_grad
+        self.images.append(len(logits))
+
+
+@pytest.mark.parametrize(("d4", "images"), [(False, [8, 3]), (True, [8] * 8 + [3] * 8)])
+def test_threads_may_change_after_each_view_and_comparisons_change_no_prediction(d4: bool, images: list[int]) -> None:
+    made, threads = network(), Noted()
+    found = predict(made, batches(9, 3), Hardware(torch.device("cpu"), "fp32", threads), d4)
+    assert threads.images == images
+    np.testing.assert_array_equal(found, predict(made, batches(9, 3), HARDWARE, d4))
+
+
+def test_a_heat_map_is_a_step_too() -> None:
+    made, threads = network(), Noted()
+    image = torch.rand(1, 3, 32, 32)
+    stage = next(name for name, module in made.named_modules() if isinstance(module, nn.Conv2d))
+    hardware = Hardware(torch.device("cpu"), "fp32", threads)
+    row, cam = explain(made, image, 1, stage, hardware, d4=False)
+    assert threads.images == [1]
+    expected_row, expected = explain(made, image, 1, stage, HARDWARE, d4=False)
+    np.testing.assert_array_equal(row, expected_row)
+    assert torch.equal(cam, expected)
