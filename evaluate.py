@@ -33,6 +33,7 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix
 
 from lab.checkpoints.checkpoint import chosen_data, chosen_models
+from lab.checkpoints.origin import weights_digests, write_origin
 from lab.data.lists import ImageList, read_data_set, read_list
 from lab.errors import run
 from lab.evaluation.metrics import metrics_table, wilson, write_metrics
@@ -59,9 +60,12 @@ def main(args: argparse.Namespace) -> None:
     results = {}
     for model in models:
         path = args.weights / data.name / model / "best.safetensors"
+        digests = weights_digests(path)  # before they are read, because a training may replace them
         probabilities, about = predict_list(path, model, data, "valid", valid, args.d4, hardware)
         results[model] = (valid.labels, probabilities)
-        write_predictions(report / f"valid_{model}.csv", valid, probabilities)
+        table = report / f"valid_{model}.csv"
+        write_predictions(table, valid, probabilities)
+        write_origin(table, digests)
         matrix = confusion_matrix(valid.labels, probabilities.argmax(axis=1), labels=range(len(about.classes)))
         hits = int(np.trace(matrix))
         low, high = wilson(hits, len(valid))

@@ -35,6 +35,7 @@ import re
 import numpy as np
 
 from lab.checkpoints.checkpoint import chosen_data, chosen_models
+from lab.checkpoints.origin import weights_digests, write_origin
 from lab.data.lists import DataSet, read_data_set, read_list
 from lab.errors import UserError, run
 from lab.evaluation.prediction import predict_list
@@ -67,10 +68,12 @@ def main(args: argparse.Namespace) -> None:
     out = args.out or submission_folder(data)
     for model, images in lists.items():
         path = args.weights / data.name / model / "best.safetensors"
+        digests = weights_digests(path)  # before they are read, because a training may replace them
         probabilities, about = predict_list(path, model, data, "test", images, args.d4, hardware)
         predictions = probabilities.argmax(axis=1)
         submission = out / f"submission_{model}.csv"
         write_submission(submission, images, predictions, data)
+        write_origin(submission, digests)
         print(f"{model}: {images.csv.name} → {submission}, {len(images):,} rows")
         warn_of_shares(model, predictions, about.classes, about.train_share)
 

@@ -40,6 +40,7 @@ from typing import Any
 import dataloader
 import resnet
 from lab.checkpoints.checkpoint import chosen_data
+from lab.checkpoints.origin import weights_digests
 from lab.data.lists import DataSet, ImageList, data_name, read_data_set, read_list
 from lab.errors import UserError, run
 from lab.files import PROJECT
@@ -116,8 +117,7 @@ def main(args: argparse.Namespace) -> None:
         "discussion": discussion(material, parts),
         "listings": {name: {title: source(code) for title, code in group.items()} for name, group in LISTINGS.items()},
         "triple": lambda numbers: ", ".join(f"{number:.3f}" for number in numbers),
-        # Read by submit.py in the PDF's bytes.
-        "keywords": ", ".join(f"missing {part}" for part, given in filled.items() if not given),
+        "keywords": keywords([part for part, given in filled.items() if not given], args.weights / name),
         **own,
     }
     write_html(report / "report.html", values)
@@ -125,6 +125,14 @@ def main(args: argparse.Namespace) -> None:
     for text in gaps.texts:
         warn(text)
     print(f"written to {report}: report.pdf, report.html")
+
+
+def keywords(missing: list[str], weights: Path) -> str:
+    """The PDF's keywords, which submit.py reads: what the student has not filled in, and the weights that are described."""
+    words = [f"missing {part}" for part in missing]
+    for best in sorted(weights.glob("*/best.safetensors")):
+        words += [f"weights {best.parent.name} {digest[:16]}" for digest in weights_digests(best)]
+    return ", ".join(words)
 
 
 def source(code: Any) -> str:

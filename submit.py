@@ -58,6 +58,7 @@ from contextlib import contextmanager
 import pandas as pd
 
 from lab.checkpoints.ensembles import others
+from lab.checkpoints.origin import origin_doubt, weights_digests
 from lab.data.lists import DataSet, data_name, read_data_set, read_list
 from lab.errors import UserError, run
 from lab.files import PROJECT, replacing
@@ -67,9 +68,9 @@ from lab.handin.zips import (
     find_report,
     hand_in_name,
     report_fault,
+    report_keywords,
     result_files,
     source_files,
-    unfinished,
     weights_bundle,
     write_zip,
 )
@@ -119,11 +120,12 @@ def make_zips(args: argparse.Namespace) -> None:
     else:
         submissions, faults = checked_submissions(data, depths(), options)
         problems += faults
-        lists = [data.folder / file for file in LISTS] + [path for path, _ in submissions.values()]
+        lists = [data.folder / file for file in LISTS]
+        lists += [file for path, _ in submissions.values() for file in (path, path.with_suffix(".json"))]
         files |= {f"csv/{name}/{path.name}": path for path in lists}
         generated = (data.folder / MARKER).is_file()
         if not problems:
-            warn_of_age(report, weights, submissions)
+            warn_of_other_weights(report, weights, submissions)
     contents: dict[str, Path | bytes] = {file: path for file, path in files.items() if path.is_file()}
     if generated:
         note = f"The images of data set {name} are generated (prepare.py sample), not the lab's"
@@ -159,7 +161,8 @@ def report_problems(report: Path, args: argparse.Namespace, options: list[str]) 
     remedy = command("report.py", "--student-id", args.student_id, "--name", args.name, *options, *folder)
     if fault := report_fault(report):
         return [f"{report}: {fault}; {remedy}"]
-    if missing := unfinished(report):
+    missing = [word.removeprefix("missing ") for word in report_keywords(report) if word.startswith("missing ")]
+    if missing:
         discussion = args.report / data_name(args.data) / "discussion.txt"
         first = f"write the discussion into {discussion}, then " if "discussion" in missing else ""
         text = f"{report}: is unfinished, without {', '.join(missing)}; {first}{remedy}"
@@ -199,14 +202,17 @@ def checked_submissions(data: DataSet, models: list[str], options: list[str]) ->
     return submissions, problems
 
 
-def warn_of_age(report: Path, weights: dict[str, Path], submissions: Submissions) -> None:
-    """Warn of files that are older than their source. Nothing is refused, because copying a file may change its time."""
-    for model, (path, _) in submissions.items():
-        if path.stat().st_mtime < weights[model].stat().st_mtime:
-            warn(f"{path} is older than {weights[model]}; was it predicted with these weights?")
-    newest = max(path.stat().st_mtime for path in weights.values())
-    if report.stat().st_mtime < newest:
-        warn(f"{report} is older than the weights; does it describe them?")
+def warn_of_other_weights(report: Path, weights: dict[str, Path], submissions: Submissions) -> None:
+    """Warn of submissions that were predicted with other weights, and of a report that describes others. Nothing is refused,
+    because a student may hand in an earlier submission."""
+    words = [word for word in report_keywords(report) if word.startswith("weights ")]
+    for model, best in weights.items():
+        path, _ = submissions[model]
+        if doubt := origin_doubt(path, best):
+            warn(f"{path} {doubt}.")
+        described = [word.split()[-1] for word in words if word.startswith(f"weights {model} ")]
+        if words and described != [digest[:16] for digest in weights_digests(best)]:
+            warn(f"{report} does not describe the present {best}; run evaluate.py and report.py again.")
 
 
 def data_options(args: argparse.Namespace) -> list[str]:

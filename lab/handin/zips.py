@@ -96,11 +96,11 @@ def report_fault(path: Path) -> str:
     return "" if data.startswith(b"%PDF-") and b"%%EOF" in data[-1024:] else "is not a complete PDF"
 
 
-def unfinished(path: Path) -> list[str]:
-    """Return what the student has not filled in, from the keywords that report.py writes into the PDF. A PDF of another program
-    has none, and is taken as finished."""
-    keywords = re.search(rb"<pdf:Keywords>(.*?)</pdf:Keywords>", path.read_bytes())
-    return re.findall(r"missing ([\w ]+)", keywords[1].decode(errors="replace")) if keywords else []
+def report_keywords(path: Path) -> list[str]:
+    """Return the keywords that report.py writes into the PDF: ``missing name``, ``weights resnet18 0a1b…``. A PDF of another
+    program has none of these."""
+    found = re.search(rb"<pdf:Keywords>(.*?)</pdf:Keywords>", path.read_bytes())
+    return found[1].decode(errors="replace").split(", ") if found else []
 
 
 def weights_bundle(

@@ -15,6 +15,7 @@ import pandas as pd
 
 from lab.checkpoints.checkpoint import About, read_about, with_threads
 from lab.checkpoints.histories import best_row, read_histories
+from lab.checkpoints.origin import origin_doubt
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
 from lab.evaluation.metrics import checked
@@ -107,7 +108,7 @@ def read_description(path: Path) -> About:
 
 
 def read_evaluation(run: Run, path: Path, best: Path, command: Callable[[str, str], str], gaps: Gaps) -> None:
-    """Read valid_<model>.csv into ``run``, or note that it is missing or older than the weights."""
+    """Read valid_<model>.csv into ``run``, or note that it is missing or of other weights."""
     evaluate = command("evaluate.py", "all")
     if not path.is_file():
         if best.is_file() or run.history is not None:
@@ -115,8 +116,8 @@ def read_evaluation(run: Run, path: Path, best: Path, command: Callable[[str, st
         else:
             run.missing["valid"] = run.missing["history"]
         return
-    if best.is_file() and path.stat().st_mtime < best.stat().st_mtime:
-        run.missing["fresh"] = gaps.note(f"{path.name} is older than the weights of {run.model}; run {evaluate} again.")
+    if best.is_file() and (doubt := origin_doubt(path, best)):
+        run.missing["fresh"] = gaps.note(f"{path.name} {doubt}; run {evaluate} again.")
     try:
         table = pd.read_csv(path, keep_default_na=False, dtype={"ID": str})
         columns = [name for name in table.columns if name.startswith("probability_")]

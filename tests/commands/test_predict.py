@@ -75,7 +75,7 @@ def test_ids_are_written_as_in_the_list(work: Path, trained: Path) -> None:
     paths = [data / "test" / f"{index}.png" for index in (3, 1, 0)]
     slow = slow_probabilities(trained / "weights/tiny/resnet18/best.safetensors", paths)
     assert list(table["label"]) == list(slow.argmax(1))
-    assert sorted(path.name for path in data.glob("submission*")) == ["submission_resnet18.csv"]
+    assert sorted(path.name for path in data.glob("submission*.csv")) == ["submission_resnet18.csv"]
 
 
 def test_preprocessing_is_that_of_the_checkpoint(work: Path, trained: Path) -> None:
@@ -102,7 +102,10 @@ def test_a_missing_checkpoint_or_list(work: Path, trained: Path, capsys: pytest.
     assert not list(work.rglob("submission*"))
     command(predict, *options)
     assert "resnet152: skipped, there is no resnet_152_test.csv in csv/tiny" in capsys.readouterr().out
-    assert {path.name for path in work.rglob("submission*")} == {"submission_resnet18.csv", "submission_resnet50.csv"}
+    assert {path.name for path in work.rglob("submission*.csv")} == {
+        "submission_resnet18.csv",
+        "submission_resnet50.csv",
+    }
 
 
 def test_all_lists_are_checked_before_the_first_submission(work: Path, trained: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import re
 import shutil
 import subprocess
@@ -112,8 +113,9 @@ def test_the_contents_of_the_zip(handed_in: Path, project: Path) -> None:
         assert files[name] == (project / name).read_bytes()
     expected = ["train", "valid", "classes", *(f"resnet_{depth}_test" for depth in (18, 50, 152))]
     expected += [f"submission_{model}" for model in DEPTHS]
+    records = {f"csv/tiny/submission_{model}.json" for model in DEPTHS}
     lists = {name for name in files if name.startswith("csv/")}
-    assert lists == {f"csv/tiny/{name}.csv" for name in expected} | {"csv/README.md"}
+    assert lists == {f"csv/tiny/{name}.csv" for name in expected} | records | {"csv/README.md"}
     assert not files.keys() & set(JUNK)
     assert sorted(name for name in files if name.startswith(("weights/tiny", "report/"))) == sorted(RESULTS)
 
@@ -308,6 +310,30 @@ def test_an_unfinished_report_is_refused_unless_anyway(
         command(report, "--data", "tiny", *STUDENT)
         command(submit, *STUDENT, "--data", "tiny")
     assert "unfinished" not in capsys.readouterr().err
+
+
+def test_copies_are_not_taken_for_other_weights(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("typst")
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy)
+    monkeypatch.setattr(submit, "PROJECT", copy)
+    monkeypatch.setattr(submit, "prove_unpacked", lambda *_: ([], []))
+    best = Path("weights", "tiny", "resnet50", "best.safetensors")
+    with inside(copy):
+        command(report, "--data", "tiny", *STUDENT)
+        capsys.readouterr()
+        for path in Path("weights").rglob("best.safetensors"):
+            os.utime(path, (4_000_000_000,) * 2)
+        command(submit, *STUDENT, "--data", "tiny")
+        assert capsys.readouterr().err == ""
+        shutil.copyfile(best.with_name("last.safetensors"), best)
+        command(submit, *STUDENT, "--data", "tiny")
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: csv/tiny/submission_resnet50.csv was not predicted with the present {best}.",
+        f"warning: report/tiny/report.pdf does not describe the present {best}; run evaluate.py and report.py again.",
+    ]
 
 
 def test_generated_data_are_marked_in_the_zips(

@@ -63,6 +63,8 @@ def test_histories_and_evaluations(written: Path, trained: Path) -> None:
     assert columns(trained / "report" / "tiny" / "history_resnet18.csv") == fields("`history_<model>.csv`")
     valid = columns(written / "report" / "tiny" / "valid_resnet18.csv")
     assert [re.sub(r"_\d+$", "_<label>", name) for name in valid[:4]] == fields("`valid_<model>.csv`")
+    for origin in (written / "report" / "tiny" / "valid_resnet18.json", written / "submission_resnet18.json"):
+        assert list(json.loads(origin.read_text())) == fields("`valid_<model>.json`")
     metrics = pd.read_csv(written / "report" / "tiny" / "metrics.csv")
     assert list(metrics.columns) == fields("`metrics.csv`")
     assert all(f"`{name}`" in PAGE for name in metrics["metric"])

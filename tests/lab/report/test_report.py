@@ -31,6 +31,7 @@ from lab.report.typesetting import TEMPLATES, page
 from tests.made import DEPTHS, TRAIN, VALID, Capture, Patch, command, inside, thin
 
 NAME = "劉子齊"
+BEST50 = "weights/tiny/resnet50/best.safetensors"
 
 
 def plain(html: str) -> str:
@@ -244,16 +245,18 @@ def test_a_missing_model_is_a_gap_and_the_others_are_shown(write: Write, work: P
     assert html.text.count("Missing history_resnet50.csv is missing") >= 2
 
 
-def test_missing_old_and_inconsistent_evaluations(write: Write, work: Path, folder: Path, trained: Path) -> None:
+def test_missing_copied_and_inconsistent_evaluations(write: Write, work: Path, folder: Path, trained: Path) -> None:
     (folder / "valid_resnet18.csv").unlink()
-    os.utime(work / "weights/tiny/resnet50/best.safetensors", (4_000_000_000,) * 2)
+    for model in DEPTHS:  # as if they were copied after the evaluation
+        os.utime(work / f"weights/tiny/{model}/best.safetensors", (4_000_000_000,) * 2)
+    shutil.copyfile(trained / BEST50.replace("best", "last"), BEST50)
     table = pd.read_csv(folder / "metrics.csv")
     table.loc[(table["model"] == "resnet152") & (table["metric"] == "accuracy"), "value"] -= 0.4
     table.to_csv(folder / "metrics.csv", index=False)
     _, warnings = write("--root", trained / "csv" / "tiny")
     line = f"python evaluate.py --data {trained / 'csv' / 'tiny'} --root {trained / 'csv' / 'tiny'}"
     assert f"valid_resnet18.csv is missing; {line} writes it." in warnings
-    assert f"valid_resnet50.csv is older than the weights of resnet50; run {line} again." in warnings
+    assert f"valid_resnet50.csv was not predicted with the present {BEST50}; run {line} again." in warnings
     assert f"metrics.csv and valid_resnet152.csv are of different evaluations; run {line} again." in warnings
     assert sum("resnet" in text for text in warnings) == 3
 
