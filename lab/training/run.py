@@ -159,7 +159,7 @@ class Run:
                 change = f"threads {noted[-1][1]} → {threads.number}"
                 print(f"{self.model}: resumes with changes that may alter the last digits: {change}")
         elif repeated:
-            self.repeated_threads, threads.fixed = repeated, True
+            self.repeated_threads, threads.due = repeated, math.inf  # no comparison
             print(f"threads: {described(repeated)}, as in the repeated run")
         elif noted:
             threads.keep(min(noted[-1][1], threads.limit))

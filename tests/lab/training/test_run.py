@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,6 @@ from tests import made
 from tests.made import BEST, LAST, Capture, Patch, Run
 
 Use = Callable[..., list[int]]
-STEPS = 9  # three epochs of three steps
 
 
 class Planned(Threads):
@@ -32,7 +33,7 @@ class Planned(Threads):
         work()
 
     def after_step(self, work: Callable[[], object]) -> None:
-        if isinstance(self.kind, tuple) and self.kind[0] == "training" and not self.fixed:
+        if isinstance(self.kind, tuple) and self.kind[0] == "training" and self.due < math.inf and not self.fixed:
             self.done += 1
             self.use(self.plan.get(self.done, self.number))
 
@@ -108,6 +109,23 @@ def test_a_repeated_run_has_the_same_numbers(
     assert "threads: 2, 1 from step 4, 2 from step 7, as in the repeated run" in output
     assert "nothing has changed, so the weights will be the same" in output
     made.assert_same_run(first, tmp_path)
+
+
+def test_a_repeated_run_that_runs_out_of_memory_has_the_same_numbers_afterwards(
+    tmp_path: Path, trained: Path, work: Patch, use: Use
+) -> None:
+    about = replace(read_about(trained / LAST), threads=[[0, 2], [4, 1], [7, 2]])
+    save_checkpoint(tmp_path / "old.safetensors", about, {}, TrainingState())
+    numbers, count, failing = use({}), train.Run.count, iter([True])
+
+    def fail_once(*arguments: Any) -> None:
+        if next(failing, False):
+            raise made.CPU_MEMORY
+        count(*arguments)
+
+    work.setattr(train.Run, "count", fail_once)
+    made.command(train, "--device", "cpu", "--data", trained / "csv" / "tiny", "--like", tmp_path / "old.safetensors")
+    assert numbers[-9:] == [2, 2, 2, 2, 1, 1, 1, 2, 2]  # after the steps that are only measured
 
 
 def test_a_repeated_run_of_another_number_may_differ(
