@@ -3,6 +3,7 @@
     python predict.py --model resnet50                  # csv/lab3/resnet_50_test.csv → csv/lab3/submission_resnet50.csv
     python predict.py --model all --data csv/sample
     python predict.py --check csv/lab3/submission_resnet50.csv      # compare a submission with its test list
+    python predict.py --data sample --check csv/sample/submission_resnet50.csv --labels csv/sample/test_labels.csv
 
 Each depth has its own test list in its own order. The preprocessing is read from the checkpoint.
 """
@@ -23,6 +24,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder of the submissions (default: csv/<data>)")
     help_check = "only check this submission: header, IDs and their order, labels, completeness, class shares"
     parser.add_argument("--check", type=Path, metavar="FILE", help=help_check)
+    help_labels = "with --check: also print the accuracy on this file of true labels (Path,label)"
+    parser.add_argument("--labels", type=Path, metavar="FILE", help=help_labels)
     add_machine(parser)
     add_quiet(parser)
     return parser
@@ -31,18 +34,20 @@ def arguments() -> argparse.ArgumentParser:
 ARGS = parse(arguments, __name__)
 
 import re
+from dataclasses import replace
 
 import numpy as np
 
 from lab.checkpoints.checkpoint import chosen_data, chosen_models
 from lab.checkpoints.origin import weights_digests, write_origin
-from lab.data.lists import DataSet, read_data_set, read_list
+from lab.data.lists import DataSet, ImageList, read_data_set, read_list
 from lab.errors import UserError, run
+from lab.evaluation.metrics import wilson
 from lab.evaluation.prediction import predict_list
 from lab.hardware import choose_hardware
 from lab.kaggle.submissions import check_submission, submission_folder, write_submission
 from lab.terminal import warn
-from lab.text import percent
+from lab.text import counted, percent, shown
 from models.catalog import find, names
 
 
@@ -50,8 +55,12 @@ def main(args: argparse.Namespace) -> None:
     """Write one submission for each requested model."""
     args.data = chosen_data(args.data, "data" in args.given, args.weights)
     data = read_data_set(args.data, args.root)
+    if args.labels and not args.check:
+        raise UserError("--labels needs a submission to score: --check FILE.")
     if args.check:
-        check(args.check, args.model, data)
+        images, labels = check(args.check, args.model, data)
+        if args.labels:
+            score(images.ids, labels, args.labels, data)
         return
     models = chosen_models(args.weights / data.name, args.model)
     if args.model == "all":
@@ -78,8 +87,9 @@ def main(args: argparse.Namespace) -> None:
         warn_of_shares(model, predictions, about.classes, about.train_share)
 
 
-def check(path: Path, model: str, data: DataSet) -> None:
-    """Check a submission of ``model``, or of the model in the file's name, and print its class shares."""
+def check(path: Path, model: str, data: DataSet) -> tuple[ImageList, np.ndarray]:
+    """Check a submission of ``model``, or of the model in the file's name, and print its class shares. Returns its test list and
+    its labels."""
     if model == "all":
         # As in submission_resnet18.csv or resnet_18_test_adam.csv; the longest first, because a name may begin with another.
         plain = {name.replace("_", ""): name for name in sorted(names(), key=len, reverse=True)}
@@ -92,11 +102,31 @@ def check(path: Path, model: str, data: DataSet) -> None:
     values, counts = np.unique(labels, return_counts=True)
     classes = [data.classes[value] if data.classes else f"class {value}" for value in values]
     shares = ", ".join(f"{percent(n / len(labels), 1)} {name}" for name, n in zip(classes, counts, strict=True))
-    print(f"{path}: correct, {len(labels):,} rows in the order of {images.csv.name}; {shares}")
+    print(f"{path}: complete and in the order of {images.csv.name}, {len(labels):,} rows; {shares}")
     if (data.folder / "train.csv").is_file():
         train = read_list(data, "train", labelled=True, check_files=False).labels
         expected = np.bincount(train, minlength=len(data.classes)) / len(train)
         warn_of_shares(model, labels, data.classes, expected.tolist())
+    return images, labels
+
+
+def score(ids: list[str], predictions: np.ndarray, labels: Path, data: DataSet) -> None:
+    """Print the accuracy of predictions on a file of true labels, which may have any order and further images."""
+    if not data.classes or labels.suffix != ".csv":
+        needed = (
+            "a name that ends in .csv" if data.classes else f"the classes: a train.csv or classes.csv in {data.folder}"
+        )
+        raise UserError(f"--labels {labels}: needs {needed}.")
+    listed = read_list(replace(data, folder=labels.parent), labels.stem, labelled=True, check_files=False)
+    truth = dict(zip(listed.ids, listed.labels.tolist(), strict=True))
+    missing = [name for name in ids if name not in truth]
+    if missing:
+        count = counted(len(missing), "image")
+        raise UserError(f"{labels}: has no label for {count} of the submission, the first is '{shown(missing[0])}'.")
+    hits = int((predictions == [truth[name] for name in ids]).sum())
+    low, high = wilson(hits, len(ids))
+    interval = f"95 % interval {100 * low:.2f}–{100 * high:.2f}"
+    print(f"accuracy {percent(hits / len(ids))} ({interval}), {hits:,} of {len(ids):,} images as in {labels.name}")
 
 
 def warn_of_shares(model: str, predictions: np.ndarray, classes: list[str], shares: list[float]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import predict
 from lab.data.lists import DataSet, ImageList, read_data_set, read_list
 from lab.errors import UserError
+from lab.evaluation.metrics import wilson
 from lab.kaggle.submissions import check_submission
 from tests.made import command, make_data
 
@@ -74,8 +75,9 @@ def test_the_command(task: tuple[DataSet, ImageList], tmp_path: Path, capsys: py
     path = tmp_path / "submission_resnet18.csv"
     path.write_text("\n".join(rows(task[1])))
     command(predict, "--data", task[0].folder, "--check", path)
-    expected = "correct, 10 rows in the order of resnet_18_test.csv; 50.0 % normal, 50.0 % leukemia blast"
-    assert expected in capsys.readouterr().out
+    expected = "complete and in the order of resnet_18_test.csv, 10 rows; 50.0 % normal, 50.0 % leukemia blast"
+    output = capsys.readouterr().out
+    assert expected in output and "correct" not in output
     path.write_text("\n".join(["ID,label", *(f"{name},1" for name in task[1].ids)]))
     command(predict, "--data", task[0].folder, "--check", path)
     assert "warning: resnet18 predicts leukemia blast for 100.0 %" in capsys.readouterr().err
@@ -91,3 +93,62 @@ def test_the_command(task: tuple[DataSet, ImageList], tmp_path: Path, capsys: py
     for name in ("resnet_18_test_adam.csv", "My ResNet-18.csv"):  # the model by other spellings of its name
         (tmp_path / name).write_bytes((tmp_path / "mine.csv").read_bytes())
         command(predict, "--data", task[0].folder, "--check", tmp_path / name)
+
+
+@pytest.fixture
+def submission(task: tuple[DataSet, ImageList], tmp_path: Path) -> tuple[str | Path, ...]:
+    """The options that check a submission of the labels 0, 1, 0, 1, …"""
+    path = tmp_path / "submission_resnet18.csv"
+    path.write_text("\n".join(rows(task[1])))
+    return "--data", task[0].folder, "--check", path
+
+
+def test_a_submission_is_scored(
+    submission: tuple[str | Path, ...],
+    task: tuple[DataSet, ImageList],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    truth = [f"{name},{int(index in (1, 3, 4, 5, 7))}" for index, name in enumerate(task[1].ids)]  # 4 and 9 are wrong
+    labels = tmp_path / "test_labels.csv"
+    labels.write_text("\n".join(["Path,label", "./test/other.png,1", *reversed(truth)]))
+    command(predict, *submission, "--labels", labels)
+    low, high = wilson(8, 10)
+    expected = (
+        f"accuracy 80.00 % (95 % interval {100 * low:.2f}–{100 * high:.2f}), 8 of 10 images as in test_labels.csv"
+    )
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "labels.csv",
+            "Path,label\n./test/x.png,1\n",
+            r"labels.csv: has no label for 10 images of the submission, the first",
+        ),
+        ("labels.csv", "ID,label\n./test/0.png,1\n", r"labels.csv: .*Path"),
+        ("labels.csv", "Path,label\n./test/0.png,2\n", "label '2' is not a whole number from 0 to 1"),
+        ("labels.csv", None, "labels.csv: there is no such list"),
+        ("labels.txt", "", "labels.txt: needs a name that ends in .csv"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(
+    submission: tuple[str | Path, ...], tmp_path: Path, name: str, text: str | None, message: str
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        command(predict, *submission, "--labels", tmp_path / name)
+
+
+def test_labels_need_a_submission_and_classes(
+    submission: tuple[str | Path, ...], task: tuple[DataSet, ImageList], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="--labels needs a submission to score: --check FILE"):
+        command(predict, *submission[:2], "--labels", "labels.csv")
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "resnet_18_test.csv").write_bytes(task[1].csv.read_bytes())
+    with pytest.raises(UserError, match=r"needs the classes: a train.csv or classes.csv in .*alone"):
+        command(predict, "--data", tmp_path / "alone", *submission[2:], "--labels", "labels.csv")
