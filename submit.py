@@ -1,8 +1,8 @@
-"""Hand in the lab: a zip of report and sources, a zip of the weights, and the submissions on Kaggle.
+"""Hand in the lab: a zip of report and sources, a zip of weights for each of the lab's two forms, the submissions on Kaggle.
 
-    python submit.py --student-id 311605004 --name 劉子齊         # → DLP_LAB3_311605004_劉子齊.zip and …_weights.zip
+    python submit.py --student-id 311605004 --name 劉子齊         # → DLP_LAB3_…_劉子齊.zip, …_weights_18_50.zip, …_152.zip
     python submit.py --kaggle --dry-run                         # what would be sent to which competition; sends nothing
-    python submit.py --kaggle                                   # sends it and prints the scores; names: kaggle.ini
+    python submit.py --kaggle --student-id 311605004            # sends it, prints the scores, and checks the team's name
     python submit.py --prove weights/lab3                       # checksums, and that each network loads and computes
 
 The zips are written only if they are complete: the report exists with name, student ID and discussion, the sources can be
@@ -23,7 +23,9 @@ def arguments() -> argparse.ArgumentParser:
     """Return the parser of the options."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    parser.add_argument("--student-id", metavar="ID", help="for the zip's name: 311605004")
+    parser.add_argument(
+        "--student-id", metavar="ID", help="for the zips' names, and with --kaggle to check the team's: 311605004"
+    )
     parser.add_argument("--name", help="for the zip's name: 劉子齊")
     help_out = "folder for the zips (default: the working directory)"
     parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help=help_out)
@@ -53,7 +55,7 @@ import shlex
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pandas as pd
 
@@ -64,6 +66,7 @@ from lab.errors import UserError, run
 from lab.files import PROJECT, replacing
 from lab.handin.checks import prove, prove_unpacked
 from lab.handin.zips import (
+    FORMS,
     NEEDED,
     find_report,
     hand_in_name,
@@ -73,9 +76,10 @@ from lab.handin.zips import (
     source_files,
     weights_bundle,
     write_zip,
+    zip_names,
 )
 from lab.kaggle.client import sign_in
-from lab.kaggle.competitions import make_entry, read_competitions, upload_all
+from lab.kaggle.competitions import TEAM, make_entry, read_competitions, upload_all
 from lab.kaggle.submissions import check_submission, submission_folder
 from lab.sources.sample import MARKER
 from lab.terminal import warn
@@ -95,7 +99,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def make_zips(args: argparse.Namespace) -> None:
-    """Write the two zips, unless the check of their unpacked contents fails."""
+    """Write the zips, unless the check of their unpacked contents fails."""
     if not args.student_id or not args.name:
         raise UserError("give --student-id and --name for the zip's name, such as 311605004 and 劉子齊.")
     title, name = hand_in_name(args.student_id, args.name), data_name(args.data)
@@ -133,9 +137,11 @@ def make_zips(args: argparse.Namespace) -> None:
         contents[f"csv/{name}/GENERATED.txt"] = f"{note}.\n".encode()
     networks = {model: [path, *others(path.parent)] for model, path in weights.items() if path.is_file()}
 
+    forms = [{model: networks[model] for model in models if model in networks} for models in FORMS.values()]
     with temporary_zips(args.out, title, args.dry_run) as archives:
         write_zip(archives[0], title, contents, compress=True)
-        write_zip(archives[1], title, weights_bundle(title, name, networks, generated), compress=False)
+        for archive, form in zip(archives[1:], forms, strict=True):
+            write_zip(archive, title, weights_bundle(title, name, form, generated), compress=False)
         with tempfile.TemporaryDirectory(dir=archives[1].parent) as unpacked:
             for archive in archives:
                 with zipfile.ZipFile(archive) as zipped:
@@ -147,10 +153,8 @@ def make_zips(args: argparse.Namespace) -> None:
             raise UserError("\n  ".join(["nothing was written, because the hand-in is not complete:", *problems]))
         sizes = [path.stat().st_size / 1e6 for path in archives]
     print("\n".join(rows))
-    texts = (
-        f"report.pdf and {len(contents) - 1} files of sources, lists and results",
-        f"the weights of {', '.join(networks)}",
-    )
+    texts = [f"report.pdf and {len(contents) - 1} files of sources, lists and results"]
+    texts += [f"the weights of {' and '.join(form)}, for their own form" for form in forms]
     for archive, content, size in zip(archives, texts, sizes, strict=True):
         print(f"{'would write' if args.dry_run else 'wrote'} {args.out / archive.name}: {content}, {size:.1f} MB")
 
@@ -173,15 +177,14 @@ def report_problems(report: Path, args: argparse.Namespace, options: list[str]) 
 
 
 @contextmanager
-def temporary_zips(out: Path, title: str, dry_run: bool) -> Iterator[tuple[Path, Path]]:
-    """Yield temporary paths of the two zips. If the block succeeds, both are moved to ``out``, or deleted with ``dry_run``."""
-    names = f"{title}.zip", f"{title}_weights.zip"
-    if dry_run:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder, names[0]), Path(folder, names[1])
-    else:
-        with replacing(out / names[0]) as first, replacing(out / names[1]) as second:
-            yield first, second
+def temporary_zips(out: Path, title: str, dry_run: bool) -> Iterator[list[Path]]:
+    """Yield temporary paths of the zips. If the block succeeds, all are moved to ``out``, or deleted with ``dry_run``."""
+    with ExitStack() as stack:
+        if dry_run:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            yield [folder / name for name in zip_names(title)]
+        else:
+            yield [stack.enter_context(replacing(out / name)) for name in zip_names(title)]
 
 
 def checked_submissions(data: DataSet, models: list[str], options: list[str]) -> tuple[Submissions, list[str]]:
@@ -239,9 +242,9 @@ def send(args: argparse.Namespace) -> None:
     if args.dry_run:
         rows = [[entry.path, f"{entry.rows:,}", entry.competition, entry.message] for entry in entries]
         print(pd.DataFrame(rows, columns=["file", "rows", "competition", "message"]).to_string(index=False))
-        print("a dry run: nothing was sent")
+        print(f"a dry run: nothing was sent; {TEAM}")
         return
-    upload_all(sign_in(), entries, 60 * args.wait)
+    upload_all(sign_in(), entries, 60 * args.wait, args.student_id or "")
 
 
 if __name__ == "__main__":

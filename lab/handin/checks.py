@@ -77,20 +77,22 @@ def prove(folder: Path) -> list[str]:
 
 
 def checksum_faults(folder: Path) -> list[str]:
-    """Describe the files that differ from SHA256SUMS. Without such a file nothing is compared."""
-    sums = folder / "SHA256SUMS"
-    if not sums.is_file():
-        print(f"{sums}: is missing, so the files' bytes are not compared")
-        return []
+    """Describe the files that differ from the models' SHA256SUMS. Without such files nothing is compared."""
+    found = sorted(folder.glob("*/SHA256SUMS"))
+    if not found:
+        print(f"{folder}/<model>/SHA256SUMS: is missing, so the files' bytes are not compared")
     faults = []
-    for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        match = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
-        if not match:
-            faults.append(f"{sums} line {number}: '{shown(line)}' is not a checksum; unpack the zip again.")
-        elif not (folder / match[2]).is_file():
-            faults.append(f"{folder / match[2]}: is missing; unpack the zip again.")
-        elif sha256(folder / match[2]) != match[1]:
-            faults.append(f"{folder / match[2]}: differs from the file that was handed in; unpack the zip again.")
+    for sums in found:
+        for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            match = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
+            if not match:
+                faults.append(f"{sums} line {number}: '{shown(line)}' is not a checksum; unpack the zip again.")
+            elif not (sums.parent / match[2]).is_file():
+                faults.append(f"{sums.parent / match[2]}: is missing; unpack the zip again.")
+            elif sha256(sums.parent / match[2]) != match[1]:
+                faults.append(
+                    f"{sums.parent / match[2]}: differs from the file that was handed in; unpack the zip again."
+                )
     return faults
 
 

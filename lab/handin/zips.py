@@ -1,4 +1,4 @@
-"""The two zips of the hand-in: names, contents and writing."""
+"""The zips of the hand-in: names, contents and writing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ JUNK = ("__pycache__", "site-packages", ".pyc", ".tmp")
 ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")  # files that mark a Python environment
 NEEDED = ("README.md", "requirements.txt", "constraints.txt")  # required although no module imports them
 WINDOWS = re.compile(r'[<>:"/\\|?*]')  # characters that Windows does not allow in a file name
-MAX_LENGTH = 200  # bytes of a name in UTF-8; common file systems allow 255
+FORMS = {"18_50": ("resnet18", "resnet50"), "152": ("resnet152",)}  # the two forms that the lab collects the weights in
+MAX_LENGTH = 190  # bytes of a name in UTF-8; common file systems allow 255
 DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date of the zip format, so that the same files give the same bytes
 
 
@@ -103,25 +104,35 @@ def report_keywords(path: Path) -> list[str]:
     return found[1].decode(errors="replace").split(", ") if found else []
 
 
+def zip_names(title: str) -> list[str]:
+    """Return the names of the zips: report and sources, then the weights for each form."""
+    return [f"{title}.zip", *(f"{title}_weights_{form}.zip" for form in FORMS)]
+
+
 def weights_bundle(
     title: str, data: str, models: Mapping[str, Iterable[Path]], generated: bool = False
 ) -> dict[str, Path | bytes]:
-    """Return the files of the second zip by their path in it: the checkpoints, their checksums, and a README."""
-    files = {f"{model}/{path.name}": path for model, paths in models.items() for path in paths}
-    sums = "".join(f"{sha256(path)}  {name}\n" for name, path in sorted(files.items()))
+    """Return the files of a zip of weights by their path in it: the checkpoints, their checksums, and a README. All zips unpack
+    into the same folder, so that a file of the same name has the same bytes in each."""
     folder = f"weights/{data}"
-    readme = f"""The trained weights of {title}, data set {data}{" of generated images" * generated}: {", ".join(models)}.
+    readme = f"""The trained weights of {title}, data set {data}{" of generated images" * generated}.
 
-Unpack this zip and {title}.zip into the same folder, so that weights/ is beside demo.py. There:
+Unpack {", ".join(zip_names(title))}
+into the same folder, so that weights/ is beside demo.py. There:
 
     pip install -r requirements.txt -c constraints.txt
     python submit.py --prove {folder}      # the checksums, and that each network loads and computes
     python demo.py --data {data}           # their results
 
-The checksums alone, inside {folder}: sha256sum -c SHA256SUMS (macOS: shasum -a 256 -c SHA256SUMS).
+The checksums alone, inside the folder of a model: sha256sum -c SHA256SUMS (macOS: shasum -a 256 -c SHA256SUMS).
 """
-    bundle: dict[str, Path | bytes] = {f"{folder}/{name}": path for name, path in files.items()}
-    return bundle | {f"{folder}/SHA256SUMS": sums.encode(), f"{folder}/README.txt": readme.encode()}
+    bundle: dict[str, Path | bytes] = {f"{folder}/README.txt": readme.encode()}
+    for model, paths in models.items():
+        files = {path.name: path for path in paths}
+        bundle |= {f"{folder}/{model}/{name}": path for name, path in files.items()}
+        sums = "".join(f"{sha256(path)}  {name}\n" for name, path in sorted(files.items()))
+        bundle[f"{folder}/{model}/SHA256SUMS"] = sums.encode()
+    return bundle
 
 
 def write_zip(archive: Path, title: str, files: Mapping[str, Path | bytes], compress: bool) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 
 from lab.errors import UserError
 from lab.kaggle.client import Unreachable, captured_output, read_settings, request_timeout, user_errors
-from lab.terminal import progress
+from lab.terminal import progress, warn
 from lab.text import duration, shown
 
+TEAM = "the lab requires the student ID as the team's name on Kaggle"
 PAUSE = 5.0  # seconds between two requests for the scores
 
 
@@ -102,9 +103,9 @@ def upload(api: Any, entry: Entry) -> int:
     return int(response.ref)
 
 
-def upload_all(api: Any, entries: list[Entry], limit: float) -> None:
-    """Send every entry, also after one fails, and print the scores as they arrive within ``limit`` seconds. Raises one
-    :class:`UserError` for all entries without a score."""
+def upload_all(api: Any, entries: list[Entry], limit: float, student_id: str = "") -> None:
+    """Send every entry, also after one fails, and print the scores as they arrive within ``limit`` seconds. Warns if a team's
+    name is not the ``student_id``. Raises one :class:`UserError` for all entries without a score."""
     sent: dict[int, Entry] = {}
     problems = []
     for entry in entries:
@@ -114,15 +115,27 @@ def upload_all(api: Any, entries: list[Entry], limit: float) -> None:
             problems.append(str(error))
             if isinstance(error, Unreachable):
                 break
-    problems += wait_for_scores(api, sent, limit)
+    problems += wait_for_scores(api, sent, limit, student_id)
     if problems:
         raise UserError("\n".join(problems))
 
 
-def wait_for_scores(api: Any, sent: dict[int, Entry], limit: float) -> list[str]:
+def check_team(entry: Entry, team: str, student_id: str) -> None:
+    """Warn if the team's name is not the student ID, or print the name if there is no ID to compare. The list of submissions has
+    the name; an empty one is unknown."""
+    if team and not student_id:
+        print(f"{entry.model}: the team's name is '{shown(team)}'; {TEAM}")
+    elif team and team != student_id:
+        warn(
+            f"{entry.title}: the team's name is '{shown(team)}', but {TEAM}, {student_id}; change it at {entry.page}/team."
+        )
+
+
+def wait_for_scores(api: Any, sent: dict[int, Entry], limit: float, student_id: str = "") -> list[str]:
     """Print each score when it arrives; returns the problems. A failed request is repeated until the limit, in seconds."""
     began = time.monotonic()
     pending, problems, errors = dict(sent), [], dict[int, str]()
+    teams = dict[int, str]()
     with progress(sent, "waiting for scores", unit=" scores") as bar:
         while pending:
             for ref, entry in list(pending.items()):
@@ -132,6 +145,8 @@ def wait_for_scores(api: Any, sent: dict[int, Entry], limit: float) -> list[str]
                 except UserError as error:
                     errors[ref] = str(error)
                     continue
+                if submission is not None:
+                    teams[ref] = submission.team_name
                 if submission is None or submission.status.name == "PENDING":
                     continue
                 del pending[ref]
@@ -146,6 +161,8 @@ def wait_for_scores(api: Any, sent: dict[int, Entry], limit: float) -> list[str]
                 break
             bar.refresh()
             time.sleep(PAUSE)
+    for ref, team in teams.items():
+        check_team(sent[ref], team, student_id)
     for ref, entry in pending.items():
         last = f" (last: {errors[ref]})" if ref in errors else ""
         problems.append(

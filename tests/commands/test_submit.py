@@ -1,4 +1,4 @@
-"""submit.py: the contents of the two zips, the checks before they are written, and the names of students."""
+"""submit.py: the contents of the zips, the checks before they are written, and the names of students."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def handed_in(project: Path) -> Path:
 
 
 def test_the_zips_can_be_opened_on_every_system(handed_in: Path) -> None:
-    assert sorted(path.name for path in handed_in.iterdir()) == [f"{TITLE}.zip", f"{TITLE}_weights.zip"]
+    assert sorted(path.name for path in handed_in.iterdir()) == sorted(zips.zip_names(TITLE))
     for archive in handed_in.iterdir():
         with zipfile.ZipFile(archive) as zipped:
             assert zipped.testzip() is None
@@ -118,6 +118,14 @@ def test_the_contents_of_the_zip(handed_in: Path, project: Path) -> None:
     assert lists == {f"csv/tiny/{name}.csv" for name in expected} | records | {"csv/README.md"}
     assert not files.keys() & set(JUNK)
     assert sorted(name for name in files if name.startswith(("weights/tiny", "report/"))) == sorted(RESULTS)
+
+
+def test_each_form_gets_the_weights_that_it_asks_for(handed_in: Path) -> None:
+    for form, models in (("18_50", ["resnet18", "resnet50"]), ("152", ["resnet152"])):
+        with zipfile.ZipFile(handed_in / f"{TITLE}_weights_{form}.zip") as zipped:
+            names = {name.removeprefix(f"{TITLE}/weights/tiny/") for name in zipped.namelist()}
+        files = ("best.safetensors", "SHA256SUMS")
+        assert names == {"README.txt", *(f"{model}/{file}" for model in models for file in files)}
 
 
 def test_no_file_of_the_repository_is_missing() -> None:
@@ -150,8 +158,9 @@ def test_the_same_files_give_the_same_bytes_and_the_weights_can_be_checked(
         command(submit, *line[2:])
     assert capsys.readouterr().out.count("loads and computes") == 3
     if shutil.which("sha256sum"):
-        check = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=weights, capture_output=True)
-        assert check.returncode == 0 and check.stdout.count(b"OK") == 3
+        for model in DEPTHS:
+            check = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=weights / model, capture_output=True)
+            assert check.returncode == 0 and check.stdout.count(b"OK") == 1
 
     best = weights / "resnet50" / "best.safetensors"
     best.write_bytes(best.read_bytes()[:-1] + b"\1")
@@ -167,9 +176,9 @@ def test_the_members_of_an_average_are_handed_in(tmp_path: Path) -> None:
     for path in members:
         path.write_bytes(path.name.encode())
     bundle = zips.weights_bundle("T", "tiny", {"resnet18": members})
-    sums = bundle["weights/tiny/SHA256SUMS"]
+    sums = bundle["weights/tiny/resnet18/SHA256SUMS"]
     assert isinstance(sums, bytes)
-    expected = [f"{hashlib.sha256(path.name.encode()).hexdigest()}  resnet18/{path.name}" for path in members]
+    expected = [f"{hashlib.sha256(path.name.encode()).hexdigest()}  {path.name}" for path in members]
     assert sums.decode().splitlines() == expected
     assert {f"weights/tiny/resnet18/{path.name}" for path in members} < bundle.keys()
 
@@ -258,7 +267,7 @@ def test_a_dry_run_writes_nothing(
 def test_an_older_zip_stays_if_the_new_one_fails(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    older = {f"{TITLE}.zip": b"older", f"{TITLE}_weights.zip": b"older"}
+    older = dict.fromkeys(zips.zip_names(TITLE), b"older")
     for name, content in older.items():
         write(tmp_path / name, content)
     monkeypatch.setattr(submit, "PROJECT", project)
@@ -305,7 +314,7 @@ def test_an_unfinished_report_is_refused_unless_anyway(
         assert not list(copy.glob("*.zip"))
         command(submit, *STUDENT, "--data", "tiny", "--anyway")
         assert "is unfinished, without student ID, discussion" in capsys.readouterr().err
-        assert len(list(copy.glob("*.zip"))) == 2
+        assert len(list(copy.glob("*.zip"))) == 3
         words.write_text("The networks differ little.")
         command(report, "--data", "tiny", *STUDENT)
         command(submit, *STUDENT, "--data", "tiny")
@@ -352,7 +361,7 @@ def test_generated_data_are_marked_in_the_zips(
     assert (tmp_path / TITLE / "csv" / "tiny" / "sample.json").is_file()
     assert f"warning: {note}" in capsys.readouterr().err
     readme = (tmp_path / TITLE / "weights" / "tiny" / "README.txt").read_text(encoding="utf-8")
-    assert readme.startswith(f"The trained weights of {TITLE}, data set tiny of generated images: ")
+    assert readme.startswith(f"The trained weights of {TITLE}, data set tiny of generated images.\n")
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
@@ -391,7 +400,7 @@ def test_any_name_is_refused_or_allowed_on_every_system(name: str) -> None:
     except UserError as error:
         assert str(error).isprintable()
         return
-    assert unicodedata.is_normalized("NFC", title) and len(f"{title}_weights.zip".encode()) <= 255
+    assert unicodedata.is_normalized("NFC", title) and len(zips.zip_names(title)[1].encode()) <= 255
     assert title.isprintable() and not set(title) & set('<>:"/\\|?*') and title == title.strip().rstrip(".")
 
 

@@ -99,6 +99,21 @@ def test_each_depth_is_sent_to_its_own_competition_and_gets_a_score(
     assert "Authentication" not in output  # printed by the client
 
 
+def test_the_teams_name_is_the_student_id(kaggle: Kaggle, capsys: pytest.CaptureFixture[str]) -> None:
+    rule = "the lab requires the student ID as the team's name on Kaggle"
+    options = (*SEND, "--model", "resnet18")
+    command(submit, *options, "--dry-run")
+    assert rule in capsys.readouterr().out
+    command(submit, *options, "--student-id", "311605004")
+    output = capsys.readouterr()
+    assert rule not in output.out + output.err
+    command(submit, *options)
+    assert f"resnet18: the team's name is '311605004'; {rule}" in capsys.readouterr().out
+    command(submit, *options, "--student-id", "311605005")
+    expected = f"but {rule}, 311605005; change it at https://www.kaggle.com/competitions/dlp-18/team."
+    assert f"warning: resnet18, dlp-18: the team's name is '311605004', {expected}" in capsys.readouterr().err
+
+
 def test_the_same_file_is_never_sent_twice(kaggle: Kaggle, capsys: pytest.CaptureFixture[str]) -> None:
     kaggle.pending = 10**9
     lines = refused(*SEND, "--wait", "0").splitlines()
