@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lab.errors import UserError
 from lab.options import GivenParser, add_machine, add_places, add_report, parse
 
 
@@ -33,7 +34,21 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-ARGS = parse(arguments, __name__)
+def check_paths(args: argparse.Namespace) -> None:
+    """Report a wrong path before torch is imported, and choose the data set if none is given."""
+    from lab.checkpoints.headers import chosen_data, trained_models
+    from lab.data.images import read_image
+    from lab.data.lists import data_name
+
+    args.data = chosen_data(args.data, "data" in args.given, args.weights)
+    if args.serve and args.images:
+        raise UserError("--serve takes no images on the command line; upload them on the page.")
+    for path in args.images:
+        read_image(path)
+    trained_models(args.weights / data_name(args.data))
+
+
+ARGS = parse(arguments, __name__, check_paths)
 
 import time
 
@@ -42,14 +57,15 @@ import pandas as pd
 import torch
 from sklearn.metrics import confusion_matrix
 
-from lab.checkpoints.checkpoint import check_data, chosen_data, trained_models
+from lab.checkpoints.checkpoint import check_data
 from lab.checkpoints.ensembles import Member, count_parameters, load_members
+from lab.checkpoints.headers import trained_models
 from lab.data.augmentation import network_input
 from lab.data.batches import stored_batches
 from lab.data.images import read_image
 from lab.data.lists import DataSet, ImageList, data_name, read_data_set, read_list
 from lab.data.preprocessing import NO_CELL, Preprocessing
-from lab.errors import UserError, run
+from lab.errors import run
 from lab.evaluation.inference import Feed, decide_d4, predict_members
 from lab.evaluation.metrics import saved_accuracy, wilson
 from lab.figures.accuracy import accuracy_figure
@@ -64,11 +80,6 @@ Networks = dict[str, list[Member]]
 
 def main(args: argparse.Namespace) -> None:
     """Load every trained model, and predict the given images or else show the results on the valid list."""
-    args.data = chosen_data(args.data, "data" in args.given, args.weights)
-    if args.serve and args.images:
-        raise UserError("--serve takes no images on the command line; upload them on the page.")
-    for path in args.images:
-        read_image(path)  # a wrong path is reported before the networks are loaded
     name = data_name(args.data)  # the lists may be missing
     hardware = choose_hardware(args.device, args.precision)
     paths = {model: args.weights / name / model / "best.safetensors" for model in trained_models(args.weights / name)}

@@ -26,13 +26,23 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-ARGS = parse(arguments, __name__)
+def check_paths(args: argparse.Namespace) -> None:
+    """Report a wrong path before torch is imported, and choose the data set if none is given."""
+    from lab.checkpoints.headers import check_chosen, chosen_data
+    from lab.data.lists import data_name, find_folder
+
+    args.data = chosen_data(args.data, "data" in args.given, args.weights)
+    folder = find_folder(args.data, args.root, ["valid"])
+    check_chosen(args.weights / data_name(folder), args.model)
+
+
+ARGS = parse(arguments, __name__, check_paths)
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 
-from lab.checkpoints.checkpoint import chosen_data, chosen_models
+from lab.checkpoints.headers import chosen_models
 from lab.checkpoints.origin import weights_digests, write_origin
 from lab.data.lists import ImageList, read_data_set, read_list
 from lab.errors import run
@@ -50,7 +60,6 @@ from models.catalog import find
 
 def main(args: argparse.Namespace) -> None:
     """Predict the valid list with each model, then compute metrics and draw figures."""
-    args.data = chosen_data(args.data, "data" in args.given, args.weights)
     data = read_data_set(args.data, args.root)
     valid = read_list(data, "valid", labelled=True)
     models = chosen_models(args.weights / data.name, args.model)

@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lab.errors import UserError
 from lab.options import GivenParser, add_machine, add_places, add_quiet, add_trained_model, parse
+from models.catalog import find, names
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -31,32 +33,44 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-ARGS = parse(arguments, __name__)
+def check_paths(args: argparse.Namespace) -> None:
+    """Report a wrong path before torch is imported, and choose the data set if none is given."""
+    from lab.checkpoints.headers import check_chosen, chosen_data
+    from lab.data.lists import data_name, find_folder
+    from lab.tables import read_text
+
+    args.data = chosen_data(args.data, "data" in args.given, args.weights)
+    folder = find_folder(args.data, args.root, [] if args.model == "all" else [find(args.model).test_list])
+    if args.labels and not args.check:
+        raise UserError("--labels needs a submission to score: --check FILE.")
+    for path in filter(None, (args.check, args.labels)):
+        read_text(path)
+    if not args.check:
+        check_chosen(args.weights / data_name(folder), args.model)
+
+
+ARGS = parse(arguments, __name__, check_paths)
 
 import re
 from dataclasses import replace
 
 import numpy as np
 
-from lab.checkpoints.checkpoint import chosen_data, chosen_models
+from lab.checkpoints.headers import chosen_models
 from lab.checkpoints.origin import weights_digests, write_origin
 from lab.data.lists import DataSet, ImageList, read_data_set, read_list
-from lab.errors import UserError, run
+from lab.errors import run
 from lab.evaluation.metrics import wilson
 from lab.evaluation.prediction import predict_list
 from lab.hardware import choose_hardware
 from lab.kaggle.submissions import check_submission, submission_folder, write_submission
 from lab.terminal import warn
 from lab.text import counted, percent, shown
-from models.catalog import find, names
 
 
 def main(args: argparse.Namespace) -> None:
     """Write one submission for each requested model."""
-    args.data = chosen_data(args.data, "data" in args.given, args.weights)
     data = read_data_set(args.data, args.root)
-    if args.labels and not args.check:
-        raise UserError("--labels needs a submission to score: --check FILE.")
     if args.check:
         images, labels = check(args.check, args.model, data)
         if args.labels:

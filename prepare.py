@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lab.errors import UserError
 from lab.options import add_quiet, parse
 
 
@@ -83,7 +84,17 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-ARGS = parse(arguments, __name__)
+def check_paths(args: argparse.Namespace) -> None:
+    """Report a wrong path before anything slow is imported."""
+    from lab.sources.medmnist import medmnist_part
+
+    if args.command in ("cnmc", "folders") and not args.src.is_dir():
+        raise UserError(f"{args.src} is not a folder: name the folder that contains the images.")
+    if args.command == "medmnist" and not args.src.is_file():
+        medmnist_part(args.src, "train")
+
+
+ARGS = parse(arguments, __name__, check_paths)
 
 import json
 import shlex
@@ -94,7 +105,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from lab.errors import UserError, run
+from lab.errors import run
 from lab.files import alone, replacing, write_whole
 from lab.sources import splits
 from lab.sources.folders import find_images, fingerprints
@@ -110,8 +121,6 @@ CLASSES = ("normal", "leukemia blast")
 
 def main(args: argparse.Namespace) -> None:
     """Run the subcommand."""
-    if args.command in ("cnmc", "folders") and not args.src.is_dir():
-        raise UserError(f"{args.src} is not a folder: name the folder that contains the images.")
     commands = {"sample": sample, "kaggle": kaggle, "cnmc": cnmc, "folders": folders, "medmnist": medmnist}
     commands[args.command](args)
 

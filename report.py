@@ -28,7 +28,17 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-ARGS = parse(arguments, __name__)
+def check_paths(args: argparse.Namespace) -> None:
+    """Report a wrong data set before torch is imported, and choose it if none is given."""
+    from lab.checkpoints.headers import chosen_data
+    from lab.data.lists import data_name, find_folder
+
+    args.data = chosen_data(args.data, "data" in args.given, args.weights)
+    if not any((folder / data_name(args.data)).is_dir() for folder in (args.report, args.weights)):
+        find_folder(args.data, args.root)
+
+
+ARGS = parse(arguments, __name__, check_paths)
 
 import inspect
 import re
@@ -39,7 +49,6 @@ from typing import Any
 
 import dataloader
 import resnet
-from lab.checkpoints.checkpoint import chosen_data
 from lab.checkpoints.origin import weights_digests
 from lab.data.lists import DataSet, ImageList, data_name, read_data_set, read_list
 from lab.errors import UserError, run
@@ -68,7 +77,6 @@ def main(args: argparse.Namespace) -> None:
     """Read the files, compute, write the report, and warn of what is missing."""
     check_title(args)
     check_libraries()
-    args.data = chosen_data(args.data, "data" in args.given, args.weights)
     name = data_name(args.data)
     report, gaps = args.report / name, Gaps()
 

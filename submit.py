@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lab.errors import UserError
 from lab.options import add_places, add_quiet, add_report, parse
 from models.catalog import depths, find
 
@@ -49,7 +50,27 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-ARGS = parse(arguments, __name__)
+def check_paths(args: argparse.Namespace) -> None:
+    """Report a wrong path or name before torch is imported."""
+    from lab.checkpoints.headers import trained_models
+    from lab.data.lists import find_folder
+    from lab.handin.zips import hand_in_name
+    from lab.kaggle.competitions import read_competitions
+
+    if args.prove:
+        trained_models(args.prove)
+        return
+    if args.kaggle:
+        find_folder(args.data, args.root)
+        read_competitions(args.settings, depths() if args.model == "all" else [args.model])
+        return
+    if not args.student_id or not args.name:
+        raise UserError("give --student-id and --name for the zip's name, such as 311605004 and 劉子齊.")
+    hand_in_name(args.student_id, args.name)
+    find_folder(args.data, args.root)
+
+
+ARGS = parse(arguments, __name__, check_paths)
 
 import shlex
 import tempfile
@@ -62,7 +83,7 @@ import pandas as pd
 from lab.checkpoints.ensembles import others
 from lab.checkpoints.origin import origin_doubt, weights_digests
 from lab.data.lists import DataSet, data_name, read_data_set, read_list
-from lab.errors import UserError, run
+from lab.errors import run
 from lab.files import PROJECT, replacing
 from lab.handin.checks import prove, prove_unpacked
 from lab.handin.zips import (
@@ -100,8 +121,6 @@ def main(args: argparse.Namespace) -> None:
 
 def make_zips(args: argparse.Namespace) -> None:
     """Write the zips, unless the check of their unpacked contents fails."""
-    if not args.student_id or not args.name:
-        raise UserError("give --student-id and --name for the zip's name, such as 311605004 and 劉子齊.")
     title, name = hand_in_name(args.student_id, args.name), data_name(args.data)
     options = data_options(args)
     problems: list[str] = []

@@ -79,7 +79,20 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
 
 
-ARGS = parse(arguments, __name__)
+def check_paths(args: argparse.Namespace) -> None:
+    """Report a wrong path or number before torch is imported."""
+    from lab.checkpoints.headers import read_header, run_file
+    from lab.data.lists import find_folder
+
+    if args.like:
+        read_header(run_file(args.like))
+    else:
+        check_numbers(args)
+    if not args.like or "data" in args.given:
+        find_folder(args.data, args.root, ("train", "valid"))
+
+
+ARGS = parse(arguments, __name__, check_paths)
 
 import math
 import time

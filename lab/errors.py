@@ -6,7 +6,8 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec
 
 P = ParamSpec("P")
@@ -30,11 +31,19 @@ def leave_at_once(*_: object) -> None:
 
 
 def run(main: Callable[P, int | None], *args: P.args, **options: P.kwargs) -> None:
-    """Run a command's ``main`` with its arguments and exit; a :class:`UserError` becomes one line on stderr and exit status 2."""
+    """Run a command's ``main`` with its arguments and exit with the status that it returns; errors as in :func:`reported`."""
     if signal.getsignal(signal.SIGINT) is leave_at_once:  # set before the imports, which have finished
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
+    with reported():
         status = main(*args, **options)
+    sys.exit(status or 0)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Exit with one line on stderr if the block raises an error that a user can correct: status 2 for a :class:`UserError`."""
+    try:
+        yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -61,4 +70,3 @@ def run(main: Callable[P, int | None], *args: P.args, **options: P.kwargs) -> No
             f"stopped by {name}; start the same command again to resume (a training without --fresh).", file=sys.stderr
         )
         sys.exit(128 + number)
-    sys.exit(status or 0)

@@ -10,16 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lab.errors import UserError, leave_at_once
+from lab.errors import UserError, leave_at_once, reported
 from lab.terminal import prepare_streams, silence
 from models.catalog import depths, find, names
 
 
-def parse(arguments: Callable[[], argparse.ArgumentParser], name: str) -> argparse.Namespace:
+def parse(
+    arguments: Callable[[], argparse.ArgumentParser],
+    name: str,
+    check: Callable[[argparse.Namespace], None] = lambda _: None,
+) -> argparse.Namespace:
     """The options of the command whose module has this ``__name__``; no options if the module is imported.
 
     Call this before importing torch, which takes seconds, so that --help and a wrong option are answered at once and Ctrl-C
-    during the imports prints one line. With ``--quiet`` standard output is discarded.
+    during the imports prints one line. ``check`` raises :class:`UserError` for wrong paths, and imports nothing slow either. With
+    ``--quiet`` standard output is discarded.
     """
     if name != "__main__":
         return argparse.Namespace()
@@ -32,6 +37,9 @@ def parse(arguments: Callable[[], argparse.ArgumentParser], name: str) -> argpar
     if getattr(args, "quiet", False):
         silence()
     signal.signal(signal.SIGINT, leave_at_once)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process reports an error
+        with reported():
+            check(args)
     return args
 
 

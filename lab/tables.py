@@ -8,11 +8,13 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from lab.errors import UserError
 from lab.text import shown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 # Line breaks and other control characters. No name needs them, and they would break a submission.
@@ -61,6 +63,8 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     """Read ``columns`` of a CSV file as text, indexed by line number. Headers match in any letter case. A byte-order mark, CRLF,
     spaces around headers, extra columns, blank lines and a missing final newline are accepted. Raises :class:`UserError` for
     other deviations."""
+    import pandas as pd  # takes a second; a missing file is reported before
+
     (line, header), *rows = read_rows(path, ",".join(columns))
     names = [name.strip().lower() for name in header]
     if any(column.lower() not in names for column in columns):

@@ -30,7 +30,18 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-ARGS = parse(arguments, __name__)
+def check_paths(args: argparse.Namespace) -> None:
+    """Report a wrong path before torch is imported."""
+    from lab.checkpoints.headers import read_header
+    from lab.data.lists import find_folder
+
+    for folder in args.folders:
+        read_header(folder / "best.safetensors")
+    if args.data:
+        find_folder(args.data, args.root, ["valid"])
+
+
+ARGS = parse(arguments, __name__, check_paths)
 
 import shlex
 import shutil

@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lab.errors import UserError
 from lab.options import add_machine, add_places, add_quiet, parse
+from models import catalog
 
 NORMALISE = ["imagenet", "half", "none"]
 
@@ -35,7 +37,20 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-ARGS = parse(arguments, __name__)
+def check_paths(args: argparse.Namespace) -> None:
+    """Report a wrong path or size before torch is imported."""
+    from lab.checkpoints.headers import read_file
+    from lab.data.lists import find_folder
+
+    smallest = max(catalog.find(model).smallest for model in catalog.resnets())
+    args.size = 224 if args.size is None else args.size
+    if not smallest <= args.size <= 4096 or not 1 <= (args.window or 1) <= 16384 or args.window == 0:
+        raise UserError(f"--size must be from {smallest} to 4,096, and --window from 1 to 16,384.")
+    read_file(args.file)
+    find_folder(args.data, args.root, ("train", "valid"))
+
+
+ARGS = parse(arguments, __name__, check_paths)
 
 import numpy as np
 
@@ -46,32 +61,27 @@ from lab.data.batches import stored_batches
 from lab.data.images import read_image
 from lab.data.lists import read_data_set, read_lists
 from lab.data.preprocessing import Preprocessing
-from lab.errors import UserError, run
+from lab.errors import run
 from lab.evaluation.inference import predict, score
 from lab.files import alone
 from lab.hardware import choose_hardware
 from lab.terminal import warn
 from lab.text import percent
-from models import catalog
 
 
 def main(args: argparse.Namespace) -> None:
     """Read the state dict, recognise its depth, measure it on valid, and save it."""
-    size = 224 if args.size is None else args.size
-    smallest = max(catalog.find(model).smallest for model in catalog.resnets())
-    if not smallest <= size <= 4096 or not 1 <= (args.window or 1) <= 16384 or args.window == 0:
-        raise UserError(f"--size must be from {smallest} to 4,096, and --window from 1 to 16,384.")
     state = read_state(args.file)
     data = read_data_set(args.data, args.root)
     lists = read_lists(data, ("train", "valid"))
-    model = recognise(args.file, state, len(data.classes), size)
+    model = recognise(args.file, state, len(data.classes), args.size)
     window = args.window or min(read_image(lists["train"].paths[0]).shape[:2])
     mean, std = NORMALISATIONS[args.normalise]
     # Such networks are usually trained on the whole image, resized: the window is at the centre, wherever the cell is.
-    preprocessing = Preprocessing(window, size, size, "centre", mean, std)
+    preprocessing = Preprocessing(window, args.size, args.size, "centre", mean, std)
     print(f"{args.file}: {model}, {len(data.classes)} classes: {', '.join(data.classes)}")
     print(
-        f"preprocessing: the central {window} px scaled to {size} px, normalised by mean {mean} and standard deviation {std}"
+        f"preprocessing: the central {window} px scaled to {args.size} px, normalised by mean {mean} and standard deviation {std}"
     )
     hardware = choose_hardware(args.device, args.precision)
     folder = args.weights / data.name / model
@@ -83,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
             raise UserError(f"{best} is there already; --fresh replaces it, or give other --weights.")
         share = np.bincount(lists["train"].labels, minlength=len(data.classes)) / len(lists["train"])
         tensors = {f"model.{name}": tensor for name, tensor in state.items()}
-        network = catalog.build(model, len(data.classes), size)
+        network = catalog.build(model, len(data.classes), args.size)
         network.load_state_dict(state, strict=True)
         hardware.place(network.eval())
         labels = lists["valid"].labels

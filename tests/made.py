@@ -122,8 +122,10 @@ def inside(folder: Path, network: Any = thin, figures: bool = True) -> Iterator[
 
 
 def command(module: ModuleType, *options: str | Path) -> int | None:
-    """Run a command's ``main`` in this process with these options; returns its status."""
-    status: int | None = module.main(module.arguments().parse_args([*map(str, options)]))
+    """Run a command in this process with these options; returns its status."""
+    args = module.arguments().parse_args([*map(str, options)])
+    module.check_paths(args)
+    status: int | None = module.main(args)
     return status
 
 

@@ -48,7 +48,7 @@ def thin_train() -> None:
         made.after_steps(patch, wait_if_held)
         if os.environ.get("NAN_ON", "none") == os.environ.get("RANK"):
             made.set_loss_to_nan(patch, 7, 7)  # after two calls to measure a step, and three in the first epoch
-        run(train.main, parse(train.arguments, "__main__"))
+        run(train.main, parse(train.arguments, "__main__", train.check_paths))
 
 
 def fork(folder: str, command: str, options: list[str], environment: dict[str, str]) -> int:

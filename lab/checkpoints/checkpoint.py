@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -19,14 +18,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lab.data.lists import DataSet, did_you_mean, find_folder, list_digest
+from lab.checkpoints.headers import FORMAT, read_header
+from lab.data.lists import DataSet, list_digest
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
 from lab.files import replacing
 from lab.threads import described
 from models import catalog
 
-FORMAT = "leukemia-resnet checkpoint 1"
 # Columns of a history by their names in earlier versions, with their present names.
 THREADS = re.compile(r" \((\d+) threads?\)$")
 RENAMED = {"test_accuracy": "valid_accuracy", "test_loss": "valid_loss"}
@@ -142,30 +141,6 @@ def known_fields(kind: type[About] | type[TrainingState], values: dict[str, Any]
     return {field.name: values[field.name] for field in fields(kind) if field.name in values}
 
 
-def read_header(path: Path, model: str | None = None) -> dict[str, str]:
-    """The metadata in a checkpoint's header. Raises :class:`UserError` for a missing file and for another format."""
-    if not path.is_file():
-        raise UserError(
-            f"{path}: there is no such checkpoint; `python train.py --model {model or 'resnet18'} --data "
-            f"{path.parent.parent.name}` makes it."
-        )
-    if not os.access(path, os.R_OK):
-        raise UserError(f"{path}: you may not read this file; its owner can give access with chmod a+r.")
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            header: dict[str, str] = file.metadata() or {}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: expected a checkpoint in safetensors format, found something else ({error})."
-        ) from None
-    found = header.get("format", "none")
-    if found != FORMAT:
-        another_version = found.rsplit(" ", 1)[0] == FORMAT.rsplit(" ", 1)[0]
-        hint = "; another version of this package wrote it, use that one" if another_version else ""
-        raise UserError(f"{path}: expected format '{FORMAT}', found '{found}'{hint}.")
-    return header
-
-
 def check_fields(about: About, state: TrainingState) -> None:
     """Raise ``ValueError`` if a field has another type than its annotation, or a value out of its range."""
     valid: dict[str, bool] = {}
@@ -261,51 +236,6 @@ def check_data(path: Path, about: About, data: DataSet) -> None:
             f"{path}: trained on other lists than those in {data.folder} (train.csv, valid.csv or the class names differ). "
             f"Name its lists with --data, or other weights with --weights; `python train.py --fresh` trains on these lists."
         )
-
-
-def trained_data_sets(weights: Path) -> list[str]:
-    """The names of the data sets with a best checkpoint in the folder of weights."""
-    return sorted({path.parts[-3] for path in weights.glob("*/*/best.safetensors")})
-
-
-def chosen_data(data: str, given: bool, weights: Path) -> str:
-    """The data set of ``--data``. If that was not ``given`` and the default has neither lists nor weights, it is the only data
-    set in ``weights``. Raises :class:`UserError` if there are several."""
-    found = trained_data_sets(weights)
-    if given or not found or data in found:
-        return data
-    with suppress(UserError):
-        find_folder(data)
-        return data
-    nothing = f"there are no lists and no weights of {data}"
-    if len(found) > 1:
-        raise UserError(f"{nothing}; {weights} holds: {', '.join(found)}; choose one with --data.")
-    print(f"--data {found[0]}: the only trained data set in {weights}, and {nothing}")
-    return found[0]
-
-
-def trained_models(folder: Path) -> list[str]:
-    """The models with a best checkpoint below ``weights/<data>``, in the catalogue's order; :class:`UserError` if none."""
-    found = [model for model in catalog.names() if (folder / model / "best.safetensors").is_file()]
-    if not found:
-        others = trained_data_sets(folder.parent)
-        near = did_you_mean(folder.name, others)
-        held = f"; {folder.parent} holds: {', '.join(others)}{near}" if others else ""
-        raise UserError(
-            f"{folder}: no trained model there{held}; `python train.py --model all --data {folder.name}` trains three."
-        )
-    return found
-
-
-def chosen_models(folder: Path, option: str) -> list[str]:
-    """The models of ``--model``: the one named, or for ``all`` every ResNet trained below ``weights/<data>``."""
-    if option != "all":
-        return [option]
-    trained = trained_models(folder)
-    found = [model for model in trained if model in catalog.resnets()]
-    if not found:
-        raise UserError(f"{folder}: no trained ResNet there; give the model's name, such as --model {trained[0]}.")
-    return found
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lab.checkpoints.checkpoint import check_finite
+from lab.checkpoints.headers import read_file
 from lab.errors import UserError
 from lab.text import counted, shown
 from models import catalog
@@ -33,12 +34,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     PyTorch's restricted unpickler (``weights_only=True``) creates tensors and plain containers and refuses everything else, so no
     code runs. Raises :class:`UserError` if the file contains more than that or no state dict.
     """
-    try:
-        if path.exists() and not path.is_file():  # reading a pipe or a device might never end
-            raise UserError(f"{path}: is not a file; name a .pth or .safetensors file.")
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    data = read_file(path)
     try:
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load(data)

@@ -24,7 +24,7 @@ from lab.data.images import decode
 from lab.data.paths import MISSING, locate, nearby, starts
 from lab.errors import UserError
 from lab.files import PROJECT, write_whole
-from lab.tables import CONTROL, read_csv
+from lab.tables import CONTROL, read_csv, read_text
 from lab.terminal import progress
 from lab.text import counted, shown
 
@@ -79,18 +79,25 @@ def problems_error(title: str, problems: list[str]) -> UserError:
     return UserError(f"{title}{lines}{more}\nCorrect the list or the files and run the command again.")
 
 
-def find_folder(data: str | Path) -> Path:
-    """Return the folder of lists: the given path, ``csv/<name>``, or ``csv`` itself if ``lab3``'s lists are directly in it."""
+def find_folder(data: str | Path, root: str | Path | None = None, lists: Iterable[str] = ()) -> Path:
+    """Return the folder of lists: the given path, ``csv/<name>``, or ``csv`` itself if ``lab3``'s lists are directly in it.
+
+    Raises :class:`UserError` if there is none, if ``root`` is no folder, or if one of these ``lists`` is missing.
+    """
     given = Path(data)
     candidates = [given, Path("csv") / given] + ([Path("csv")] if given.name == "lab3" else [])
-    for folder in candidates:
-        if (folder / "train.csv").is_file() or any(folder.glob("resnet_*_test.csv")):
-            return folder
-    tried = ", ".join(map(str, candidates))
-    near = did_you_mean(given.name, {path.parent.name for path in Path("csv").glob("*/*.csv")})
-    raise UserError(
-        f"no lists found for --data {data}: looked for train.csv in {tried}{near}; make them with prepare.py."
-    )
+    folders = [path for path in candidates if (path / "train.csv").is_file() or any(path.glob("resnet_*_test.csv"))]
+    if not folders:
+        tried = ", ".join(map(str, candidates))
+        near = did_you_mean(given.name, {path.parent.name for path in Path("csv").glob("*/*.csv")})
+        raise UserError(
+            f"no lists found for --data {data}: looked for train.csv in {tried}{near}; make them with prepare.py."
+        )
+    if root is not None and not Path(root).is_dir():
+        raise UserError(f"--root {root} is not a folder; name the folder that the paths of the lists start from.")
+    for name in lists:
+        read_text(folders[0] / f"{name}.csv")
+    return folders[0]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -108,10 +115,8 @@ def data_name(data: str | Path) -> str:
 
 def read_data_set(data: str | Path, root: str | Path | None = None) -> DataSet:
     """Find a data set's lists and class names; K is the number of classes in ``classes.csv``, or of labels in ``train.csv``."""
-    folder = find_folder(data)
+    folder = find_folder(data, root)
     name = data_name(folder)
-    if root is not None and not Path(root).is_dir():
-        raise UserError(f"--root {root} is not a folder; name the folder that the paths of the lists start from.")
     return DataSet(name, folder, Path(root) if root is not None else None, read_classes(folder, name))
 
 

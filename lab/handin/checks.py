@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from lab.checkpoints.checkpoint import trained_models
 from lab.checkpoints.ensembles import load_members
+from lab.checkpoints.headers import trained_models
 from lab.errors import UserError
 from lab.files import sha256
 from lab.text import percent, shown

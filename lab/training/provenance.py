@@ -15,6 +15,7 @@ import PIL
 import torch
 
 from lab.checkpoints.checkpoint import About, TrainingState, read_about, read_state
+from lab.checkpoints.headers import run_file
 from lab.errors import UserError
 from lab.files import PROJECT
 from lab.hardware import Hardware
@@ -80,9 +81,8 @@ def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
 
 
 def read_run(path: Path) -> tuple[About, TrainingState]:
-    """Description and state of a run. ``path`` is a checkpoint, or a folder such as ``weights/all4/resnet18``."""
-    last = path / "last.safetensors"
-    file = path if path.is_file() else last if last.is_file() else path / "best.safetensors"
+    """Description and state of a run; ``path`` is a checkpoint, or its folder."""
+    file = run_file(path)
     run = read_about(file)
     if not run.settings or run.members > 1:
         raise UserError(f"--like {path}: is not a training that can be repeated, but imported weights or an average.")

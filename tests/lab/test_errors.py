@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from lab.errors import UserError, run
+from lab.errors import UserError, leave_at_once, run
 from lab.signals import Stopped
 from tests.made import CPU_MEMORY, GPU_MEMORY, PROJECT, Capture
 
@@ -45,9 +46,11 @@ def test_an_error_is_one_line_and_an_exit_status(
     assert capsys.readouterr() == ("", message)
 
 
-def test_ctrl_c_while_torch_is_imported_is_one_line() -> None:
+def test_ctrl_c_while_torch_is_imported_is_one_line(tmp_path: Path) -> None:
     """The command gets the signal before the slow imports, when its options are parsed."""
-    code = "import runpy, signal, sys\nsys.argv = ['train.py', '--data', 'nowhere']\n"
+    for name in ("train", "valid"):
+        (tmp_path / f"{name}.csv").touch()
+    code = f"import runpy, signal, sys\nsys.argv = ['train.py', '--data', '{tmp_path}']\n"
     code += "class Stop:\n    def find_spec(self, name, *_):\n        if name == 'torch': signal.raise_signal(signal.SIGINT)\n"
     code += "sys.meta_path.insert(0, Stop())\nrunpy.run_path('train.py', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=120)
@@ -63,9 +66,12 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 @pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (1, 1)])
 def test_the_exit_status_is_what_main_returns(returned: int | None, status: int) -> None:
+    """The handler of Ctrl-C that was set before the imports is removed."""
+    signal.signal(signal.SIGINT, leave_at_once)
     with pytest.raises(SystemExit) as exit_:
         run(lambda: returned)
     assert exit_.value.code == status
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_bug_is_a_traceback() -> None:

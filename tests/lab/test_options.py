@@ -22,7 +22,7 @@ import submit
 import train
 from lab.options import expand_home
 from studies import average, import_weights
-from tests.made import PROJECT
+from tests.made import PROJECT, contents
 
 COMMANDS = [train, evaluate, predict, demo, import_weights]
 
@@ -86,6 +86,65 @@ FAILS = {  # options that each command refuses at once
 }
 
 
+WRONG = {  # for each command line a part of its error; ``lists`` are there, but no images and no networks
+    ("train.py", "--data", "nowhere"): "no lists found for --data nowhere",
+    ("train.py", "--data", "lists", "--root", "nowhere"): "--root nowhere is not a folder",
+    ("train.py", "--data", "tests"): "csv/tests/train.csv: there is no such list",
+    ("train.py", "--data", "lists", "--size", "1"): "--size 1 is too small",
+    ("train.py", "--like", "nowhere"): "nowhere/best.safetensors: there is no such checkpoint",
+    ("evaluate.py", "--data", "nowhere"): "no lists found for --data nowhere",
+    ("evaluate.py", "--data", "lists"): "weights/lists: no trained model there",
+    (
+        "evaluate.py",
+        "--data",
+        "lists",
+        "--model",
+        "resnet50",
+    ): "weights/lists/resnet50/best.safetensors: there is no such",
+    ("predict.py", "--data", "nowhere"): "no lists found for --data nowhere",
+    ("predict.py", "--data", "lists", "--model", "resnet18"): "resnet_18_test.csv: there is no such list",
+    ("predict.py", "--data", "lists", "--weights", "nowhere"): "nowhere/lists: no trained model there",
+    ("predict.py", "--data", "lists", "--check", "nowhere.csv"): "nowhere.csv: there is no such list",
+    ("demo.py", "--data", "lists", "nowhere.bmp"): "nowhere.bmp: cannot be read",
+    ("demo.py", "--data", "lists", "text.bmp"): "text.bmp: not an image that Pillow can read",
+    ("demo.py", "--data", "lists"): "weights/lists: no trained model there",
+    ("report.py", "--data", "nowhere"): "no lists found for --data nowhere",
+    ("submit.py", "--data", "lists"): "give --student-id and --name",
+    ("submit.py", "--data", "nowhere", "--name", "x", "--student-id", "3116"): "no lists found for --data nowhere",
+    ("submit.py", "--prove", "nowhere"): "nowhere: no trained model there",
+    ("submit.py", "--kaggle", "--data", "nowhere"): "no lists found for --data nowhere",
+    ("submit.py", "--kaggle", "--data", "lists", "--settings", "nowhere.ini"): "nowhere.ini: there is no such file",
+    ("prepare.py", "folders", "nowhere"): "nowhere is not a folder",
+    ("prepare.py", "cnmc", "nowhere"): "nowhere is not a folder",
+    ("prepare.py", "medmnist", "nowhere.npz"): "nowhere.npz is not a MedMNIST .npz",
+    (
+        "studies/average.py",
+        "nowhere",
+        "elsewhere",
+        "--out",
+        "x",
+    ): "nowhere/best.safetensors: there is no such checkpoint",
+    ("studies/import_weights.py", "nowhere.pth"): "nowhere.pth: cannot be read",
+}
+
+
+@pytest.mark.parametrize("line", WRONG, ids=" ".join)
+def test_a_wrong_path_is_reported_before_anything_slow_is_imported(line: tuple[str, ...], tmp_path: Path) -> None:
+    for name in ("torch", "pandas", "sklearn", "matplotlib"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(f'{__name__} is imported')")
+    for name, file in (("lists", "train"), ("lists", "valid"), ("tests", "resnet_18_test")):
+        (tmp_path / "csv" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "csv" / name / f"{file}.csv").write_text("Path,label\na.bmp,0\nb.bmp,1\n")
+    (tmp_path / "text.bmp").write_text("no image")
+    before = contents(tmp_path)
+    words = [sys.executable, str(PROJECT / line[0]), *line[1:]]
+    variables = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PROJECT}", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith("error: ") and WRONG[line] in done.stderr
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize("module", FAILS)
 def test_a_command_parses_its_options_once(module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = []
@@ -101,7 +160,7 @@ def test_a_command_parses_its_options_once(module: ModuleType, tmp_path: Path, m
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(module.__file__), run_name="__main__")
     assert ended.value.code == 2 and parsed == [()]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     runpy.run_path(str(module.__file__), run_name="imported")
     assert parsed == [()]
 
@@ -141,9 +200,8 @@ def test_the_image_store_is_moved_by_an_option_or_a_variable(
     words: list[str], variable: str | None, folder: str
 ) -> None:
     script = "import argparse; from lab.options import add_places, parse; parser = argparse.ArgumentParser()\n"
-    script += (
-        "add_places(parser); parse(lambda: parser, '__main__')\nfrom lab.data.batches import STORES; print(STORES)"
-    )
+    script += "add_places(parser); parse(lambda: parser, '__main__')\n"
+    script += "from lab.data.batches import STORES; print(STORES)"
     variables = {key: value for key, value in os.environ.items() if key != "RESNET_STORE"}
     variables |= {"PYTHONPATH": str(PROJECT)} | ({"RESNET_STORE": variable} if variable else {})
     line = [sys.executable, "-c", script, *words]

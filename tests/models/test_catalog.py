@@ -21,8 +21,9 @@ import evaluate
 import lab.figures.runs
 import predict
 import train
-from lab.checkpoints.checkpoint import chosen_models, read_about, read_tensors
+from lab.checkpoints.checkpoint import read_about, read_tensors
 from lab.checkpoints.ensembles import load_members
+from lab.checkpoints.headers import chosen_models
 from lab.errors import UserError
 from lab.page.figures import SYMBOLS, colour_rules
 from lab.page.networks import TrainedModel, predict_and_explain

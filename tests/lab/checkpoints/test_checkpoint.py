@@ -18,7 +18,6 @@ from lab.checkpoints.checkpoint import (
     About,
     TrainingState,
     check_classes,
-    chosen_data,
     load_network,
     load_optimizer,
     load_strictly,
@@ -28,8 +27,8 @@ from lab.checkpoints.checkpoint import (
     read_state,
     read_tensors,
     save_checkpoint,
-    trained_models,
 )
+from lab.checkpoints.headers import chosen_data, trained_models
 from lab.errors import UserError
 from lab.training.recipe import make_optimizer
 from tests.made import BEST, Bomb, about, save_thin, settings, thin

@@ -222,6 +222,7 @@ def test_any_text_is_shown_unchanged(write: Write, folder: Path, trained: Path, 
 
 
 def test_without_any_file_it_is_a_report_of_gaps(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "report" / "none").mkdir(parents=True)
     with inside(tmp_path):
         command(report, "--data", "none")
     lines = capsys.readouterr().err.splitlines()
@@ -306,17 +307,20 @@ def test_a_damaged_file_is_named(write: Write, folder: Path, name: str, content:
     [("--name", "a\nb"), ("--name", "x" * 81), ("--student-id", "\x1b[2J"), ("--date", "31.1.2026")],
 )
 def test_a_name_an_id_or_a_date_that_cannot_be_printed_is_refused(option: str, value: str, tmp_path: Path) -> None:
+    (tmp_path / "report" / "none").mkdir(parents=True)
     with inside(tmp_path), pytest.raises(UserError, match=f"{option}.*expected"):
         command(report, "--data", "none", option, value)
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "typst", None)
+    (tmp_path / "report" / "none").mkdir(parents=True)
     with inside(tmp_path), pytest.raises(UserError, match=r"needs the package typst: pip install typst"):
         command(report, "--data", "none")
 
 
 def test_a_character_without_a_font_is_noted(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "report" / "none").mkdir(parents=True)
     with inside(tmp_path):
         command(report, "--data", "none", "--name", "刘子齊")
     assert "font lacks 刘;" in capsys.readouterr().out
