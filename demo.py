@@ -11,7 +11,11 @@ and without anything of lab3, the data set is the only one in weights/.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave out the folder of this script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from lab.errors import UserError
 from lab.options import GivenParser, add_machine, add_places, add_report, parse

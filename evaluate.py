@@ -10,7 +10,11 @@ model, roc.png, metrics.csv, and each image's prediction.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave out the folder of this script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from lab.options import GivenParser, add_machine, add_places, add_quiet, add_report, add_trained_model, parse
 

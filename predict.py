@@ -11,7 +11,11 @@ Each depth has its own test list in its own order. The preprocessing is read fro
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave out the folder of this script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from lab.errors import UserError
 from lab.options import GivenParser, add_machine, add_places, add_quiet, add_trained_model, parse
@@ -43,9 +47,9 @@ def check_paths(args: argparse.Namespace) -> None:
     folder = find_folder(args.data, args.root, [] if args.model == "all" else [find(args.model).test_list])
     if args.labels and not args.check:
         raise UserError("--labels needs a submission to score: --check FILE.")
-    for path in filter(None, (args.check, args.labels)):
-        read_text(path)
-    if not args.check:
+    if args.check:
+        read_text(args.check)
+    else:
         check_chosen(args.weights / data_name(folder), args.model)
 
 

@@ -14,7 +14,11 @@ for scoring submissions. No training command reads them.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave out the folder of this script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from lab.errors import UserError
 from lab.options import add_quiet, parse

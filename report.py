@@ -11,7 +11,11 @@ paragraphs.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave out the folder of this script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from lab.options import GivenParser, add_places, add_quiet, add_report, parse
 
@@ -57,7 +61,7 @@ from lab.report.discussion import discussion
 from lab.report.networks import layers
 from lab.report.parts import Parts
 from lab.report.results import results
-from lab.report.runs import Gaps, Run, check_against_metrics, read_runs
+from lab.report.runs import Gaps, Run, check_against_metrics, check_lists, read_runs
 from lab.report.sections import Material, implementation, introduction, preprocessing
 from lab.report.typesetting import check_libraries, uncovered, write_html, write_pdf
 from lab.tables import read_text
@@ -90,6 +94,8 @@ def main(args: argparse.Namespace) -> None:
     runs = read_runs(report, args.weights / name, command, gaps)
     check_against_metrics(runs, report / "metrics.csv", command("evaluate.py", "all"), gaps)
     data, lists = find_lists(args.data, args.root, gaps)
+    if data is not None:
+        check_lists(runs, data, lists["valid"], args.weights / name, report)
     day = args.date or last_day(report)
     if day is None:
         gaps.note("no date, because there is no history; give --date.")

@@ -13,7 +13,11 @@ reported together, with the commands that correct them. --anyway hands in an unf
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave out the folder of this script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from lab.errors import UserError
 from lab.options import add_places, add_quiet, add_report, parse
@@ -80,6 +84,7 @@ from contextlib import ExitStack, contextmanager
 
 import pandas as pd
 
+from lab.checkpoints.checkpoint import check_data, read_about
 from lab.checkpoints.ensembles import others
 from lab.checkpoints.origin import origin_doubt, weights_digests
 from lab.data.lists import DataSet, data_name, read_data_set, read_list
@@ -141,7 +146,7 @@ def make_zips(args: argparse.Namespace) -> None:
     except UserError as error:
         problems.append(f"the submissions: cannot be checked; {error}")
     else:
-        submissions, faults = checked_submissions(data, depths(), options)
+        submissions, faults = checked_submissions(data, args.weights / name, depths(), options)
         problems += faults
         lists = [data.folder / file for file in LISTS]
         lists += [file for path, _ in submissions.values() for file in (path, path.with_suffix(".json"))]
@@ -206,8 +211,11 @@ def temporary_zips(out: Path, title: str, dry_run: bool) -> Iterator[list[Path]]
             yield [stack.enter_context(replacing(out / name)) for name in zip_names(title)]
 
 
-def checked_submissions(data: DataSet, models: list[str], options: list[str]) -> tuple[Submissions, list[str]]:
-    """Return the correct submissions, and the problems of the others, each with the command that writes it again."""
+def checked_submissions(
+    data: DataSet, weights: Path, models: list[str], options: list[str]
+) -> tuple[Submissions, list[str]]:
+    """Return the correct submissions, and the problems of the others, each with the command that writes it again. The folder
+    ``weights`` must not be that of another data set of the same name."""
     submissions: Submissions = {}
     problems = []
     for model in models:
@@ -215,6 +223,13 @@ def checked_submissions(data: DataSet, models: list[str], options: list[str]) ->
         remedy = command("predict.py", "--model", model, *options)
         if not path.is_file():
             problems.append(f"{path}: is missing; {remedy}")
+            continue
+        best = weights / model / "best.safetensors"
+        try:
+            if best.is_file():
+                check_data(best, read_about(best, model), data)
+        except UserError as error:
+            problems.append(str(error))
             continue
         try:
             images = read_list(data, find(model).test_list, labelled=False, check_files=False)
@@ -254,7 +269,7 @@ def send(args: argparse.Namespace) -> None:
     data = read_data_set(args.data, args.root)
     models = depths() if args.model == "all" else [args.model]
     competitions = read_competitions(args.settings, models)
-    submissions, problems = checked_submissions(data, models, data_options(args))
+    submissions, problems = checked_submissions(data, args.weights / data.name, models, data_options(args))
     if problems:
         raise UserError("\n  ".join(["nothing was sent:", *problems]))
     entries = [make_entry(model, *submissions[model], competitions[model], data.name) for model in models]

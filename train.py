@@ -12,10 +12,14 @@ with the best valid accuracy), last.safetensors (to resume from), report/<data>/
 from __future__ import annotations
 
 import argparse
+import sys
 from argparse import BooleanOptionalAction
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave out the folder of this script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from lab.options import GivenParser, add_machine, add_places, add_quiet, add_report, check_numbers, parse
 from models import catalog

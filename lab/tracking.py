@@ -191,9 +191,16 @@ class MLflow(Tool):
                 raise
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self.about.data
         folder = None if os.environ.get("MLFLOW_TRACKING_URI") else (self.report / "mlflow").as_uri()
-        existing = client.get_experiment_by_name(name)
-        experiment = os.environ.get("MLFLOW_EXPERIMENT_ID") or (existing and existing.experiment_id)
-        run = client.create_run(experiment or client.create_experiment(name, folder), run_name=self.about.model)
+        number = os.environ.get("MLFLOW_EXPERIMENT_ID")
+        existing = client.get_experiment(number) if number else client.get_experiment_by_name(name)
+        if (
+            existing and existing.lifecycle_stage == "deleted"
+        ):  # the name is taken, and a deleted experiment gets no runs
+            client.restore_experiment(existing.experiment_id)
+            tqdm.write(f"mlflow: the experiment {existing.name} was deleted; restored, because --track logs there.")
+            return self.find_run(client)
+        experiment = existing.experiment_id if existing else client.create_experiment(name, folder)
+        run = client.create_run(experiment, run_name=self.about.model)
         write_whole(file, run.info.run_id)
         tqdm.write(f"mlflow: {self.about.model} is {'a' if known else 'the'} new run {run.info.run_id}.")
         return run

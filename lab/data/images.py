@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import io
 import logging
 import math
@@ -24,6 +26,12 @@ TIFF_BITS_PER_SAMPLE = 258
 # (warnings.catch_warnings) are not safe in the store's threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
+# libtiff itself writes to standard error, unless it has no handlers. They are found through Pillow's own library, but on Windows
+# they are not.
+with contextlib.suppress(AttributeError, OSError):
+    pillow = ctypes.CDLL(Image.core.__file__)
+    pillow.TIFFSetWarningHandler(None)
+    pillow.TIFFSetErrorHandler(None)
 
 
 def decode(data: bytes, pixels: float = math.inf, white: float | None = None) -> np.ndarray:

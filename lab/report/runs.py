@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lab.checkpoints.checkpoint import About, read_about, with_threads
+from lab.checkpoints.checkpoint import About, check_data, read_about, with_threads
 from lab.checkpoints.histories import best_row, read_histories
 from lab.checkpoints.origin import origin_doubt
+from lab.data.lists import DataSet, ImageList
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
 from lab.evaluation.metrics import checked
@@ -125,6 +126,19 @@ def read_evaluation(run: Run, path: Path, best: Path, command: Callable[[str, st
     except (KeyError, TypeError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path}: is not what evaluate.py writes ({error}); run {evaluate} again.") from None
     run.ids, run.labels, run.probabilities = table["ID"].tolist(), labels, probabilities
+
+
+def check_lists(runs: dict[str, Run], data: DataSet, valid: ImageList, weights: Path, report: Path) -> None:
+    """Raise UserError if a run or an evaluation is of other lists than ``data``'s: those of a folder of the same name."""
+    for model, run in runs.items():
+        best = weights / model / "best.safetensors"
+        if run.about is not None:
+            check_data(best if best.is_file() else report / f"run_{model}.json", run.about, data)
+        if run.labels is not None and run.ids != valid.ids:
+            table = report / f"valid_{model}.csv"
+            raise UserError(
+                f"{table}: is of another list than {valid.csv}; run evaluate.py again, or give other --report."
+            )
 
 
 def check_against_metrics(runs: dict[str, Run], path: Path, evaluate: str, gaps: Gaps) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import predict
 import report
 import submit
+from lab.data.lists import read_data_set
 from lab.errors import UserError
 from lab.handin import checks, zips
 from tests import made
@@ -407,3 +408,14 @@ def test_any_name_is_refused_or_allowed_on_every_system(name: str) -> None:
 def test_without_a_name() -> None:
     with pytest.raises(UserError, match="give --student-id and --name"):
         command(submit, "--name", "劉子齊")
+
+
+def test_weights_of_a_data_set_of_the_same_name_are_a_problem(project: Path, tmp_path: Path) -> None:
+    lists = made.make_data(tmp_path / "tiny")
+    text = (lists / "valid.csv").read_text()
+    (lists / "valid.csv").write_text(text.replace(",0", ",2").replace(",1", ",0").replace(",2", ",1"))
+    with inside(project):
+        weights = Path("weights", "tiny")
+        submissions, [problem] = submit.checked_submissions(read_data_set(lists), weights, ["resnet18"], [])
+        assert not submissions and "best.safetensors: trained on other lists than those in" in problem
+        assert submit.checked_submissions(read_data_set("tiny"), weights, ["resnet18"], [])[1] == []

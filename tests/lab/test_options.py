@@ -165,6 +165,14 @@ def test_a_command_parses_its_options_once(module: ModuleType, tmp_path: Path, m
     assert parsed == [()]
 
 
+@pytest.mark.parametrize("module", [train, evaluate, predict, demo, report, submit, prepare])
+def test_a_command_finds_its_package_without_the_scripts_folder_in_the_path(module: ModuleType, tmp_path: Path) -> None:
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PYTHONSAFEPATH": "1"}
+    line = [sys.executable, str(module.__file__), "--help"]
+    done = subprocess.run(line, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_home_directory_is_expanded_in_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/student")
     parsed = train.arguments().parse_args(["--root", "~/images", "--weights", "~/w", "--report", "r~", "--like", "~"])

@@ -261,6 +261,21 @@ def test_a_missing_run_is_replaced_in_one_sentence(store: Store, tracked: Train)
 
 
 @extras
+def test_a_deleted_experiment_is_restored_in_one_sentence(store: Store, tracked: Train) -> None:
+    """With its run, which the training resumes; a training that starts over gets a new run there."""
+    with made.interrupted(2):
+        tracked("--track", "mlflow")
+    first = store.run().info
+    store.client.delete_experiment(first.experiment_id)
+    restored = "mlflow: the experiment tiny was deleted; restored, because --track logs there."
+    assert tracked("--track", "mlflow") == [restored]
+    assert store.assert_whole().info.run_id == first.run_id
+    store.client.delete_experiment(first.experiment_id)
+    lines = tracked("--track", "mlflow", "--fresh", "--epochs", "1")
+    assert lines[0] == restored and "is the new run" in lines[1] and len(lines) == 2
+
+
+@extras
 def test_killed_and_resumed_is_one_run(store: Store, tracked: Train, trainer: made.Trainer, trained: Path) -> None:
     (store.folder / "hold").write_text("4")
     process = trainer.start(store.folder, "--data", str(trained / "csv" / "tiny"), *made.FAST, "--track", "mlflow")

@@ -270,3 +270,13 @@ def test_images_above_pillows_limit_are_refused(monkeypatch: pytest.MonkeyPatch)
     for side in (11, 12, 40):  # above the limit, and above twice the limit, where Pillow itself raises
         with pytest.raises(ValueError, match=r"^larger than 100 pixels"):
             decode(encode(Image.new("RGB", (side, side)), "PNG"))
+
+
+def test_libtiff_writes_nothing_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "TIFF", compression="tiff_lzw")
+    data = bytearray(buffer.getvalue())
+    data[8:14] = b"\xaa" * 6  # the pixels follow the header
+    with pytest.raises(ValueError, match="damaged or truncated"):
+        decode(bytes(data))
+    assert capfd.readouterr() == ("", "")

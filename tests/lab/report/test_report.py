@@ -28,7 +28,7 @@ from lab.evaluation.metrics import mcnemar
 from lab.report.ablations import ablations
 from lab.report.networks import layers
 from lab.report.typesetting import TEMPLATES, page
-from tests.made import DEPTHS, TRAIN, VALID, Capture, Patch, command, inside, thin
+from tests.made import DEPTHS, TRAIN, VALID, Capture, Patch, command, inside, make_data, thin
 
 NAME = "劉子齊"
 BEST50 = "weights/tiny/resnet50/best.safetensors"
@@ -213,6 +213,8 @@ def test_any_text_is_shown_unchanged(write: Write, folder: Path, trained: Path, 
     odd = ['<b>&amp; #panic("x") \\ "q"', "$a_b*c@d`e~f//g [h] 細胞"]
     pd.DataFrame({"label": [0, 1], "name": odd}).to_csv(lists / "classes.csv", index=False)
     name = '=A; #panic("y") // */ <i>'
+    for path in [*folder.parents[1].rglob("best.safetensors"), *folder.glob("run_*.json")]:
+        path.unlink()  # trained on classes of other names, which is refused
     html, _ = write("--name", name, data=lists)
     text = pdf_text(folder / "report.pdf").replace(" ", "")
     assert all(part in html.text and part.replace(" ", "") in text for part in (*odd, name))
@@ -282,6 +284,21 @@ def test_without_weights_the_settings_come_from_run_json(write: Write, work: Pat
 
 
 # ------------------------------------------------------------------------------------------------------ invalid input
+
+
+def test_a_data_set_of_the_same_name_is_refused(write: Write, work: Path) -> None:
+    """By the checkpoint, without it by run_<model>.json, and without that by the predictions."""
+    data = make_data(work / "elsewhere" / "tiny")
+    valid = pd.read_csv(data / "valid.csv")
+    valid[::-1].to_csv(data / "valid.csv", index=False)
+    for file in ("best.safetensors", "run_resnet*.json"):
+        expected = file.replace("*", r"\d+")
+        with pytest.raises(UserError, match=rf"{expected}: trained on other lists than those in .*elsewhere/tiny"):
+            write(data=data)
+        for path in work.rglob(file):
+            path.unlink()
+    with pytest.raises(UserError, match=r"valid_resnet18\.csv: is of another list than .*elsewhere/tiny/valid\.csv"):
+        write(data=data)
 
 
 @pytest.mark.parametrize(
