@@ -144,7 +144,7 @@ def score(ids: list[str], predictions: np.ndarray, labels: Path, data: DataSet) 
     hits = int((predictions == [truth[name] for name in ids]).sum())
     low, high = wilson(hits, len(ids))
     interval = f"95 % interval {100 * low:.2f}–{100 * high:.2f}"
-    print(f"accuracy {percent(hits / len(ids))} ({interval}), {hits:,} of {len(ids):,} images as in {labels.name}")
+    print(f"accuracy {percent(hits / len(ids))} ({interval}), {hits:,} of {len(ids):,} labels agree with {labels.name}")
 
 
 def warn_of_shares(model: str, predictions: np.ndarray, classes: list[str], shares: list[float]) -> None:

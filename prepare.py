@@ -90,12 +90,10 @@ def arguments() -> argparse.ArgumentParser:
 
 def check_paths(args: argparse.Namespace) -> None:
     """Report a wrong path before anything slow is imported."""
-    from lab.sources.medmnist import medmnist_part
-
     if args.command in ("cnmc", "folders") and not args.src.is_dir():
         raise UserError(f"{args.src} is not a folder: name the folder that contains the images.")
     if args.command == "medmnist" and not args.src.is_file():
-        medmnist_part(args.src, "train")
+        raise UserError(f"{args.src} is not a MedMNIST .npz: there is no such file.")
 
 
 ARGS = parse(arguments, __name__, check_paths)

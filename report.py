@@ -131,7 +131,7 @@ def main(args: argparse.Namespace) -> None:
         "discussion": discussion(material, parts),
         "listings": {name: {title: source(code) for title, code in group.items()} for name, group in LISTINGS.items()},
         "triple": lambda numbers: ", ".join(f"{number:.3f}" for number in numbers),
-        "keywords": keywords([part for part, given in filled.items() if not given], args.weights / name),
+        "keywords": keywords([part for part, given in filled.items() if not given], args.weights / name, runs),
         **own,
     }
     write_html(report / "report.html", values)
@@ -141,11 +141,15 @@ def main(args: argparse.Namespace) -> None:
     print(f"written to {report}: report.pdf, report.html")
 
 
-def keywords(missing: list[str], weights: Path) -> str:
+def keywords(missing: list[str], weights: Path, runs: dict[str, Run]) -> str:
     """The PDF's keywords, which submit.py reads: what the student has not filled in, and the weights that are described."""
     words = [f"missing {part}" for part in missing]
-    for best in sorted(weights.glob("*/best.safetensors")):
-        words += [f"weights {best.parent.name} {digest[:16]}" for digest in weights_digests(best)]
+    for model, found in runs.items():
+        best = weights / model / "best.safetensors"
+        if "fresh" in found.missing:  # the results are of other weights
+            words.append(f"weights {model} unknown")
+            continue
+        words += [f"weights {model} {digest[:16]}" for digest in weights_digests(best)]
     return ", ".join(words)
 
 

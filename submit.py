@@ -153,7 +153,7 @@ def make_zips(args: argparse.Namespace) -> None:
         files |= {f"csv/{name}/{path.name}": path for path in lists}
         generated = (data.folder / MARKER).is_file()
         if not problems:
-            warn_of_other_weights(report, weights, submissions)
+            warn_of_other_weights(report, weights)
     contents: dict[str, Path | bytes] = {file: path for file, path in files.items() if path.is_file()}
     if generated:
         note = f"The images of data set {name} are generated (prepare.py sample), not the lab's"
@@ -178,7 +178,7 @@ def make_zips(args: argparse.Namespace) -> None:
         sizes = [path.stat().st_size / 1e6 for path in archives]
     print("\n".join(rows))
     texts = [f"report.pdf and {len(contents) - 1} files of sources, lists and results"]
-    texts += [f"the weights of {' and '.join(form)}, for their own form" for form in forms]
+    texts += [f"the weights of {' and '.join(form)}, which the lab collects in one form" for form in forms]
     for archive, content, size in zip(archives, texts, sizes, strict=True):
         print(f"{'would write' if args.dry_run else 'wrote'} {args.out / archive.name}: {content}, {size:.1f} MB")
 
@@ -234,19 +234,17 @@ def checked_submissions(
         try:
             images = read_list(data, find(model).test_list, labelled=False, check_files=False)
             submissions[model] = path, len(check_submission(path, images, data))
+            if doubt := best.is_file() and origin_doubt(path, best):  # no fault: an earlier submission may be handed in
+                warn(f"{path} {doubt}.")
         except UserError as error:
             problems.append(f"{'; '.join(line.strip() for line in str(error).splitlines()[:2])}; {remedy}")
     return submissions, problems
 
 
-def warn_of_other_weights(report: Path, weights: dict[str, Path], submissions: Submissions) -> None:
-    """Warn of submissions that were predicted with other weights, and of a report that describes others. Nothing is refused,
-    because a student may hand in an earlier submission."""
+def warn_of_other_weights(report: Path, weights: dict[str, Path]) -> None:
+    """Warn of a report that describes other weights."""
     words = [word for word in report_keywords(report) if word.startswith("weights ")]
     for model, best in weights.items():
-        path, _ = submissions[model]
-        if doubt := origin_doubt(path, best):
-            warn(f"{path} {doubt}.")
         described = [word.split()[-1] for word in words if word.startswith(f"weights {model} ")]
         if words and described != [digest[:16] for digest in weights_digests(best)]:
             warn(f"{report} does not describe the present {best}; run evaluate.py and report.py again.")

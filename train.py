@@ -55,7 +55,7 @@ def arguments() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("machine")
     add_machine(group)
-    help_deterministic = "reproduce a run on a GPU bit for bit, which is slower; the CPU always does"
+    help_deterministic = "the same start gives the same bits: fixes the CPU's threads; a GPU becomes slower"
     group.add_argument("--deterministic", action="store_true", help=help_deterministic)
     help_compile = "torch.compile the training step (default: on a GPU, if measured steps show that it pays)"
     group.add_argument("--compile", action=BooleanOptionalAction, help=help_compile)
@@ -125,6 +125,7 @@ from lab.files import alone, check_writable
 from lab.hardware import Hardware, choose_hardware
 from lab.signals import Stop, Stopped
 from lab.text import counted, duration
+from lab.threads import Threads
 from lab.tracking import Tracking
 from lab.training.compile import compiled, decide_compile
 from lab.training.ema import EMA
@@ -402,7 +403,7 @@ def plan(run: Run, task: Task) -> Pace:
     run.about = replace(run.about, records=[*earlier, latest | {"compile": "on" if compiles else "off"}])
     if compiles:
         run.forward = compiled(run.parallel)
-        run.hardware.threads.fixed = True  # another number would compile the network anew
+        run.hardware.threads.due = math.inf  # no comparison: another number would compile the network anew
     return pace
 
 
@@ -458,12 +459,16 @@ def validate(run: Run, size: int, snapshots: Snapshots) -> dict[str, float]:
     loss_sum, correct = run.sums()
     trained = time.perf_counter() - run.began
     epoch, ranks = run.state.epoch + 1, run.ranks
+    run.note_threads(epoch * run.steps)
+    hardware = replace(
+        run.hardware, threads=Threads(run.hardware.threads.number)
+    )  # a repeated run validates with as many
     ranks.share_buffers(run.ema.network)
     try:
         with snapshots.stop.patiently(ranks.count > 1):  # several processes stop together, after the epoch
             batches, total = run.valid.epoch(size=size), len(run.valid)
             probabilities = predict(
-                run.ema.network, batches, run.hardware, title=f"validating {run.model}", ranks=ranks, total=total
+                run.ema.network, batches, hardware, title=f"validating {run.model}", ranks=ranks, total=total
             )
     except Stopped:
         if ranks.count == 1:

@@ -32,7 +32,7 @@ from lab.data.preprocessing import measured_preprocessing
 from lab.data.store import open_stores
 from lab.evaluation.inference import outputs
 from lab.hardware import Hardware, choose_hardware
-from lab.threads import SAMPLE, Threads
+from lab.threads import Threads
 from models import catalog
 
 CONDITIONS = {
@@ -64,7 +64,7 @@ class Chosen:
 
     def __init__(self, model: str, size: int, classes: int, step: Step, threads: Threads, hardware: Hardware) -> None:
         self.network = hardware.place(catalog.build(model, classes, size)).eval()
-        self.images = torch.zeros(SAMPLE, 3, size, size)
+        self.images = torch.zeros(threads.images, 3, size, size)
         self.train, self.threads, self.hardware = step, threads, hardware
         threads.begin((model, size))
 
@@ -75,7 +75,7 @@ class Chosen:
     def step(self) -> None:
         """A training step, and what train.py does after it."""
         self.train()
-        self.threads.after_step(self.work)
+        self.threads.after_step(self.work, BATCH)
 
 
 def rate(step: Step, seconds: float) -> float:
@@ -113,21 +113,21 @@ def reaction(chosen: Chosen, times: int) -> list[str]:
     """Rows with the seconds until the number of threads follows a program that comes, and one that ends."""
     threads, fewer, more = chosen.threads, [], []
 
-    def wait(number: int, most: float = 120) -> float:
+    def wait(fewer: bool, most: float = 240) -> float:
         began = time.perf_counter()
-        while threads.number != number and time.perf_counter() - began < most:
+        while (threads.number < threads.limit) != fewer and time.perf_counter() - began < most:
             chosen.step()
         return time.perf_counter() - began
 
     for _ in range(times):
-        wait(threads.limit)
+        wait(fewer=False)
         rate(chosen.step, 15)
         with programs(1, 0):
-            fewer.append(wait(1))
+            fewer.append(wait(fewer=True))
             rate(chosen.step, 15)
-        more.append(wait(threads.limit))
+        more.append(wait(fewer=False))
     texts = [", ".join(f"{seconds:.0f}" for seconds in side) for side in (fewer, more)]
-    return [f"| from {threads.limit} to 1 after a program came | {texts[0]} |", f"| back after it ended | {texts[1]} |"]
+    return [f"| fewer after a program came | {texts[0]} |", f"| all again after it ended | {texts[1]} |"]
 
 
 def main() -> None:

@@ -46,8 +46,8 @@ class Hardware:
 
 
 def choose_hardware(device: str = "auto", precision: str = "auto", deterministic: bool = False) -> Hardware:
-    """Choose device and precision, print both with the reasons, and set the device up. With ``deterministic`` a GPU computes the
-    same bits every time. Raises :class:`UserError` if the device or the precision is not available."""
+    """Choose device and precision, print both with the reasons, and set the device up. With ``deterministic`` the same
+    start gives the same bits every time. Raises :class:`UserError` if the device or the precision is not available."""
     if deterministic:
         # cuBLAS reads this at its start; without a fixed workspace the order of its sums may vary between runs.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -82,7 +82,7 @@ def choose_hardware(device: str = "auto", precision: str = "auto", deterministic
         keep_memory()
     if deterministic:
         torch.use_deterministic_algorithms(True)
-        cost = "at some cost in speed" if chosen.type == "cuda" else "as the CPU always does"
+        cost = "at some cost in speed" if chosen.type == "cuda" else "with the number of threads fixed"
         print(f"deterministic: the same start gives the same bits, {cost}")
     return Hardware(chosen, precision, choose_threads(chosen, deterministic))
 

@@ -99,7 +99,7 @@ def add_machine(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", default="auto", help="cuda, cpu, … (default: cuda if available)")
     help_precision = "of the matrix products (default: auto, bf16 if the hardware has it)"
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"], help=help_precision)
-    help_threads = "CPU threads (default: OMP_NUM_THREADS, else the CPUs, fewer beside busy programs if that is faster)"
+    help_threads = "number of CPU threads (default: OMP_NUM_THREADS, else chosen, fewer beside other programs)"
     parser.add_argument("--threads", type=positive, help=help_threads)
 
 

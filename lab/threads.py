@@ -1,7 +1,7 @@
 """The number of CPU threads of torch's operations: the CPUs that the process may use, or fewer while other programs use them.
 
 Every operation is divided among the threads and waits for the slowest of them. A training step has more than a thousand
-operations, so that one busy program beside it makes two threads three to ten times slower, and slower than one thread
+operations, so that one busy program beside it makes two threads two to three times slower, and slower than one thread
 (``benchmarks/busy.py``). The number decides the order of sums and thereby the last digits of a result.
 """
 
@@ -18,7 +18,7 @@ import torch
 
 from lab.terminal import say
 
-SAMPLE = 8  # images of the forward passes that compare numbers of threads
+IMAGES = 4  # for each possible thread, in the forward passes that compare numbers of threads
 WINDOW = 3.0  # seconds of steps whose median counts
 SLOW = 1.5  # a median of this many times the fastest step leads to a comparison
 FEWER, MORE = 0.85, 0.95  # fewer or more threads replace the present number if they need at most this share of its time
@@ -30,23 +30,27 @@ SHARE = 0.02  # largest share of the time that comparisons may take
 class Threads:
     """The number of threads: fixed, or changed when measurements show that another number is faster.
 
-    All numbers up to ``limit`` are possible. A comparison times forward passes of a few images, which change nothing in a run.
-    There is one for each kind of steps, one when steps have become slow, and, while fewer threads than possible are in use, one
-    from time to time, because the other program may have ended.
+    All numbers up to ``limit`` are possible. A comparison times forward passes of ``images`` images, which change nothing in a
+    run. There is one for each kind of steps, one when steps have become slow, and, while fewer threads than possible are in use,
+    one from time to time, because the other program may have ended.
     """
 
     def __init__(self, limit: int, fixed: bool = True, clock: Callable[[], float] = time.perf_counter) -> None:
         self.limit, self.fixed, self.clock = limit, fixed, clock
-        self.number = limit
+        self.number, self.images = limit, IMAGES * limit
         self.due = -math.inf  # earliest time of the next comparison
-        self.fastest: dict[tuple[object, int], float] = {}  # seconds of a step, by kind and number of threads
+        self.fastest: dict[
+            tuple[object, int, int], float
+        ] = {}  # seconds of a step, by kind, images and number of threads
         self.compared: set[object] = set()  # the kinds of steps for which there was a comparison
+        self.steps: list[
+            tuple[float, float]
+        ] = []  # of the latest ones: seconds, and how many times those of the fastest
         self.begin(None)
 
     def begin(self, kind: object) -> None:
-        """Begin a series of steps of one ``kind``; steps of the same kind, such as one image size, take the same time."""
+        """Begin a series of steps of one ``kind``: steps of the same kind with as many images take the same time."""
         self.kind, self.last = kind, self.clock()
-        self.seconds: list[float] = []
 
     def use(self, number: int) -> None:
         """Set the number of threads."""
@@ -58,17 +62,18 @@ class Threads:
         self.use(number)
         self.due = self.clock() + PAUSE
 
-    def after_step(self, work: Callable[[], object]) -> None:
-        """Note the end of a step, and make a comparison if one is due. ``work`` is a forward pass of :data:`SAMPLE` images."""
+    def after_step(self, work: Callable[[], object], images: int) -> None:
+        """Note the end of a step of so many images, and make a comparison if one is due. ``work`` is the forward pass to time."""
         if self.fixed:
             return
-        now, key = self.clock(), (self.kind, self.number)
-        self.seconds.append(now - self.last)
-        self.fastest[key] = min(self.fastest.get(key, math.inf), now - self.last)
-        self.last, wanted = now, self.kind not in self.compared
-        if len(self.seconds) > 1 and sum(self.seconds) >= WINDOW:
-            wanted |= self.number < self.limit or statistics.median(self.seconds) > SLOW * self.fastest[key]
-            self.seconds.clear()
+        now, key, wanted = self.clock(), (self.kind, images, self.number), self.kind not in self.compared
+        seconds, self.last = now - self.last, now
+        self.fastest[key] = min(self.fastest.get(key, math.inf), seconds)
+        self.steps.append((seconds, seconds / self.fastest[key]))
+        if len(self.steps) > 1 and sum(seconds for seconds, _ in self.steps) >= WINDOW:
+            slow = statistics.median(ratio for _, ratio in self.steps) > SLOW
+            wanted |= slow or self.number < self.limit
+            self.steps.clear()
         if wanted and now >= self.due:
             self.compare(work)
 
@@ -88,10 +93,11 @@ class Threads:
         chosen = best if seconds[best] <= limit * seconds[before] else before
         self.use(chosen)
         self.compared.add(self.kind)
-        self.begin(self.kind)
+        self.steps.clear()
+        self.last = self.clock()
         self.due = self.last + max(PAUSE, (self.last - began) / SHARE)
         if chosen != before:
-            reason = "other programs use the CPU" if chosen < before else "the CPU is free again"
+            reason = "probably because other programs use the CPU" if chosen < before else "the CPU seems free again"
             gain = f"{seconds[before] / seconds[chosen]:.2f} times as fast"
             say(f"threads: {before} → {chosen}, measured {gain}, {reason}")
 
@@ -116,17 +122,17 @@ def described(changes: list[list[int]]) -> str:
 
 def choose_threads(device: torch.device, deterministic: bool) -> Threads:
     """Choose the number of threads, print it with the reason, and set it."""
-    threads = Threads(torch.get_num_threads())  # as OMP_NUM_THREADS and the CPU affinity say
+    threads = Threads(torch.get_num_threads())  # as OMP_NUM_THREADS or the CPU affinity says
     if device.type != "cpu":
         return threads
     if "OMP_NUM_THREADS" in os.environ:
-        reason = "as --threads or OMP_NUM_THREADS says"
+        reason = "as OMP_NUM_THREADS says, which --threads and torchrun set"
     else:
         threads = Threads(min(threads.limit, available_cpus()))
         threads.fixed = deterministic or threads.limit == 1
-        reason = "one for each CPU that this process may use"
+        reason = "as many as torch chooses, at most one for each CPU that this process may use"
         if not threads.fixed:
-            reason += "; fewer while other programs use them, if measured steps are faster then"
+            reason += "; fewer beside other programs, if measured faster"
         elif deterministic:
             reason += "; --deterministic keeps the number"
     threads.use(threads.limit)

@@ -193,9 +193,8 @@ class MLflow(Tool):
         folder = None if os.environ.get("MLFLOW_TRACKING_URI") else (self.report / "mlflow").as_uri()
         number = os.environ.get("MLFLOW_EXPERIMENT_ID")
         existing = client.get_experiment(number) if number else client.get_experiment_by_name(name)
-        if (
-            existing and existing.lifecycle_stage == "deleted"
-        ):  # the name is taken, and a deleted experiment gets no runs
+        deleted = existing and existing.lifecycle_stage == "deleted"
+        if deleted:  # the name is taken, and a deleted experiment gets no runs
             client.restore_experiment(existing.experiment_id)
             tqdm.write(f"mlflow: the experiment {existing.name} was deleted; restored, because --track logs there.")
             return self.find_run(client)

@@ -23,11 +23,11 @@ from lab.data.lists import DataSet, list_digest
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
 from lab.files import replacing
-from lab.threads import described
+from lab.text import counted
 from models import catalog
 
+THREADS = re.compile(r" \((\d+) threads?\)$")  # the end of a record's device in earlier versions
 # Columns of a history by their names in earlier versions, with their present names.
-THREADS = re.compile(r" \((\d+) threads?\)$")
 RENAMED = {"test_accuracy": "valid_accuracy", "test_loss": "valid_loss"}
 
 
@@ -61,8 +61,12 @@ class About:
     def device(self) -> str:
         """The device of the first record, with the number of CPU threads; ``not recorded`` by some earlier versions."""
         device = self.records[0].get("device", "not recorded") if self.records else "not recorded"
-        one = len(self.threads) == 1 and self.threads[0][1] == 1
-        return f"{device} ({described(self.threads)} thread{'s' * (not one)})" if self.threads else device
+        numbers = [number for _, number in self.threads]
+        if not numbers:
+            return device
+        if len(numbers) == 1:
+            return f"{device} ({counted(numbers[0], 'thread')})"
+        return f"{device} ({min(numbers)} to {max(numbers)} threads, changed {counted(len(numbers) - 1, 'time')})"
 
 
 @dataclass
@@ -151,6 +155,7 @@ def check_fields(about: About, state: TrainingState) -> None:
         valid = {
             "model": about.model in catalog.names(),
             "members": about.members >= 1,
+            "threads": all(len(pair) == 2 and pair[0] >= 0 and pair[1] >= 1 for pair in about.threads),
             "epoch": state.epoch >= 0,
             "step": state.step >= 0,
             "lr_factor": 0 < state.lr_factor <= 1,

@@ -19,13 +19,12 @@ def weights_digests(best: Path) -> list[str]:
 
 
 def write_origin(table: Path, digests: list[str]) -> None:
-    """Write beside ``table`` the weights that it was predicted with, and its own SHA-256, so that another table in its place is
-    not taken for it."""
+    """Write beside ``table`` the digests of its weights, and its own digest, which shows whether the table was replaced."""
     write_whole(table.with_suffix(".json"), json.dumps({"file": sha256(table), "weights": digests}, indent=2) + "\n")
 
 
 def origin_doubt(table: Path, best: Path) -> str:
-    """What speaks against ``table`` being predicted with the weights ``best``, as the end of a sentence; "" if nothing does.
+    """Why ``table`` may not be of the weights ``best``, as the end of a sentence; "" if it is.
 
     Earlier versions wrote no origin. Of their tables only the time is known, so that the sentence says "may".
     """

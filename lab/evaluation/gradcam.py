@@ -47,7 +47,7 @@ def explain(
     views = torch.cat(dihedral(image)).contiguous(memory_format=torch.channels_last)
     with torch.enable_grad(), layer.register_forward_hook(lambda _module, _input, output: output.requires_grad_()):
         maps = LayerGradCam(score, layer).attribute(views).detach().float()
-    hardware.threads.after_step(lambda: outputs(network, image, hardware))
+    hardware.threads.after_step(lambda: outputs(network, views, hardware), len(views))
     return rows, torch.stack(undo_dihedral(maps)).mean(dim=0)
 
 

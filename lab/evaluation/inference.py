@@ -20,7 +20,6 @@ from lab.errors import out_of_memory
 from lab.hardware import Hardware
 from lab.terminal import progress
 from lab.text import percent
-from lab.threads import SAMPLE
 
 Feed = Iterable[tuple[Tensor, Tensor, np.ndarray]]
 
@@ -65,7 +64,9 @@ def probabilities(network: nn.Module, images: Tensor, hardware: Hardware, d4: bo
         for view in views:
             logits = outputs(network, view, hardware)
             total = total + logits.float().softmax(dim=1)
-            hardware.threads.after_step(lambda: outputs(network, images[:SAMPLE], hardware))
+            hardware.threads.after_step(
+                lambda: outputs(network, images[: hardware.threads.images], hardware), len(images)
+            )
         return total / len(views)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error) or len(images) == 1:

@@ -19,12 +19,9 @@ from lab.text import shown
 FOLDERS = ("benchmarks", "docs", "lab", "models", "resnet", "runs", "studies", "tests")
 OUTPUTS = ("csv", "data", "mlruns", "report", "weights")  # outputs of commands: included file by file, or not at all
 NOTES = ("csv/README.md", "weights/README.md")
-RESULTS = (
-    ".csv",
-    ".json",
-    ".png",
-    ".txt",
-)  # suffixes of a data set's histories, metrics and figures, and of the discussion
+PICTURES = ("pbc8/accuracy_comparison.png", "pbc8/confusion_resnet18.png", "cnmc52/preprocessing.png")  # of README.md
+# Suffixes of a data set's histories, metrics and figures, and of the discussion.
+RESULTS = (".csv", ".json", ".png", ".txt")
 KINDS = (".py", ".md", ".txt", ".toml", ".ini")  # suffixes of files in the project's top folder
 NAMES = ("LICENSE", "Makefile")
 JUNK = ("__pycache__", "site-packages", ".pyc", ".tmp")
@@ -32,7 +29,8 @@ ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")  # files that mark a Python environm
 NEEDED = ("README.md", "requirements.txt", "constraints.txt")  # required although no module imports them
 WINDOWS = re.compile(r'[<>:"/\\|?*]')  # characters that Windows does not allow in a file name
 FORMS = {"18_50": ("resnet18", "resnet50"), "152": ("resnet152",)}  # the two forms that the lab collects the weights in
-MAX_LENGTH = 190  # bytes of a name in UTF-8; common file systems allow 255
+# Bytes of a name in UTF-8: common file systems allow 255, and the ending of the zip and of a temporary file follow.
+MAX_LENGTH = 190
 DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date of the zip format, so that the same files give the same bytes
 
 
@@ -63,7 +61,7 @@ def source_files(project: Path) -> dict[str, Path]:
     """Return the project's files for the zip by their path in it. Git is not used, because an unpacked hand-in has no repository,
     and a student's module must be included even if it was never added."""
     paths = [path for path in project.iterdir() if path.suffix in KINDS or path.name in NAMES]
-    paths += [project / name for name in NOTES]
+    paths += [project / name for name in NOTES] + [project / "report" / "results" / name for name in PICTURES]
     paths += [path for name in FOLDERS for path in (project / name).rglob("*")]
     for folder in project.iterdir():
         known = folder.name in (*FOLDERS, *OUTPUTS) or any((folder / name).exists() for name in ENVIRONMENTS)

@@ -101,6 +101,7 @@ def network_inputs(
 
 def predict_inputs(model: TrainedModel, inputs: list[Tensor], hardware: Hardware) -> np.ndarray:
     """Class probabilities of one image, float32 [K], averaged over the members."""
+    hardware.threads.begin(("predict", model.name))
     pairs = zip(model.members, inputs, strict=True)
     rows = [probabilities(network, input, hardware, model.d4)[0].cpu().numpy() for (network, _), input in pairs]
     return np.mean(rows, axis=0)
@@ -120,6 +121,7 @@ def predict_and_explain(
     known = find(model.name).stages
     stages = [stage] if stage in known else usable_stages(known, input_image.shape[0]) or list(known)[-1:]
     for stage in stages:
+        hardware.threads.begin(("explain", model.name, stage))
         pairs = zip(model.members, inputs, strict=True)
         explained = [explain(network, input, label, stage, hardware, model.d4) for (network, _), input in pairs]
         heat = np.mean([heat_map(cam, window.shape[0]) for _, cam in explained], axis=0)

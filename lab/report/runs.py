@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lab.checkpoints.checkpoint import About, check_data, read_about, with_threads
+from lab.checkpoints.checkpoint import About, TrainingState, check_data, check_fields, read_about, with_threads
 from lab.checkpoints.histories import best_row, read_histories
 from lab.checkpoints.origin import origin_doubt
 from lab.data.lists import DataSet, ImageList
@@ -103,7 +103,9 @@ def read_description(path: Path) -> About:
         values = json.loads(path.read_text(encoding="utf-8"))
         fields = {name: values[name] for name in ("model", "classes", "data", "lists", "settings", "records")}
         preprocessing = Preprocessing.from_dict(values["preprocessing"])
-        return with_threads(About(preprocessing=preprocessing, threads=values.get("threads", []), **fields))
+        about = About(preprocessing=preprocessing, threads=values.get("threads", []), **fields)
+        check_fields(about, TrainingState())
+        return with_threads(about)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is not what train.py writes ({error!r}); train again, or delete it.") from None
 

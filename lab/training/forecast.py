@@ -60,6 +60,7 @@ def measure(
     wrapped = wrap(copied)
     optimizer = make_optimizer(copied, settings, hardware.precision)
     evaluated = for_prediction(network, hardware)
+    steady = Hardware(hardware.device, hardware.precision)  # the number of threads does not change meanwhile
     least = find(settings.model).least_input(settings.size)
     sizes = sorted({max(least, settings.size // 2), settings.size})
     seconds: list[tuple[float, float]] = []
@@ -79,7 +80,7 @@ def measure(
 
         def evaluate(size: int = size) -> None:
             for images, _, _ in islice(valid.epoch(size=size), 1):  # one of several processes may have no batch
-                probabilities(evaluated, images, hardware)
+                probabilities(evaluated, images, steady)
 
         train_seconds, valid_seconds = timed(step, hardware), timed(evaluate, hardware)
         seconds.append((len(train) * train_seconds, len(valid) * valid_seconds))

@@ -28,7 +28,7 @@ from lab.distributed import Ranks
 from lab.evaluation.inference import outputs
 from lab.hardware import Hardware
 from lab.terminal import progress
-from lab.threads import SAMPLE, described
+from lab.threads import described
 from lab.training.ema import EMA
 from lab.training.recipe import Settings, size_at
 
@@ -144,7 +144,7 @@ class Run:
         for step in range(first, self.steps):
             self.note_threads(epoch * self.steps + step)
             yield epoch * self.steps + step, self.parts(parts)
-            self.hardware.threads.after_step(self.predict_sample)
+            self.hardware.threads.after_step(self.predict_sample, self.train.batch_size)
             after_step(step + 1)
         bar.close()
 
@@ -156,23 +156,33 @@ class Run:
             return
         if threads.fixed:
             if noted and noted[-1][1] != threads.number:
-                change = f"threads {noted[-1][1]} → {threads.number}"
-                print(f"{self.model}: resumes with changes that may alter the last digits: {change}")
+                self.print_change(noted[-1][1])
         elif repeated:
             self.repeated_threads, threads.due = repeated, math.inf  # no comparison
-            print(f"threads: {described(repeated)}, as in the repeated run")
+            slow = "; more than this machine's CPUs, so --threads is faster, with other last digits"
+            many = max(number for _, number in repeated) > threads.limit
+            print(f"threads: {described(repeated)}, as in the repeated run{slow * many}")
         elif noted:
             threads.keep(min(noted[-1][1], threads.limit))
-            print(f"threads: {threads.number}, as when the run was interrupted")
+            if threads.number == noted[-1][1]:
+                print(f"threads: {threads.number}, as when the run was interrupted")
+            else:
+                self.print_change(noted[-1][1])
         else:
             threads.compare(self.predict_sample)
+
+    def print_change(self, before: int) -> None:
+        """Print that the number of threads is no longer that of the interrupted run."""
+        change = f"threads {before} → {self.hardware.threads.number}"
+        print(f"{self.model}: resumes with changes that may alter the last digits: {change}")
 
     def note_threads(self, step: int) -> None:
         """Set the number of threads that the repeated run had at an optimizer step, and note a change in the description, because
         the number decides the rounding of sums."""
         threads, noted = self.hardware.threads, self.about.threads
         if self.repeated_threads:
-            threads.use([number for first, number in self.repeated_threads if first <= step][-1])
+            past = [number for first, number in self.repeated_threads if first <= step]
+            threads.use(past[-1] if past else self.repeated_threads[0][1])  # a run may have begun on a GPU
         if self.hardware.device.type == "cpu" and (not noted or noted[-1][1] != threads.number):
             self.about = replace(self.about, threads=[*noted, [step, threads.number]])
             if self.ranks.first:
@@ -181,7 +191,8 @@ class Run:
     def predict_sample(self) -> Tensor:
         """A forward pass of a few images, which changes nothing in the run; its duration compares numbers of threads."""
         size = size_at(self.state.epoch, self.settings)
-        images = torch.zeros(min(SAMPLE, self.train.batch_size), 3, size, size, device=self.hardware.device)
+        count = min(self.hardware.threads.images, self.train.batch_size)
+        images = torch.zeros(count, 3, size, size, device=self.hardware.device)
         return outputs(self.ema.network, images, self.hardware)
 
     def parts(self, batches: Iterator[Batch]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import predict
+import evaluate
 import report
 import submit
 from lab.data.lists import read_data_set
@@ -118,7 +119,8 @@ def test_the_contents_of_the_zip(handed_in: Path, project: Path) -> None:
     lists = {name for name in files if name.startswith("csv/")}
     assert lists == {f"csv/tiny/{name}.csv" for name in expected} | records | {"csv/README.md"}
     assert not files.keys() & set(JUNK)
-    assert sorted(name for name in files if name.startswith(("weights/tiny", "report/"))) == sorted(RESULTS)
+    results = sorted(name for name in files if name.startswith(("weights/tiny", "report/")))
+    assert results == sorted([*RESULTS, *(f"report/results/{name}" for name in zips.PICTURES)])
 
 
 def test_each_form_gets_the_weights_that_it_asks_for(handed_in: Path) -> None:
@@ -166,10 +168,13 @@ def test_the_same_files_give_the_same_bytes_and_the_weights_can_be_checked(
     best = weights / "resnet50" / "best.safetensors"
     best.write_bytes(best.read_bytes()[:-1] + b"\1")
     (weights / "resnet18" / "best.safetensors").unlink()
+    (weights / "resnet152" / "SHA256SUMS").unlink()
     with inside(folder), pytest.raises(UserError) as caught:
         command(submit, *line[2:])
     assert "resnet50/best.safetensors: differs from the file that was handed in" in str(caught.value)
     assert "resnet18/best.safetensors: is missing; unpack the zip again" in str(caught.value)
+    text = "weights/tiny/resnet152/SHA256SUMS: is missing, so the files' bytes are not compared"
+    assert text in capsys.readouterr().out.splitlines()
 
 
 def test_the_members_of_an_average_are_handed_in(tmp_path: Path) -> None:
@@ -330,8 +335,9 @@ def test_copies_are_not_taken_for_other_weights(
     shutil.copytree(project, copy)
     monkeypatch.setattr(submit, "PROJECT", copy)
     monkeypatch.setattr(submit, "prove_unpacked", lambda *_: ([], []))
-    best = Path("weights", "tiny", "resnet50", "best.safetensors")
+    best = Path("weights", "tiny", "resnet18", "best.safetensors")
     with inside(copy):
+        command(evaluate, "--data", "tiny", "--model", "resnet18")
         command(report, "--data", "tiny", *STUDENT)
         capsys.readouterr()
         for path in Path("weights").rglob("best.safetensors"):
@@ -339,11 +345,20 @@ def test_copies_are_not_taken_for_other_weights(
         command(submit, *STUDENT, "--data", "tiny")
         assert capsys.readouterr().err == ""
         shutil.copyfile(best.with_name("last.safetensors"), best)
-        command(submit, *STUDENT, "--data", "tiny")
-    assert capsys.readouterr().err.splitlines() == [
-        f"warning: csv/tiny/submission_resnet50.csv was not predicted with the present {best}.",
-        f"warning: report/tiny/report.pdf does not describe the present {best}; run evaluate.py and report.py again.",
-    ]
+        for again in (False, True):
+            if again:  # the report is written again, but evaluate.py was not run
+                command(report, "--data", "tiny", *STUDENT)
+                capsys.readouterr()
+            command(submit, *STUDENT, "--data", "tiny")
+            assert capsys.readouterr().err.splitlines() == [
+                f"warning: csv/tiny/submission_resnet18.csv was not predicted with the present {best}.",
+                f"warning: report/tiny/report.pdf does not describe the present {best}; run evaluate.py and report.py again.",
+            ]
+        lines = ["[competitions]", *(f"{model} = {model}" for model in DEPTHS)]
+        Path("names.ini").write_text("\n".join(lines))
+        command(submit, "--kaggle", "--dry-run", "--data", "tiny", "--settings", "names.ini")
+    warning = f"warning: csv/tiny/submission_resnet18.csv was not predicted with the present {best}.\n"
+    assert capsys.readouterr().err == warning
 
 
 def test_generated_data_are_marked_in_the_zips(

@@ -56,7 +56,7 @@ class Machine:
         while self.now < end:
             self.now += self.cost(self.threads.number, 0.5)
             self.steps += 1
-            self.threads.after_step(self.compare)
+            self.threads.after_step(self.compare, 32)
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def test_a_program_that_comes_and_goes(cpus: int, busy: int, number: int, capsys
     assert machine.threads.number == number
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"threads: {cpus} → {number}, measured ")
-    assert line.endswith(" times as fast, other programs use the CPU")
+    assert line.endswith(" times as fast, probably because other programs use the CPU")
     machine.run(600)
     assert machine.threads.number == number and capsys.readouterr().out == ""
     machine.busy = 0
@@ -111,6 +111,31 @@ def test_a_program_that_was_there_before_is_noticed_at_the_first_step() -> None:
     machine.busy = 1
     machine.run(0.1)
     assert machine.threads.number == 1
+
+
+@pytest.mark.parametrize("seconds", [1, 2])
+def test_a_program_is_noticed_in_epochs_shorter_than_the_window(seconds: float) -> None:
+    machine = Machine(2)
+    for _ in range(20):
+        machine.run(seconds)
+    machine.busy = 1
+    for _ in range(20):
+        machine.run(seconds)
+    assert machine.threads.number == 1
+
+
+def test_pauses_and_smaller_batches_are_no_slow_steps() -> None:
+    """On the page an hour may pass between two images, and the last batch of a list is smaller."""
+    machine = Machine(2)
+    machine.run(20)
+    spent = machine.spent
+    for _ in range(20):
+        machine.now += 3600
+        machine.run(2)
+        machine.now += 0.001
+        machine.threads.after_step(machine.compare, 3)
+        machine.run(2)
+    assert machine.spent == spent
 
 
 @given(st.sampled_from([2, 3, 4, 8]), st.lists(st.tuples(st.integers(0, 9), st.floats(1, 200)), min_size=1, max_size=8))
@@ -199,12 +224,12 @@ def test_the_number_and_its_reason_are_printed(free: None, monkeypatch: Patch, c
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     asked = choose_threads(CPU, deterministic=False)
     assert asked.fixed and asked.number == 4
-    each = "one for each CPU that this process may use"
+    each = "as many as torch chooses, at most one for each CPU that this process may use"
     assert capsys.readouterr().out.splitlines() == [
-        f"threads: 4, {each}; fewer while other programs use them, if measured steps are faster then",
+        f"threads: 4, {each}; fewer beside other programs, if measured faster",
         f"threads: 4, {each}; --deterministic keeps the number",
         f"threads: 1, {each}",
-        "threads: 4, as --threads or OMP_NUM_THREADS says",
+        "threads: 4, as OMP_NUM_THREADS says, which --threads and torchrun set",
     ]
     assert choose_threads(torch.device("cuda"), deterministic=False).fixed and capsys.readouterr().out == ""
 

@@ -138,19 +138,19 @@ class Noted(Threads):
 
     def __init__(self) -> None:
         super().__init__(2, fixed=False)
-        self.images: list[int] = []
+        self.seen: list[tuple[int, int]] = []
 
-    def after_step(self, work: Callable[[], object]) -> None:
+    def after_step(self, work: Callable[[], object], images: int) -> None:
         logits = work()
         assert isinstance(logits, Tensor) and not logits.requires_grad
-        self.images.append(len(logits))
+        self.seen.append((images, len(logits)))
 
 
-@pytest.mark.parametrize(("d4", "images"), [(False, [8, 3]), (True, [8] * 8 + [3] * 8)])
-def test_threads_may_change_after_each_view_and_comparisons_change_no_prediction(d4: bool, images: list[int]) -> None:
+@pytest.mark.parametrize(("d4", "views"), [(False, 1), (True, 8)])
+def test_threads_may_change_after_each_view_and_comparisons_change_no_prediction(d4: bool, views: int) -> None:
     made, threads = network(), Noted()
     found = predict(made, batches(9, 3), Hardware(torch.device("cpu"), "fp32", threads), d4)
-    assert threads.images == images
+    assert threads.seen == [(9, 8)] * views + [(3, 3)] * views
     np.testing.assert_array_equal(found, predict(made, batches(9, 3), HARDWARE, d4))
 
 
@@ -160,7 +160,7 @@ def test_a_heat_map_is_a_step_too() -> None:
     stage = next(name for name, module in made.named_modules() if isinstance(module, nn.Conv2d))
     hardware = Hardware(torch.device("cpu"), "fp32", threads)
     row, cam = explain(made, image, 1, stage, hardware, d4=False)
-    assert threads.images == [1]
+    assert threads.seen == [(8, 8)]
     expected_row, expected = explain(made, image, 1, stage, HARDWARE, d4=False)
     np.testing.assert_array_equal(row, expected_row)
     assert torch.equal(cam, expected)

@@ -115,7 +115,7 @@ def test_a_submission_is_scored(
     command(predict, *submission, "--labels", labels)
     low, high = wilson(8, 10)
     expected = (
-        f"accuracy 80.00 % (95 % interval {100 * low:.2f}–{100 * high:.2f}), 8 of 10 images as in test_labels.csv"
+        f"accuracy 80.00 % (95 % interval {100 * low:.2f}–{100 * high:.2f}), 8 of 10 labels agree with test_labels.csv"
     )
     assert expected in capsys.readouterr().out
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import train
-from lab.checkpoints.checkpoint import TrainingState, read_about, save_checkpoint
+from lab.checkpoints.checkpoint import TrainingState, read_about, read_state, read_tensors, save_checkpoint
+from lab.errors import UserError
 from lab.hardware import Hardware
 from lab.threads import Threads
 from tests import made
@@ -32,7 +33,7 @@ class Planned(Threads):
     def compare(self, work: Callable[[], object]) -> None:
         work()
 
-    def after_step(self, work: Callable[[], object]) -> None:
+    def after_step(self, work: Callable[[], object], images: int) -> None:
         if isinstance(self.kind, tuple) and self.kind[0] == "training" and self.due < math.inf and not self.fixed:
             self.done += 1
             self.use(self.plan.get(self.done, self.number))
@@ -68,7 +69,7 @@ def test_each_change_is_noted_with_its_step(tmp_path: Path, use: Use, run: Run) 
     assert numbers == [2, 2, 2, 2, 1, 1, 1, 2, 2]
     about = read_about(tmp_path / LAST)
     assert about.threads == [[0, 2], [4, 1], [7, 2]]
-    assert about.device == "cpu (2, 1 from step 4, 2 from step 7 threads)"
+    assert about.device == "cpu (1 to 2 threads, changed 2 times)"
     described = json.loads((tmp_path / "report" / "tiny" / "run_resnet18.json").read_text())
     assert described["threads"] == about.threads
 
@@ -82,6 +83,21 @@ def test_a_resumed_run_keeps_the_number(tmp_path: Path, use: Use, run: Run, caps
     assert numbers == [1, 1, 1, 1, 1, 2]
     assert "threads: 1, as when the run was interrupted" in capsys.readouterr().out
     assert read_about(tmp_path / LAST).threads == [[0, 2], [2, 1], [8, 2]]
+
+
+def test_a_run_resumed_with_fewer_cpus_says_so(
+    tmp_path: Path, trained: Path, use: Use, run: Run, capsys: Capture
+) -> None:
+    use({})
+    with made.interrupted():
+        run()
+    about, state = read_about(tmp_path / LAST), read_state(tmp_path / LAST)
+    save_checkpoint(tmp_path / LAST, replace(about, threads=[[0, 64]]), read_tensors(tmp_path / LAST), state)
+    numbers = use({})
+    run()
+    assert set(numbers) == {2}
+    assert "resumes with changes that may alter the last digits: threads 64 → 2" in capsys.readouterr().out
+    assert read_about(tmp_path / LAST).threads == [[0, 64], [3, 2]]
 
 
 def test_a_number_that_is_fixed_replaces_the_saved_one(tmp_path: Path, use: Use, run: Run, capsys: Capture) -> None:
@@ -126,6 +142,41 @@ def test_a_repeated_run_that_runs_out_of_memory_has_the_same_numbers_afterwards(
     work.setattr(train.Run, "count", fail_once)
     made.command(train, "--device", "cpu", "--data", trained / "csv" / "tiny", "--like", tmp_path / "old.safetensors")
     assert numbers[-9:] == [2, 2, 2, 2, 1, 1, 1, 2, 2]  # after the steps that are only measured
+
+
+def test_a_repeated_run_that_began_on_a_gpu_has_the_first_number_before_it(
+    tmp_path: Path, trained: Path, use: Use, capsys: Capture
+) -> None:
+    about = replace(read_about(trained / LAST), threads=[[5, 64]])
+    save_checkpoint(tmp_path / "old.safetensors", about, {}, TrainingState())
+    numbers = use({})
+    made.command(train, "--device", "cpu", "--data", trained / "csv" / "tiny", "--like", tmp_path / "old.safetensors")
+    assert numbers == [64] * 9
+    assert "as in the repeated run; more than this machine's CPUs, so --threads is faster" in capsys.readouterr().out
+
+
+def test_validation_has_the_threads_that_the_run_notes(tmp_path: Path, use: Use, run: Run, work: Patch) -> None:
+    """They change after the last step of an epoch at the earliest, so that a repeated run validates with the same."""
+    seen, predict = [], train.predict
+
+    def note(network: Any, batches: Any, hardware: Hardware, **options: Any) -> Any:
+        seen.append((hardware.threads.number, hardware.threads.fixed))
+        return predict(network, batches, hardware, **options)
+
+    work.setattr(train, "predict", note)
+    use({3: 1, 5: 2})
+    run()
+    assert seen == [(1, True), (2, True), (2, True), (2, False)]  # three epochs, and D4 at the end
+    assert read_about(tmp_path / LAST).threads == [[0, 2], [3, 1], [5, 2]]
+
+
+@pytest.mark.parametrize("threads", [[[0]], [[0, 0]], [[-1, 2]], [[0, 2, 4]], [0, 2], [["0", 2]]])
+def test_damaged_threads_are_refused(tmp_path: Path, trained: Path, threads: Any) -> None:
+    save_checkpoint(tmp_path / "best.safetensors", replace(read_about(trained / BEST), threads=threads), {})
+    with pytest.raises(
+        UserError, match=r"best.safetensors: the checkpoint's description is damaged .*threads has a wrong value"
+    ):
+        read_about(tmp_path / "best.safetensors")
 
 
 def test_a_repeated_run_of_another_number_may_differ(
