@@ -16,8 +16,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import predict
 import evaluate
+import predict
 import report
 import submit
 from lab.data.lists import read_data_set
