@@ -14,11 +14,12 @@ from lab.data.images import decode
 from lab.data.preprocessing import NO_CELL
 from lab.hardware import Hardware
 from lab.page.gallery import Valid
-from lab.page.html import answer, grid, notice, probability
-from lab.page.networks import TrainedModel, predict_and_explain
+from lab.page.html import Row, answer, grid, notice, probability, table
+from lab.page.networks import TrainedModel, predict_and_explain, predict_image
 from lab.text import shown
 
 MAX_BYTES = 16 * 2**20  # of an upload; the lab's images have 0.6 MB
+MAX_UPLOADS = 100  # images in one request
 MAX_PIXELS = 25_000_000  # of an upload; the lab's images have 0.2 million
 PAGE_SIZE = 24  # images on a page of the gallery
 EXAMPLES = 16
@@ -47,22 +48,27 @@ class Content:
         images = self.valid.images
         return images.ids[chosen], images.paths[chosen].read_bytes(), int(images.labels[chosen])
 
+    def decode(self, data: bytes) -> np.ndarray:
+        """The pixels, RGB uint8 [H, W, 3]. Raises ``ValueError`` with the reason why nothing can be predicted."""
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES / 2**20:.0f} MiB")
+        preprocessing = self.models[0].preprocessing
+        image = decode(data, MAX_PIXELS, preprocessing.white)
+        if preprocessing.shows_nothing(image):
+            raise ValueError(f"{NO_CELL}, so no class is predicted")
+        return image
+
     def answer(self, chosen: Chosen, label: int = -1, stage: str = "") -> str:
         """Every model's prediction for an image as HTML, or the reason why there is none.
 
         The heat maps explain class ``label`` (-1: each model's predicted class) at ``stage`` (empty: each model's default).
         """
         if chosen is None:
-            return notice("Drop an image of a cell above to see every model's prediction.", "hint")
+            return notice("Choose, drop or paste an image of a cell to see every model's prediction.", "hint")
         start = time.perf_counter()
         try:
             name, data, truth = self.read(chosen)
-            if len(data) > MAX_BYTES:
-                raise ValueError(f"larger than {MAX_BYTES / 2**20:.0f} MiB")
-            preprocessing = self.models[0].preprocessing
-            image = decode(data, MAX_PIXELS, preprocessing.white)
-            if preprocessing.shows_nothing(image):
-                raise ValueError(f"{NO_CELL}, so no class is predicted")
+            image = self.decode(data)
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             name = chosen[0] if isinstance(chosen, tuple) else "This image of the list"
@@ -73,6 +79,20 @@ class Content:
             for model in self.models
         ]
         return answer(shown(name, 80), image, predictions, self.classes, truth, time.perf_counter() - start)
+
+    def table(self, paths: Sequence[str]) -> str:
+        """Every model's prediction for several uploads: a table and a CSV, without heat maps."""
+        rows: list[Row] = []
+        for path in paths:
+            name, data = read_upload(path)
+            try:
+                image = self.decode(data)
+            except ValueError as error:
+                rows.append((shown(name, 80), None, [], str(error)))
+                continue
+            calls = [self.worker.submit(predict_image, model, image, self.hardware) for model in self.models]
+            rows.append((shown(name, 80), image, [call.result() for call in calls], ""))
+        return table(rows, self.models, self.classes)
 
     def examples(self) -> list[int]:
         """Indices of up to ``EXAMPLES`` valid images: one of each class, then images that the models predict differently."""
@@ -95,19 +115,19 @@ class Content:
                 kind, mark = ("correct", "✓") if predicted == label else ("wrong", "✗")
                 text = caption if predicted == label else f"{self.classes[predicted]}, true: {caption}"
                 caption = f"{mark}\N{NO-BREAK SPACE}{text} · {probability(float(row.max()), 0)}"
-            pictures.append((self.valid.windows.images[self.valid.windows.rows[index]], caption, kind))
+            pictures.append((index, self.valid.windows.images[self.valid.windows.rows[index]], caption, kind))
         return grid(pictures, title)
 
-    def gallery(self, indices: np.ndarray, number: int, model: str) -> tuple[str, list[int], int, str]:
-        """Page ``number`` of the filtered images, or the nearest page: thumbnails, their indices, its number, and a count."""
+    def gallery(self, indices: np.ndarray, number: int, model: str) -> tuple[str, int, str]:
+        """Page ``number`` of the filtered images, or the nearest page: thumbnails, its number, and a count."""
         number = min(max(number, 0), max(len(indices) - 1, 0) // PAGE_SIZE)
         part = [int(index) for index in indices[number * PAGE_SIZE : (number + 1) * PAGE_SIZE]]
         if not part:
-            return "", [], 0, "No image passes these filters."
+            return "", 0, "No image passes these filters."
         first, total = number * PAGE_SIZE + 1, len(self.valid.images) if self.valid else 0
         count = f"{first:,}–{first + len(part) - 1:,} of {len(indices):,} images"
         count += f", filtered from {total:,}" if len(indices) < total else ""
-        return self.thumbnails(part, model), part, number, count
+        return self.thumbnails(part, model), number, count
 
     def pairs(self, model: str) -> list[tuple[str, str]]:
         """The pairs of classes that a model confuses most: a text and the value ``true>predicted`` for each."""

@@ -5,6 +5,7 @@ Backgrounds are transparent and texts have the page's colour, so that figures ca
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -107,18 +108,29 @@ def curves_figure(histories: Mapping[str, pd.DataFrame], kind: str = "accuracy",
     return figure
 
 
+def coloured_shares(matrix: np.ndarray, errors_only: bool) -> np.ndarray:
+    """The shares of the true classes in % that a confusion matrix is coloured by, [K, K]; 0 where it is not coloured."""
+    shares = np.nan_to_num(row_shares(matrix))
+    if errors_only:
+        np.fill_diagonal(shares, 0)
+    return shares
+
+
 def confusion_figure(
-    matrix: np.ndarray, classes: Sequence[str], model: str, errors_only: bool = False, dark: bool = False
+    matrix: np.ndarray,
+    classes: Sequence[str],
+    model: str,
+    errors_only: bool = False,
+    dark: bool = False,
+    top: float = 0.0,
 ) -> go.Figure:
     """A confusion matrix of counts [K, K], a row for each true class, coloured by the share of the true class.
 
-    ``errors_only`` leaves the diagonal uncoloured, so that the colours show differences between the errors.
+    ``errors_only`` leaves the diagonal uncoloured, so that the colours show differences between the errors. The scale of the
+    colours ends at ``top`` % or at the highest share, so that matrices with the same ``top`` can be compared.
     """
-    shares = np.nan_to_num(row_shares(matrix))
-    shaded = shares.copy()
-    if errors_only:
-        np.fill_diagonal(shaded, 0)
-    top = max(float(shaded.max()), 1e-9)
+    shares, shaded = coloured_shares(matrix, False), coloured_shares(matrix, errors_only)
+    top = max(float(shaded.max()), top, 1e-9)
     names = [escape(name) for name in classes]  # Plotly interprets some HTML in texts
     labels = range(len(classes))
     figure = new_figure(max(360, 150 + 36 * len(classes)), dark)
@@ -156,7 +168,7 @@ def confusion_figure(
         ygap=2,
         showscale=False,
     )
-    ticks = [escape(name if len(name) <= 18 else f"{name[:10]}…{name[-6:]}") for name in classes]
+    ticks = ["<br>".join(map(escape, textwrap.wrap(name, 18))) for name in classes]
     axis = {"tickvals": list(labels), "ticktext": ticks, "showgrid": False, "zeroline": False, "ticks": ""}
     axis |= {"automargin": True}
     angle = -40 if len(classes) > 3 else 0

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from html import escape as html_escape
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from lab.checkpoints.ensembles import count_parameters
@@ -18,7 +19,10 @@ from lab.data.preprocessing import Preprocessing, window_corner
 from lab.page.networks import Prediction, TrainedModel
 from lab.text import counted, percent
 
+# An image in a table: its name, the raw image, every model's probabilities [K], and, if there are none, the reason.
+Row = tuple[str, np.ndarray | None, list[np.ndarray], str]
 RAW_SIDE = 480  # px: longest side of the raw image as sent to the page
+THUMBNAIL = 80  # px: longest side of an image in a table, shown at half the size
 MAX_BARS = 6  # classes with a bar; of more classes, the five most probable
 
 
@@ -56,6 +60,8 @@ def header(data: str, classes: Sequence[str], images: int, titles: Sequence[str]
     return (
         f'<header class="top"><p class="eyebrow">{escape(data)} · {len(classes)} classes{size}</p>'
         f"<h1>Blood cell classification</h1><p>{text}</p></header>"
+        '<p id="lost" class="notice wrong" role="alert" hidden>The server has stopped, so nothing is predicted. Start it again '
+        "with the same command; the page then reloads by itself.</p>"
     )
 
 
@@ -75,7 +81,6 @@ def cards(models: Sequence[TrainedModel], device: str) -> str:
 def card(model: TrainedModel, start: float, device: str) -> str:
     """One model; ``start`` is the accuracy at which the interval's axis starts."""
     tags = f'<span class="tag">mean of {len(model.members)} seeds</span>' if len(model.members) > 1 else ""
-    tags += '<span class="tag">D4</span>' if model.d4 else ""
     accuracy, interval = '<p class="big">–<small> no accuracy on valid</small></p>', ""
     share, low, high = model.accuracy
     if not np.isnan(share):
@@ -89,7 +94,7 @@ def card(model: TrainedModel, start: float, device: str) -> str:
         )
     facts = {
         "parameters": f"{count_parameters(model.members) / 1e6:.1f} M",
-        f"per image, {device}": f"{model.milliseconds:,.0f} ms",
+        f"per image, {device}{', 8 views (D4)' if model.d4 else ''}": f"{model.milliseconds:,.0f} ms",
         "input": f"{model.preprocessing.size} px",
     }
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in facts.items())
@@ -102,6 +107,16 @@ def card(model: TrainedModel, start: float, device: str) -> str:
 # ------------------------------------------------------------------------------------------------------ the predictions
 
 
+def drop_zone(limit: int, most: int) -> str:
+    """Where up to ``most`` images of up to ``limit`` bytes are chosen; page.js also takes those that are dropped or pasted
+    anywhere."""
+    return (
+        f'<div class="drop" data-limit="{limit}" data-most="{most}"><label><b>Choose images of cells</b>, drop them on the page '
+        'or paste one<input type="file" multiple accept="image/*,.bmp,.tif,.tiff"></label>'
+        f'<p>up to {limit // 2**20} MiB each; several give a table</p><p role="status"></p></div>'
+    )
+
+
 def answer(
     title: str, image: np.ndarray, predictions: list[Prediction], classes: list[str], truth: int | None, seconds: float
 ) -> str:
@@ -109,14 +124,51 @@ def answer(
     labels = bar_labels(predictions)
     panels = "".join(panel(prediction, classes, labels, truth) for prediction in predictions)
     height, width = image.shape[:2]
-    known = f" · true class <b>{escape(classes[truth])}</b>" if truth is not None else ""
+    rows: list[Row] = [(title, image, [prediction.probabilities for prediction in predictions], "")]
+    models = [prediction.model for prediction in predictions]
+    known = f"true class <b>{escape(classes[truth])}</b><br>" if truth is not None else ""
     return (
-        f'<section class="answer"><p class="verdict">{verdict(predictions, classes)}</p>'
+        f'<section class="answer"><p class="verdict" role="status">{escape(title)}: {verdict(predictions, classes)}</p>'
         f'<div class="result"><figure class="raw">{framed(image, predictions[0].model.preprocessing)}'
-        f"<figcaption><b>{escape(title)}</b>{known}<br>{width} × {height} px; the frame marks the window that is cropped"
+        f"<figcaption>{known}{width} × {height} px; the frame marks the window that is cropped"
         f"<br>computed in {seconds:.1f} s</figcaption></figure>"
-        f'<div class="panels">{panels}</div></div>{legend(predictions)}</section>'
+        f'<div class="panels">{panels}</div></div>{legend(predictions)}{csv_link(rows, models, classes)}</section>'
     )
+
+
+def table(rows: Sequence[Row], models: Sequence[TrainedModel], classes: Sequence[str]) -> str:
+    """Every model's predicted class for several images."""
+    body = ""
+    for name, image, shares, reason in rows:
+        small, cells = "", f'<td colspan="{len(models)}">{escape(reason)}</td>'
+        if image is not None:
+            small = picture(reduced(image, THUMBNAIL), "")
+            cells = "".join(
+                f"<td>{escape(classes[int(row.argmax())])} {probability(float(row.max()))}</td>" for row in shares
+            )
+        body += f'<tr><th scope="row"><div>{small}{escape(name)}</div></th>{cells}</tr>'
+    heads = "".join(f'<th scope="col">{model.title}</th>' for model in models)
+    return (
+        f'<section class="answer"><p class="verdict" role="status">{counted(len(rows), "image")}: the predicted classes</p>'
+        '<div class="wide" tabindex="0" role="region" aria-label="predicted classes">'
+        f'<table><thead><tr><th scope="col">image</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+        f"{csv_link(rows, models, classes)}</section>"
+    )
+
+
+def csv_link(rows: Sequence[Row], models: Sequence[TrainedModel], classes: Sequence[str]) -> str:
+    """A link that saves the predictions as a CSV: a row for each image and model, or for an image without a prediction."""
+    records: list[dict[str, object]] = []
+    for name, _, shares, reason in rows:
+        for model, row in zip(models, shares, strict=False):
+            values = {f"probability_{label}": round(float(share), 5) for label, share in enumerate(row)}
+            records.append({"image": name, "model": model.name, "predicted": classes[int(row.argmax())], **values})
+        if reason:
+            records.append({"image": name, "reason": reason})
+    columns = ["image", "model", "predicted", *(f"probability_{label}" for label in range(len(classes))), "reason"]
+    data = base64.b64encode(pd.DataFrame(records, columns=columns).to_csv(index=False).encode()).decode()
+    uri = f"data:text/csv;charset=utf-8;base64,{data}"
+    return f'<p class="save"><a download="predictions.csv" href="{uri}">Save the predictions as CSV</a></p>'
 
 
 def verdict(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
@@ -163,9 +215,18 @@ def panel(prediction: Prediction, classes: Sequence[str], labels: Sequence[int],
         f'<div class="pair"><figure>{picture(prediction.input, f"input of {model.title}", lossless=True)}'
         f"<figcaption>input, {side} × {side} px</figcaption></figure>"
         f'<figure class="heat">{picture(prediction.heat, f"heat map of {model.title}")}'
-        f"<figcaption>{evidence} for {escape(classes[prediction.label])}</figcaption></figure></div>"
+        f"<figcaption>{evidence} for {escape(classes[prediction.label])}"
+        f' <a href="#" download="heat_map_{model.name}.png" aria-label="Save the heat map of {model.title}">PNG</a>'
+        "</figcaption></figure></div>"
         f'<ul class="bars">{bars}</ul></article>'
     )
+
+
+def reduced(image: np.ndarray, side: int) -> np.ndarray:
+    """An image with sides of at most ``side`` px."""
+    small = Image.fromarray(image)
+    small.thumbnail((side, side))
+    return np.array(small)
 
 
 def framed(image: np.ndarray, preprocessing: Preprocessing) -> str:
@@ -173,11 +234,9 @@ def framed(image: np.ndarray, preprocessing: Preprocessing) -> str:
     height, width = image.shape[:2]
     x, y = window_corner(image, preprocessing.window, preprocessing.mask(image))
     side = preprocessing.window
-    small = Image.fromarray(image)
-    small.thumbnail((RAW_SIDE, RAW_SIDE))
     style = f"left:{100 * x / width:.2f}%;top:{100 * y / height:.2f}%;"
     style += f"width:{100 * side / width:.2f}%;height:{100 * side / height:.2f}%"
-    return f'<div class="frame">{picture(np.array(small), "raw image")}<span style="{style}"></span></div>'
+    return f'<div class="frame">{picture(reduced(image, RAW_SIDE), "raw image")}<span style="{style}"></span></div>'
 
 
 def legend(predictions: Sequence[Prediction]) -> str:
@@ -191,21 +250,14 @@ def legend(predictions: Sequence[Prediction]) -> str:
 
 # ------------------------------------------------------------------------------------------------------ the gallery
 
-# Sends the index of the clicked picture in the grid to Python, and nothing else.
-CHOOSE = """element.addEventListener('click', event => {
-  const button = event.target.closest('[data-index]');
-  if (!button) return;
-  element.querySelectorAll('.chosen').forEach(other => other.classList.remove('chosen'));
-  button.classList.add('chosen');
-  trigger('select', {index: Number(button.dataset.index), value: null});
-});"""
+# A grid has changed: page.js marks the chosen image in it.
+MARK = "const mark = () => document.dispatchEvent(new Event('mark')); mark(); watch('value', mark);"
 
 
-def grid(pictures: Sequence[tuple[np.ndarray, str, str]], title: str = "") -> str:
-    """Pictures to choose from: image uint8 [H, W, 3], caption, and ``correct``, ``wrong`` or empty."""
+def grid(pictures: Sequence[tuple[int, np.ndarray, str, str]], title: str = "") -> str:
+    """Pictures to choose from: index in the list, image uint8 [H, W, 3], caption, and ``correct``, ``wrong`` or empty."""
     buttons = "".join(
-        f'<button type="button" data-index="{index}" class="{kind}">{picture(image, caption)}'
-        f"<span>{escape(caption)}</span></button>"
-        for index, (image, caption, kind) in enumerate(pictures)
+        f'<button type="button" data-index="{index}" class="{kind}">{picture(image, "")}<span>{escape(caption)}</span></button>'
+        for index, image, caption, kind in pictures
     )
     return f'{f"<p>{escape(title)}</p>" if title else ""}<div class="grid">{buttons}</div>'

@@ -5,19 +5,30 @@ Defines the components and the function that each control calls; lab/page/answer
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from lab.page.answers import MAX_BYTES, Chosen, Content, read_upload
-from lab.page.figures import confusion_figure, curves_figure
-from lab.page.html import CHOOSE, cards, header, notice
+from lab.page.answers import MAX_BYTES, MAX_UPLOADS, Content, read_upload
+from lab.page.figures import coloured_shares, confusion_figure, curves_figure
+from lab.page.html import MARK, cards, drop_zone, header, notice
 from models.catalog import find
 
 ANY = "any"
 # Options of every event. "private": the functions are not offered as an API. "always_last": of the clicks during a computation,
-# the last one is answered next; Gradio's default is to drop them.
-EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal", "trigger_mode": "always_last"}
+# the last one is answered next; Gradio's default is to drop them. Without Gradio's queue an answer is the response to its
+# request, and needs no second connection.
+EVENT: dict[str, Any] = {
+    "api_visibility": "private",
+    "show_progress": "minimal",
+    "trigger_mode": "always_last",
+    "queue": False,
+}
+# JavaScript that replaces the first two inputs by the visitor's choice (page.js) at the moment when the request is sent.
+WITH_CHOICE = "(_, __, ...inputs) => [window.choice.index ?? -1, window.choice.files, ...inputs]"
+# JavaScript that opens the first tab when an image of the gallery is clicked.
+OPEN = "element.addEventListener('click', event => event.target.closest('[data-index]') && trigger('select'));"
 # JavaScript that replaces the last input by whether the page shows the dark theme.
 WITH_DARK = "(...inputs) => [...inputs.slice(0, -1), document.body.classList.contains('dark')]"
 
@@ -32,9 +43,9 @@ def build(content: Content) -> gr.Blocks:
         gr.HTML(cards(content.models, content.hardware.device.type.upper()), elem_classes="page", elem_id="depths")
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Predict an image", id="predict"):
-                predict = PredictTab(content)
+                predict_tab(content)
             with gr.Tab("Valid images", id="valid") as tab:
-                gallery_tab(content, tab, tabs, predict)
+                gallery_tab(content, tab, tabs)
             with gr.Tab("Curves", id="curves") as tab:
                 curves_tab(content, tab)
             with gr.Tab("Confusion matrices", id="confusion") as tab:
@@ -42,55 +53,50 @@ def build(content: Content) -> gr.Blocks:
     return page
 
 
-class PredictTab:
-    """The tab where an image is uploaded or picked. The first example is predicted before the page opens."""
+def predict_tab(content: Content) -> None:
+    """An image is uploaded or picked, and predicted. The first example is predicted before the page opens."""
+    examples, valid = content.examples(), content.valid
+    first = examples[0] if examples else None
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=270):
+            gr.HTML(drop_zone(MAX_BYTES, MAX_UPLOADS), elem_id="upload", elem_classes="page")
+            if examples:
+                title = "Examples from valid.csv: one of each class"
+                title += ", then images that the models predict differently" if len(content.models) > 1 else ""
+                thumbnails = content.thumbnails(examples, title=title)
+                gr.HTML(thumbnails, js_on_load=MARK, elem_id="examples", elem_classes="page")
+            else:
+                gr.HTML(notice(f"No examples: {content.why}", "hint"), elem_classes="page")
+        with gr.Column(scale=9, min_width=320):
+            script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
+            answer = gr.HTML(
+                content.answer(first), js_on_load=script, first=first, elem_id="answer", elem_classes="page"
+            )
+            with gr.Row():
+                labels = [("the predicted class", -1), *((name, label) for label, name in enumerate(content.classes))]
+                label = gr.Dropdown(labels, value=-1, label="Heat map for", min_width=200, elem_id="explained")
+                stages = dict.fromkeys(stage for model in content.models for stage in find(model.name).stages)
+                choices = [("deepest with sufficient resolution", ""), *((stage, stage) for stage in stages)]
+                stage = gr.Radio(choices, value="", label="Layer", scale=2, min_width=300, elem_id="stage")
 
-    def __init__(self, content: Content) -> None:
-        self.content = content
-        examples = content.examples()
-        first: Chosen = examples[0] if examples else None
-        self.chosen = gr.State(first)
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=2, min_width=260):
-                label = f"Image of a cell, up to {MAX_BYTES // 2**20} MiB"
-                upload = gr.File(label=label, height=170, elem_id="upload")
-            with gr.Column(scale=5, min_width=300):
-                if examples:
-                    title = "Examples from valid.csv: one of each class"
-                    title += ", then images that the models predict differently" if len(content.models) > 1 else ""
-                    thumbnails = content.thumbnails(examples, title=title)
-                    picks = gr.HTML(thumbnails, js_on_load=CHOOSE, elem_id="examples", elem_classes="page")
-                else:
-                    gr.HTML(notice(f"No examples: {content.why}", "hint"), elem_classes="page")
-        with gr.Row():
-            labels = [("the predicted class", -1), *((name, label) for label, name in enumerate(content.classes))]
-            self.label = gr.Dropdown(labels, value=-1, label="Heat map for", min_width=240, elem_id="explained")
-            stages = dict.fromkeys(stage for model in content.models for stage in find(model.name).stages)
-            choices = [("deepest with sufficient resolution", ""), *((stage, stage) for stage in stages)]
-            self.stage = gr.Radio(choices, value="", label="Layer", min_width=300, elem_id="stage")
-        self.answer = gr.HTML(content.answer(first), elem_id="answer", elem_classes="page")
+    def predict(index: object, uploads: list[str] | None, label: int, stage: str) -> str:
+        """Predict image ``index`` of the list or, if there is no such image, the uploads."""
+        if isinstance(index, int) and valid and 0 <= index < len(valid.images):
+            return content.answer(index, label, stage)
+        try:
+            if uploads and len(uploads) > 1:
+                return content.table(uploads[:MAX_UPLOADS])
+            return content.answer(read_upload(uploads[0]) if uploads else None, label, stage)
+        except OSError:
+            return notice("The upload was deleted, as every upload is after an hour. Choose the image again.")
 
-        options, outputs = [self.label, self.stage], [self.chosen, self.answer]
-        upload.upload(self.take, [upload, *options], outputs, **EVENT)
-        upload.clear(lambda: (None, content.answer(None)), None, outputs, **EVENT)
-        for change in (self.label.input, self.stage.input):
-            change(content.answer, [self.chosen, *options], self.answer, **EVENT)
-        if examples:
-            picks.select(self.pick, [gr.State(examples), *options], outputs, **EVENT)
-
-    def take(self, path: str | None, label: int, stage: str) -> tuple[Chosen, str]:
-        """Predict an upload."""
-        chosen = read_upload(path) if path else None
-        return chosen, self.content.answer(chosen, label, stage)
-
-    def pick(self, indices: list[int], label: int, stage: str, event: gr.SelectData) -> tuple[Chosen, str]:
-        """Predict the picked image; ``indices`` are those of the images in the grid, and the browser sends a position in it."""
-        valid = isinstance(event.index, int) and 0 <= event.index < len(indices)
-        chosen = indices[event.index] if valid else None
-        return chosen, self.content.answer(chosen, label, stage)
+    # One function for all events, so that of several events in a row the last one is answered last.
+    index, uploads = gr.Number(visible=False), gr.File(file_count="multiple", visible=False)
+    triggers, inputs = [answer.select, label.input, stage.input], [index, uploads, label, stage]
+    gr.on(triggers, predict, inputs, answer, js=WITH_CHOICE, **EVENT)
 
 
-def gallery_tab(content: Content, tab: gr.Tab, tabs: gr.Tabs, predict: PredictTab) -> None:
+def gallery_tab(content: Content, tab: gr.Tab, tabs: gr.Tabs) -> None:
     """The valid images, filtered, in pages; a click opens an image in the first tab."""
     valid, names = content.valid, content.names()
     if not valid:
@@ -115,14 +121,14 @@ def gallery_tab(content: Content, tab: gr.Tab, tabs: gr.Tabs, predict: PredictTa
     with gr.Row():
         low = gr.Slider(0, 100, 0, step=1, label="Lowest confidence, %", min_width=240, elem_id="low")
         high = gr.Slider(0, 100, 100, step=1, label="Highest confidence, %", min_width=240, elem_id="high")
-    gallery = gr.HTML(js_on_load=CHOOSE, elem_id="gallery", elem_classes="page")
+    gallery = gr.HTML(js_on_load=OPEN + MARK, elem_id="gallery", elem_classes="page")
     with gr.Row():
         previous = gr.Button("‹ Previous", size="sm", min_width=90, elem_id="back")
         count = gr.HTML(elem_classes=["page", "counts"], elem_id="counts")
         following = gr.Button("Next ›", size="sm", min_width=90, elem_id="on")
-    indices, number = gr.State([]), gr.State(0)
+    number = gr.State(0)
     filters = [model, label, result, low, high, pair, order]
-    outputs = [gallery, indices, number, count]
+    outputs = [gallery, number, count]
 
     def show(
         page: int, model: str, label: int, result: str, low: float, high: float, pair: str, order: str
@@ -145,8 +151,7 @@ def gallery_tab(content: Content, tab: gr.Tab, tabs: gr.Tabs, predict: PredictTa
         change(lambda *values: show(0, *values), filters, outputs, **EVENT)
     previous.click(lambda page, *values: show(page - 1, *values), [number, *filters], outputs, **EVENT)
     following.click(lambda page, *values: show(page + 1, *values), [number, *filters], outputs, **EVENT)
-    gallery.select(lambda: gr.Tabs(selected="predict"), None, tabs, **EVENT)
-    gallery.select(predict.pick, [indices, predict.label, predict.stage], [predict.chosen, predict.answer], **EVENT)
+    gallery.select(None, None, tabs, js="() => ({__type__: 'update', selected: 'predict'})")
 
 
 def curves_tab(content: Content, tab: gr.Tab) -> None:
@@ -186,12 +191,15 @@ def confusion_tab(content: Content, tab: gr.Tab) -> None:
     with gr.Row():
         plots = [gr.Plot(show_label=False, min_width=300, elem_classes="matrix") for _ in names]
 
+    matrices = {name: valid.matrix(name) for _, name in names}
+
     def draw(models: list[str], errors: bool, dark: bool) -> list[Any]:
+        top = max(float(coloured_shares(matrix, errors).max()) for matrix in matrices.values())
         return [
-            gr.Plot(confusion_figure(valid.matrix(model), content.classes, model, bool(errors), dark), visible=True)
+            gr.Plot(confusion_figure(matrix, content.classes, model, errors, dark, top), visible=True)
             if model in models
             else gr.Plot(visible=False)
-            for _, model in names
+            for model, matrix in matrices.items()
         ]
 
     for change in (tab.select, models.input, errors.input):

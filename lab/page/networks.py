@@ -107,6 +107,11 @@ def predict_inputs(model: TrainedModel, inputs: list[Tensor], hardware: Hardware
     return np.mean(rows, axis=0)
 
 
+def predict_image(model: TrainedModel, image: np.ndarray, hardware: Hardware) -> np.ndarray:
+    """Class probabilities of a raw image, RGB uint8 [H, W, 3]: float32 [K]."""
+    return predict_inputs(model, network_inputs(model, image, hardware)[2], hardware)
+
+
 def predict_and_explain(
     model: TrainedModel, image: np.ndarray, hardware: Hardware, label: int | None = None, stage: str = ""
 ) -> Prediction:
@@ -139,6 +144,6 @@ def measure(model: TrainedModel, hardware: Hardware, rounds: int = 3) -> float:
     seconds = []
     for _ in range(rounds + 1):
         start = time.perf_counter()
-        predict_inputs(model, network_inputs(model, image, hardware)[2], hardware)
+        predict_image(model, image, hardware)
         seconds.append(time.perf_counter() - start)
     return 1000 * statistics.median(seconds[1:])

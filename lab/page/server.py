@@ -31,9 +31,9 @@ FONTS = [fonts.Font(name) for name in ("system-ui", "Segoe UI", "Roboto", "Noto 
 MONO = [fonts.Font(name) for name in ("ui-monospace", "Consolas", "monospace")]
 LABEL = {"background_fill": "transparent", "background_fill_dark": "transparent", "text_weight": "600"}
 LABEL |= {"text_color": "*body_text_color", "text_color_dark": "*body_text_color"}
-OPEN_PREFIXES = ("/assets/", "/static/", "/gradio_api/queue/", "/gradio_api/heartbeat/", "/gradio_api/upload")
+OPEN_PREFIXES = ("/assets/", "/static/", "/gradio_api/run/", "/gradio_api/heartbeat/", "/gradio_api/upload")
 OPEN_PATHS = {"/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/startup-events"}
-OPEN_PATHS |= {"/gradio_api/cancel", "/gradio_api/reset"}
+OPEN_PATHS |= {"/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/app_id"}
 
 
 class OpenRoutesOnly:
@@ -79,7 +79,7 @@ def launch(content: Content, host: str, port: int | None, folder: str) -> tuple[
     # Check the Host header against DNS rebinding: otherwise a web site could read the page through a visitor's browser.
     hosts = ["127.0.0.1", "localhost", host] if is_loopback(host) and ":" not in host else ["*"]
     guards = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(OpenRoutesOnly)]
-    page = build(content).queue(max_size=64)
+    page = build(content)
     try:
         _, address, _ = page.launch(
             server_name=host,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +17,7 @@ from safetensors import safe_open
 import evaluate
 import predict
 import prepare
+from lab.page.html import csv_link
 from tests.made import PROJECT, command, inside
 
 PAGE = (PROJECT / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -68,6 +72,13 @@ def test_histories_and_evaluations(written: Path, trained: Path) -> None:
     metrics = pd.read_csv(written / "report" / "tiny" / "metrics.csv")
     assert list(metrics.columns) == fields("`metrics.csv`")
     assert all(f"`{name}`" in PAGE for name in metrics["metric"])
+
+
+def test_the_predictions_that_the_page_saves() -> None:
+    model: Any = SimpleNamespace(name="resnet18")
+    link = csv_link([("a.png", None, [np.array([0.2, 0.8])], "")], [model], ["x", "y"])
+    names = base64.b64decode(link.split("base64,")[1].split('"')[0]).decode().splitlines()[0].split(",")
+    assert list(dict.fromkeys(re.sub(r"_\d+$", "_<label>", name) for name in names)) == fields("`predictions.csv`")
 
 
 def test_the_description_of_a_run_and_its_checkpoints(trained: Path) -> None:

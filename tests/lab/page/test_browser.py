@@ -6,16 +6,20 @@ Skipped, with the reason, if Chromium is not installed (Debian: apt-get install 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lab.page.answers import MAX_BYTES
+from lab.page import answers
+from lab.page.answers import MAX_BYTES, MAX_UPLOADS
+from lab.page.networks import Prediction, predict_and_explain
 from tests.made import VALID, Patch, cell
 from tests.made_page import Served, made_page, make_content, save_staged, served
 
@@ -27,6 +31,16 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 PATIENCE = 120_000  # ms; a busy machine may take long, and no test is about speed
+# JavaScript: gives the page a file; the image that the answer is about.
+GIVE = """const give = ([how, name, bytes]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array(bytes)], name));
+  const about = {bubbles: true, cancelable: true};
+  document.body.dispatchEvent(how === 'drop' ? new DragEvent('drop', {...about, dataTransfer: data})
+                                             : new ClipboardEvent('paste', {...about, clipboardData: data}));
+};"""
+TOP = "document.querySelector('#answer').getBoundingClientRect().top"
+ANSWERED = "document.querySelector('#answer .verdict')?.textContent.split(':')[0]"
 
 
 @dataclass
@@ -48,15 +62,17 @@ class Visit:
                 break
         tab.click()
 
-    def upload(self, path: Path) -> None:
-        """Upload a file."""
-        self.page.locator("#upload input[type=file]").set_input_files(path)
+    def upload(self, *paths: Path) -> None:
+        """Choose files in the dialog."""
+        self.page.locator("#upload input[type=file]").set_input_files(paths)
 
-    def clear(self) -> None:
-        """Remove the uploaded file."""
-        upload = self.page.locator("#upload")
-        upload.get_by_label("Clear").or_(upload.locator("[aria-label='Remove']")).first.click()
-        self.page.locator("#answer .hint").wait_for()
+    def give(self, how: str, path: Path) -> None:
+        """``drop`` or ``paste`` a file."""
+        self.page.evaluate(f"{GIVE} give", [how, path.name, list(path.read_bytes())])
+
+    def answered(self, name: str) -> None:
+        """Wait for the answer to an image."""
+        self.page.wait_for_function(f"name => {ANSWERED} === name", arg=name)
 
 
 Open = Callable[..., Visit]  # the fixture visit
@@ -81,8 +97,8 @@ def visit(browser: Browser) -> Iterator[Open]:
     """Opens an address; at the end of the test, no visit has sent a request to another host or logged an error."""
     visits = []
 
-    def open_page(address: str, dark: bool = False, width: int = 1280) -> Visit:
-        scheme, size = "dark" if dark else "light", {"width": width, "height": 900}
+    def open_page(address: str, dark: bool = False, width: int = 1280, height: int = 900) -> Visit:
+        scheme, size = "dark" if dark else "light", {"width": width, "height": height}
         context = browser.new_context(color_scheme=scheme, viewport=size)  # type: ignore[arg-type]
         context.set_default_timeout(PATIENCE)
         made = Visit(context.new_page())
@@ -108,7 +124,7 @@ def test_an_examiners_visit(page: Served, visit: Open, tmp_path: Path) -> None:
     # An upload is predicted by three models, each with a heat map.
     Image.fromarray(cell(np.random.default_rng(1), 1)).save(tmp_path / "my cell.png")
     visited.upload(tmp_path / "my cell.png")
-    window.locator("#answer").get_by_text("cell.png").wait_for()
+    visited.answered("my cell.png")
     widths = window.locator("#answer .heat img").evaluate_all("all => all.map(one => one.complete && one.naturalWidth)")
     assert widths == [64, 64, 64]  # px: the stored window
     assert window.locator("#answer .bars li").count() == 6
@@ -117,7 +133,6 @@ def test_an_examiners_visit(page: Served, visit: Open, tmp_path: Path) -> None:
     window.locator("#answer .legend").get_by_text("layer2").wait_for()
     # A bad upload is an error message, and the last prediction is removed.
     (tmp_path / "notes.txt").write_text("no image")
-    visited.clear()
     visited.upload(tmp_path / "notes.txt")
     window.get_by_role("alert").get_by_text("not an image that Pillow can read").wait_for()
     assert window.locator("#answer .panel").count() == 0 and "Traceback" not in window.content()
@@ -126,10 +141,68 @@ def test_an_examiners_visit(page: Served, visit: Open, tmp_path: Path) -> None:
     # A file that is too large is not sent.
     with (tmp_path / "large.bmp").open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    visited.clear()
     visited.upload(tmp_path / "large.bmp")
-    window.get_by_text("exceed the maximum allowed size").first.wait_for()
-    visited.faults.clear()  # the browser logs the refusal
+    window.get_by_role("status").get_by_text("large.bmp: larger than 16 MiB, so nothing was sent.").wait_for()
+
+
+STEPS = """async ([grid, gap, steps, ...file]) => {
+  %s
+  for (const step of steps) {
+    if (step === 'drop') give(['drop', ...file]);
+    else document.querySelectorAll(`#${grid} [data-index]`)[step].click();
+    await new Promise(done => setTimeout(done, gap));
+  }
+}"""
+
+
+@pytest.mark.parametrize("grid", ["examples", "gallery"])
+def test_the_answer_is_that_of_the_last_choice(
+    page: Served, visit: Open, tmp_path: Path, monkeypatch: Patch, grid: str
+) -> None:
+    """After quick clicks, with a dropped file in between or at the end, the answer is about the image that is highlighted."""
+
+    def slowly(*args: Any) -> Prediction:
+        time.sleep(0.15)  # three models: half a second for an answer
+        return predict_and_explain(*args)
+
+    address, content = page
+    assert content.valid
+    monkeypatch.setattr(answers, "predict_and_explain", slowly)
+    Image.fromarray(cell(np.random.default_rng(7), 1)).save(tmp_path / "dropped.png")
+    file = ["dropped.png", list((tmp_path / "dropped.png").read_bytes())]
+    visited = visit(address)
+    window = visited.page
+    if grid == "gallery":
+        visited.tab("Valid images")
+    window.locator(f"#{grid} [data-index]").nth(3).wait_for()
+    indices = content.examples() if grid == "examples" else list(range(VALID))
+    for gap in (0, 50, 200, 600):
+        for steps in ([0, 1, "drop", 2, 3], [1, 0], [2, "drop", 0], [3, 2, "drop"]):
+            window.evaluate(STEPS % GIVE, [grid, gap, steps, *file])
+            last = steps[-1]
+            index = indices[last] if isinstance(last, int) else None
+            visited.answered("dropped.png" if index is None else content.valid.images.ids[index])
+            window.wait_for_timeout(800)  # no late answer replaces it
+            visited.answered("dropped.png" if index is None else content.valid.images.ids[index])
+            chosen = window.locator(f"#{grid} .chosen").evaluate_all("all => all.map(one => Number(one.dataset.index))")
+            assert chosen == ([] if index is None else [index]), (gap, steps)
+
+
+def test_an_upload_replaces_the_one_before(page: Served, visit: Open, tmp_path: Path) -> None:
+    visited = visit(page[0])
+    for number, how in enumerate(("choose", "drop", "paste", "choose", "drop")):
+        path = tmp_path / f"{how} {number}.png"
+        Image.fromarray(cell(np.random.default_rng(number), 1)).save(path)
+        if how == "choose":
+            visited.upload(path)
+        else:
+            visited.give(how, path)
+        visited.answered(path.name)
+    visited.page.locator("#examples button").first.click()
+    visited.upload(tmp_path / "choose 3.png")  # the same file again
+    visited.answered("choose 3.png")
+    accept = visited.page.locator("#upload input[type=file]").get_attribute("accept") or ""
+    assert accept.startswith("image/*")
 
 
 def test_the_gallery_filters_and_a_click_predicts(page: Served, visit: Open, tmp_path: Path) -> None:
@@ -149,8 +222,12 @@ def test_the_gallery_filters_and_a_click_predicts(page: Served, visit: Open, tmp
     assert len(captions) == len(wrong) and all("✗" in caption for caption in captions)
     window.screenshot(path=tmp_path / "gallery.png", full_page=True)
     window.locator("#gallery button").last.click()
-    window.locator("#answer").get_by_text(content.valid.images.ids[wrong[-1]]).wait_for()
+    visited.answered(content.valid.images.ids[wrong[-1]])
     assert window.locator("#answer .panel.resnet50 .mark").inner_text() == "✗ wrong"
+    visited.tab("Valid images")  # and once more
+    window.locator("#gallery button").first.click()
+    visited.answered(content.valid.images.ids[wrong[0]])
+    assert window.locator("#examples").is_visible()
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -184,6 +261,103 @@ def test_figures_have_the_colours_of_the_theme(page: Served, visit: Open, tmp_pa
     window.screenshot(path=tmp_path / "matrices.png", full_page=True)
 
 
+def test_several_uploads_give_a_table_and_predictions_are_saved(page: Served, visit: Open, tmp_path: Path) -> None:
+    visited = visit(page[0])
+    window = visited.page
+    paths = [tmp_path / f"cell {number}.png" for number in range(3)]
+    for number, path in enumerate(paths):
+        Image.fromarray(cell(np.random.default_rng(number), number % 2)).save(path)
+    visited.upload(*paths)
+    visited.answered("3 images")
+    assert window.locator("#answer tbody th").all_inner_texts() == [path.name for path in paths]
+    assert saved_by(window, "CSV", tmp_path).read_text().count("resnet50") == 3
+    visited.upload(paths[0])
+    visited.answered("cell 0.png")
+    assert saved_by(window, "CSV", tmp_path).read_text().count("cell 0.png") == 3
+    with Image.open(saved_by(window, "Save the heat map of ResNet50", tmp_path)) as heat:
+        assert heat.format == "PNG" and heat.size == (64, 64)
+    visited.upload(*[paths[0]] * (MAX_UPLOADS + 1))
+    window.get_by_role("status").get_by_text("101 images are too many").wait_for()
+
+
+def saved_by(window: Page, link: str, folder: Path) -> Path:
+    """The file that a link of the answer saves."""
+    with window.expect_download() as download:
+        window.locator("#answer").get_by_role("link", name=link).click()
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return path
+
+
+def test_arrow_keys_move_through_the_examples_and_the_choice_is_said(page: Served, visit: Open) -> None:
+    visited = visit(page[0])
+    window = visited.page
+    buttons = window.locator("#examples button")
+    focused = "[...document.querySelectorAll('#examples button')].indexOf(document.activeElement)"
+    buttons.first.focus()
+    places = []
+    for key in (
+        "ArrowLeft",
+        "ArrowRight",
+        "End",
+        "ArrowRight",
+        "Home",
+        "ArrowDown",
+        "ArrowUp",
+        "ArrowUp",
+        "ArrowRight",
+    ):
+        window.keyboard.press(key)
+        places.append(window.evaluate(focused))
+    across = window.locator("#examples .grid").evaluate(
+        "one => getComputedStyle(one).gridTemplateColumns.split(' ').length"
+    )
+    last = buttons.count() - 1
+    assert places == [0, 1, last, last, 0, across if across <= last else 0, 0, 0, 1]
+    window.keyboard.press("Enter")
+    content = page[1]
+    assert content.valid
+    visited.answered(content.valid.images.ids[content.examples()[1]])
+    assert buttons.nth(1).get_attribute("aria-pressed") == "true"
+    assert buttons.first.get_attribute("aria-pressed") == "false"
+
+
+def test_the_answer_stands_beside_the_examples_and_above_the_fold(page: Served, visit: Open) -> None:
+    window = visit(page[0], width=1366, height=768).page
+    answer = window.locator("#answer .panels").bounding_box()
+    examples = window.locator("#examples").bounding_box()
+    assert answer and examples and answer["x"] >= examples["x"] + examples["width"]
+    assert answer["y"] + answer["height"] <= 768
+
+
+def test_on_a_phone_a_choice_scrolls_to_the_answer(page: Served, visit: Open) -> None:
+    visited = visit(page[0], width=390, height=844)
+    assert visited.page.evaluate(f"{TOP} > 400")
+    for grid in ("examples", "gallery"):
+        if grid == "gallery":
+            visited.tab("Valid images")
+        visited.page.locator(f"#{grid} button").last.click()
+        visited.page.wait_for_function(f"{TOP} >= 0 && {TOP} < 100")
+
+
+@pytest.mark.parametrize("width", [390, 768, 1366])
+def test_no_name_and_no_number_is_cut(visit: Open, tmp_path: Path, monkeypatch: Patch, width: int) -> None:
+    save_staged(tmp_path / "weights", classes=["immature granulocyte (promyelocyte)", "Eosinophil"])
+    Image.fromarray(cell(np.random.default_rng(2), 1)).save(tmp_path / "cell.png")
+    monkeypatch.chdir(tmp_path)
+    with served(tmp_path, make_content(tmp_path, lists=False)) as address:
+        visited = visit(address, width=width)
+        visited.upload(tmp_path / "cell.png")
+        visited.answered("cell.png")
+        cut = visited.page.evaluate(
+            """[...document.querySelectorAll('.card *, .panel *, .verdict')]
+            .filter(one => one.scrollWidth > one.clientWidth + 1 && getComputedStyle(one).display !== 'inline'
+                           && !one.matches('i, b')).map(one => one.outerHTML)"""
+        )
+        assert cut == []
+        visited.page.close()
+
+
 def test_a_narrow_screen_needs_no_horizontal_scrolling(page: Served, visit: Open) -> None:
     visited = visit(page[0], width=360)
     for name in ("Predict an image", "Valid images", "Curves", "Confusion matrices"):
@@ -208,3 +382,21 @@ def test_with_weights_alone_the_page_says_what_is_missing(visit: Open, tmp_path:
         window.get_by_text("No gallery: no lists found.").wait_for()
         assert visited.faults == []  # before the server stops
         window.close()
+
+
+def test_a_page_whose_server_stops_says_so_and_reloads_after_a_restart(
+    page: Served, visit: Open, tmp_path: Path
+) -> None:
+    with served(tmp_path, page[1]) as address:
+        visited = visit(address)
+        window = visited.page
+        window.evaluate("window.old = true")
+        window.wait_for_timeout(3000)  # the page has asked which server it is
+        assert not window.locator("#lost").is_visible()
+    window.get_by_role("alert").get_by_text("The server has stopped").wait_for()
+    with served(tmp_path, page[1], int(address.rsplit(":", 1)[1])):
+        window.wait_for_function("!window.old && document.querySelector('#examples button')")
+        window.locator("#examples button").nth(1).click()
+        visited.answered(page[1].valid.images.ids[page[1].examples()[1]])  # type: ignore[union-attr]
+        window.close()
+    visited.faults.clear()  # of the time without a server

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +31,7 @@ from lab.evaluation.gradcam import explain
 from lab.evaluation.metrics import wilson
 from lab.page import answers, networks
 from lab.page.answers import Content, read_upload
-from lab.page.figures import confusion_figure, curves_figure
+from lab.page.figures import coloured_shares, confusion_figure, curves_figure
 from lab.page.gallery import Valid, read_table
 from lab.page.html import cards, header, notice, probability, verdict
 from lab.page.layout import build
@@ -139,6 +141,28 @@ def test_every_model_predicts_an_upload(content: Content, made: Path, tmp_path: 
         assert all(f"{name} {probability(share)}" in text for name, share in zip(content.classes, slow, strict=True))
         assert panel.count("<img") == 2 and f"evidence for {content.classes[slow.argmax()]}" in text
     assert "correct" not in texts(html)  # the true class is unknown
+
+
+def test_several_uploads_give_a_table_and_a_csv(content: Content, made: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / "<b>1.png", tmp_path / "white.png", tmp_path / "2.png"]
+    for seed in (0, 2):
+        Image.fromarray(cell(np.random.default_rng(seed), seed // 2)).save(paths[seed])
+    paths[1].write_bytes(png(np.full((50, 50, 3), 255, np.uint8)))
+    html = content.table([str(path) for path in paths])
+    rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)
+    assert [texts(row).split()[0] for row in rows] == ["image", "&lt;b&gt;1.png", "white.png", "2.png"]
+    reason = "of one colour, or without a cell"
+    assert reason in rows[2] and "<img" not in rows[2] and rows[1].count("<td>") == len(DEPTHS)
+    link = re.search(r'href="data:text/csv;charset=utf-8;base64,([^"]*)"', html)
+    assert link
+    saved = pd.read_csv(io.BytesIO(base64.b64decode(link[1])), keep_default_na=False)
+    assert saved["image"].tolist() == ["<b>1.png"] * 3 + ["white.png"] + ["2.png"] * 3
+    assert saved["model"].tolist() == [*DEPTHS, "", *DEPTHS] and saved["reason"][3].startswith(reason)
+    for index, model in enumerate(DEPTHS):
+        slow = slow_probabilities(made / f"weights/tiny/{model}/best.safetensors", [paths[0]], staged)[0]
+        shares = saved.loc[index, ["probability_0", "probability_1"]].to_numpy(dtype=float)
+        np.testing.assert_allclose(shares, slow, atol=1e-4)
+        assert saved["predicted"][index] == content.classes[slow.argmax()]
 
 
 def test_without_evidence_the_stage_before_is_used(content: Content, monkeypatch: Patch) -> None:
@@ -300,13 +324,13 @@ def test_the_gallery_has_pages(content: Content, monkeypatch: Patch) -> None:
     monkeypatch.setattr(answers, "PAGE_SIZE", 5)
     indices, pages = np.arange(VALID), []
     for number in range(3):
-        html, page, shown, count = content.gallery(indices, number, "resnet18")
-        assert shown == number and html.count("<button") == len(page)
+        html, shown, count = content.gallery(indices, number, "resnet18")
+        assert shown == number
         assert count == f"{5 * number + 1}–{min(5 * number + 5, VALID)} of {VALID} images"
-        pages += page
+        pages += [int(index) for index in re.findall(r'data-index="(\d+)"', html)]
     assert pages == indices.tolist()
-    assert content.gallery(indices, 99, "resnet18")[2] == 2 and content.gallery(indices, -1, "resnet18")[2] == 0
-    assert content.gallery(indices[:0], 1, "resnet18") == ("", [], 0, "No image passes these filters.")
+    assert content.gallery(indices, 99, "resnet18")[1] == 2 and content.gallery(indices, -1, "resnet18")[1] == 0
+    assert content.gallery(indices[:0], 1, "resnet18") == ("", 0, "No image passes these filters.")
 
 
 def test_a_thumbnail_shows_the_prediction(content: Content, valid: Valid) -> None:
@@ -425,6 +449,21 @@ def test_the_matrix_shows_counts_and_its_colours_shares() -> None:
     errors = confusion_figure(matrix, ["a", "b", "c"], "resnet50", errors_only=True)
     assert np.array(errors.data[0].z) == pytest.approx(np.array([[0, 20, 0], [0, 0, 0], [25, 25, 0]]))
     assert errors.data[0].zmax == 25 and len(errors.layout.annotations) == 3
+
+
+def test_the_matrices_of_all_models_share_one_scale(content: Content, valid: Valid, monkeypatch: Patch) -> None:
+    tops = []
+    monkeypatch.setattr("lab.page.layout.confusion_figure", lambda *args: tops.append(args[-1]))
+    draw, *_ = [
+        call.fn for call in build(content).fns.values() if call.fn and "errors" in signature(call.fn).parameters
+    ]
+    for errors in (False, True):
+        draw(DEPTHS, errors, False)
+        highest = [coloured_shares(valid.matrix(model), errors).max() for model in DEPTHS]
+        assert len(set(highest)) > 1 and tops == [max(highest)] * len(DEPTHS)
+        tops.clear()
+    figure = confusion_figure(np.array([[8, 2], [1, 9]]), ["a", "b"], "resnet50", errors_only=True, top=40.0)
+    assert figure.data[0].zmax == 40
 
 
 # ------------------------------------------------------------------------------------------------------ the command

@@ -55,15 +55,13 @@ def upload(address: str, data: bytes, name: str = "cell.png") -> tuple[int, byte
     return request(f"{address}/gradio_api/upload", body, **{"Content-Type": "multipart/form-data; boundary=x"})
 
 
-def call(address: str, name: str, *data: object, event: object = None) -> str:
-    """Call a function of the page as the browser does, and return the whole response."""
+def predict(address: str, index: object, uploads: object = ()) -> tuple[int, str]:
+    """Ask for a prediction as the browser does: status and response."""
     config = json.loads(request(f"{address}/config")[1])
-    number = next(function["id"] for function in config["dependencies"] if function["api_name"] == name)
-    body = {"data": data, "fn_index": number, "session_hash": "test", "event_data": event}
-    status, response = request(f"{address}/gradio_api/queue/join", json.dumps(body).encode())
-    if status != 200:
-        return response.decode()
-    return request(f"{address}/gradio_api/queue/data?session_hash=test")[1].decode()
+    number = next(function["id"] for function in config["dependencies"] if function["api_name"] == "predict")
+    body = {"data": [index, uploads, -1, ""], "fn_index": number, "session_hash": "test"}
+    status, response = request(f"{address}/gradio_api/run/predict", json.dumps(body).encode())
+    return status, response.decode()
 
 
 def as_upload(path: object) -> dict[str, object]:
@@ -95,7 +93,7 @@ def test_no_file_is_given_out(page: Served, folder: Path, prefix: str, path: str
         *("/gradio_api/file=http://127.0.0.1:9/secret", "/gradio_api/proxy=http://127.0.0.1:9/secret", "/monitoring"),
         *("/gradio_api/monitoring", "/gradio_api/vibe-code/", "/gradio_api/runs", "/gradio_api/info", "/docs"),
         *("/gradio_api/openapi.json", "/gradio_api/component_server", "/gradio_api/stream/a/b/1/playlist.m3u8"),
-        *("/gradio_api/run/take", "/gradio_api/call/take", "/openapi.json", "/gradio_api/deep_link", "/login"),
+        *("/gradio_api/queue/join", "/gradio_api/call/predict", "/openapi.json", "/gradio_api/deep_link", "/login"),
     ],
 )
 def test_routes_that_the_page_does_not_need_are_closed(page: Served, path: str) -> None:
@@ -106,15 +104,16 @@ def test_routes_that_the_page_does_not_need_are_closed(page: Served, path: str) 
 def test_a_file_named_by_its_path_is_not_read(page: Served, folder: Path) -> None:
     """A client that does not use the page may name a file that was never uploaded."""
     for path in (folder / "csv/tiny/valid/0.png", folder / "weights/tiny/resnet18/best.safetensors", "/etc/passwd"):
-        response = call(page[0], "take", as_upload(path), -1, "")
-        assert '"success":false' in response and "panel" not in response and "Pillow" not in response
+        for described in (as_upload(path), {"path": str(path)}):
+            status, response = predict(page[0], -1, [described])
+            assert status == 500 and len(response) < 500 and "panel" not in response
 
 
 def test_an_address_in_place_of_an_upload_is_not_requested(page: Served) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
         url = f"http://127.0.0.1:{server.getsockname()[1]}/cell.png"
-        assert '"success":false' in call(page[0], "take", as_upload(url), -1, "")
+        assert predict(page[0], -1, [as_upload(url)])[0] == 500
         with pytest.raises(TimeoutError):
             server.accept()
 
@@ -123,9 +122,11 @@ def test_an_upload_is_predicted_but_not_served(page: Served, folder: Path) -> No
     status, body = upload(page[0], (folder / "csv/tiny/valid/0.png").read_bytes(), "../../mine.png")
     (path,) = json.loads(body)
     assert status == 200 and Path(path).resolve().is_relative_to((folder / "uploads").resolve())
-    response = call(page[0], "take", as_upload(path), -1, "")
+    response = predict(page[0], -1, [as_upload(path)])[1]
     assert "mine.png" in response and response.count("panel resnet") >= 3
     assert request(f"{page[0]}/gradio_api/file={path}")[0] == 404
+    Path(path).unlink()
+    assert "The upload was deleted" in predict(page[0], -1, [as_upload(path)])[1]
 
 
 def test_a_large_upload_is_refused(page: Served, folder: Path) -> None:
@@ -135,8 +136,9 @@ def test_a_large_upload_is_refused(page: Served, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("index", [-1, 99, "0", None, {"a": 1}, 1.5])
-def test_an_index_outside_the_grid_selects_no_image(page: Served, index: object) -> None:
-    response = call(page[0], "pick", None, -1, "", event={"index": index, "value": None})
+def test_an_index_outside_the_list_selects_no_image(page: Served, index: object) -> None:
+    assert "panel resnet" in predict(page[0], 0)[1]
+    response = predict(page[0], index)[1]
     assert "panel resnet" not in response and "valid/" not in response
 
 
