@@ -48,7 +48,8 @@ def check_paths(args: argparse.Namespace) -> None:
     if args.labels and not args.check:
         raise UserError("--labels needs a submission to score: --check FILE.")
     if args.check:
-        read_text(args.check)
+        for path in filter(None, (args.check, args.labels)):
+            read_text(path)
     else:
         check_chosen(args.weights / data_name(folder), args.model)
 

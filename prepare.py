@@ -92,6 +92,9 @@ def check_paths(args: argparse.Namespace) -> None:
     """Report a wrong path before anything slow is imported."""
     if args.command in ("cnmc", "folders") and not args.src.is_dir():
         raise UserError(f"{args.src} is not a folder: name the folder that contains the images.")
+    unpacked = args.command == "kaggle" and (args.to / "C-NMC_Leukemia").is_dir()
+    if args.command == "kaggle" and args.archive and not unpacked and not args.archive.is_file():
+        raise UserError(f"{args.archive}: there is no such archive; name the zip that Kaggle gave you.")
     if args.command == "medmnist" and not args.src.is_file():
         raise UserError(f"{args.src} is not a MedMNIST .npz: there is no such file.")
 

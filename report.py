@@ -35,8 +35,9 @@ def arguments() -> argparse.ArgumentParser:
 def check_paths(args: argparse.Namespace) -> None:
     """Report a wrong data set before torch is imported, and choose it if none is given."""
     from lab.checkpoints.headers import chosen_data
-    from lab.data.lists import data_name, find_folder
+    from lab.data.lists import check_root, data_name, find_folder
 
+    check_root(args.root)
     args.data = chosen_data(args.data, "data" in args.given, args.weights)
     if not any((folder / data_name(args.data)).is_dir() for folder in (args.report, args.weights)):
         find_folder(args.data, args.root)

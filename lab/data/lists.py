@@ -93,11 +93,16 @@ def find_folder(data: str | Path, root: str | Path | None = None, lists: Iterabl
         raise UserError(
             f"no lists found for --data {data}: looked for train.csv in {tried}{near}; make them with prepare.py."
         )
-    if root is not None and not Path(root).is_dir():
-        raise UserError(f"--root {root} is not a folder; name the folder that the paths of the lists start from.")
+    check_root(root)
     for name in lists:
         read_text(folders[0] / f"{name}.csv")
     return folders[0]
+
+
+def check_root(root: str | Path | None) -> None:
+    """Raise :class:`UserError` if ``--root`` was given and is no folder."""
+    if root is not None and not Path(root).is_dir():
+        raise UserError(f"--root {root} is not a folder; name the folder that the paths of the lists start from.")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
