@@ -151,4 +151,4 @@ def test_labels_need_a_submission_and_classes(
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone" / "resnet_18_test.csv").write_bytes(task[1].csv.read_bytes())
     with pytest.raises(UserError, match=r"needs the classes: a train.csv or classes.csv in .*alone"):
-        command(predict, "--data", tmp_path / "alone", *submission[2:], "--labels", "labels.csv")
+        command(predict, "--data", tmp_path / "alone", *submission[2:], "--labels", task[1].csv)
