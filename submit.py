@@ -6,7 +6,7 @@
     python submit.py --prove weights/lab3                       # checksums, and that each network loads and computes
 
 The zips are written only if they are complete: the report exists with name, student ID and discussion, the sources can be
-imported from the zip alone, the weights can be loaded, and each depth's submission has the IDs of its own list. All faults are
+imported from the zip alone, the weights can be loaded, and each submission has the IDs of its depth's list. All faults are
 reported together, with the commands that correct them. --anyway hands in an unfinished report.
 """
 

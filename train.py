@@ -460,9 +460,8 @@ def validate(run: Run, size: int, snapshots: Snapshots) -> dict[str, float]:
     trained = time.perf_counter() - run.began
     epoch, ranks = run.state.epoch + 1, run.ranks
     run.note_threads(epoch * run.steps)
-    hardware = replace(
-        run.hardware, threads=Threads(run.hardware.threads.number)
-    )  # a repeated run validates with as many
+    # The number does not change meanwhile, so that a repeated run validates with the same.
+    hardware = replace(run.hardware, threads=Threads(run.hardware.threads.number))
     ranks.share_buffers(run.ema.network)
     try:
         with snapshots.stop.patiently(ranks.count > 1):  # several processes stop together, after the epoch

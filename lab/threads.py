@@ -1,7 +1,7 @@
 """The number of CPU threads of torch's operations: the CPUs that the process may use, or fewer while other programs use them.
 
-Every operation is divided among the threads and waits for the slowest of them. A training step has more than a thousand
-operations, so that one busy program beside it makes two threads two to three times slower, and slower than one thread
+Every operation is divided among the threads and waits for the slowest of them. A training step has so many
+operations that one busy program beside it makes two threads two to three times slower, and slower than one thread
 (``benchmarks/busy.py``). The number decides the order of sums and thereby the last digits of a result.
 """
 
@@ -39,13 +39,11 @@ class Threads:
         self.limit, self.fixed, self.clock = limit, fixed, clock
         self.number, self.images = limit, IMAGES * limit
         self.due = -math.inf  # earliest time of the next comparison
-        self.fastest: dict[
-            tuple[object, int, int], float
-        ] = {}  # seconds of a step, by kind, images and number of threads
+        # Seconds of a step, by kind, images and number of threads.
+        self.fastest: dict[tuple[object, int, int], float] = {}
         self.compared: set[object] = set()  # the kinds of steps for which there was a comparison
-        self.steps: list[
-            tuple[float, float]
-        ] = []  # of the latest ones: seconds, and how many times those of the fastest
+        # Of the latest steps: seconds, and how many times those of the fastest.
+        self.steps: list[tuple[float, float]] = []
         self.begin(None)
 
     def begin(self, kind: object) -> None:

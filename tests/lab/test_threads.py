@@ -31,8 +31,8 @@ CPU = torch.device("cpu")
 
 
 class Machine:
-    """A machine with a clock of its own. ``busy`` programs take one of its ``cpus`` each: a thread without a CPU of its own
-    needs eight times as long, and all others wait for it."""
+    """A simulated machine. Each of the ``busy`` programs takes one of its ``cpus``. A thread that shares a CPU needs eight times
+    as long, and all other threads wait for it."""
 
     def __init__(self, cpus: int) -> None:
         self.cpus, self.busy, self.now = cpus, 0, 0.0
@@ -41,7 +41,7 @@ class Machine:
         self.threads = Threads(cpus, fixed=False, clock=lambda: self.now)
 
     def cost(self, number: int, work: float) -> float:
-        """Seconds of ``work``, the seconds of one thread with a CPU of its own."""
+        """Seconds that ``number`` threads need for what takes one undisturbed thread ``work`` seconds."""
         return work / number * (8 if number > max(1, self.cpus - self.busy) else 1)
 
     def compare(self) -> None:
