@@ -332,6 +332,7 @@ def test_the_answer_stands_beside_the_examples_and_above_the_fold(page: Served, 
 
 def test_on_a_phone_a_choice_scrolls_to_the_answer(page: Served, visit: Open) -> None:
     visited = visit(page[0], width=390, height=844)
+    visited.page.wait_for_selector("#answer .panel")
     assert visited.page.evaluate(f"{TOP} > 400")
     for grid in ("examples", "gallery"):
         if grid == "gallery":
