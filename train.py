@@ -110,7 +110,7 @@ from torch.nn import functional
 
 from lab.checkpoints.checkpoint import About, TrainingState, load_network, read_about, read_state, save_checkpoint
 from lab.checkpoints.ensembles import remove_members
-from lab.checkpoints.histories import best_of, describe_best, epoch_line, write_history, write_run
+from lab.checkpoints.histories import best_of, describe_best, epoch_line, rank, write_history, write_run
 from lab.cpu.winograd import use_fast_gradients
 from lab.data.augmentation import parts_of
 from lab.data.batches import EVALUATION_BATCH, STORES, Batches
@@ -130,6 +130,7 @@ from lab.tracking import Tracking
 from lab.training.compile import compiled, decide_compile
 from lab.training.ema import EMA
 from lab.training.forecast import Pace, forecast, measure_what_fits
+from lab.training.log import Log
 from lab.training.provenance import compare, differences, make_record, read_run, take_over
 from lab.training.recipe import Settings, chosen_settings, class_weights, divide, learning_rate, make_optimizer, size_at
 from lab.training.resume import SavedRun, check_record, earlier_run, read_settings
@@ -151,6 +152,7 @@ class Task:
     ranks: Ranks
     stop: Stop
     tracking: Tracking
+    log: Log
 
 
 class OutOfMemory(Exception):
@@ -158,8 +160,15 @@ class OutOfMemory(Exception):
 
 
 def main(args: argparse.Namespace) -> None:
+    """Train each model, and keep what is printed in the runs' logs."""
+    ranks = join()
+    with Log() as log:
+        train_models(args, ranks, log)
+
+
+def train_models(args: argparse.Namespace, ranks: Ranks, log: Log) -> None:
     """Check the options and the lists, then train each model."""
-    given, ranks = args.given, join()
+    given = args.given
     like = read_run(args.like) if args.like else None
     if like is not None:
         given = take_over(like[0], args, given)
@@ -182,11 +191,11 @@ def main(args: argparse.Namespace) -> None:
     class_weights(args.class_weights, lists["train"].labels, len(data.classes), torch.device("cpu"))
     parts_of(args.augmentation)
     hardware = choose_hardware(args.device, args.precision, args.deterministic)
-    task = Task(args, given, like, data, lists, hardware, ranks, Stop(), tracking)
+    task = Task(args, given, like, data, lists, hardware, ranks, Stop(), tracking, log)
     with task.stop.listening(), tracking:
         for model in catalog.depths() if args.model == "all" else [args.model]:
             files = RunFiles(args.weights / data.name / model, args.report / data.name)
-            with alone(files.weights, "training") if ranks.first else nullcontext():
+            with alone(files.weights, "training") if ranks.first else nullcontext(), log.of_run():
                 train_with_retries(files, task)
 
 
@@ -234,6 +243,7 @@ def train(files: RunFiles, task: Task, fresh: bool, lr_factor: float | None, at_
         snapshots.write()  # replaces an earlier run's, before this run writes a best checkpoint
     if run.ranks.first:
         write_run(files.description, run.about)
+        task.log.keep(files.log, saved is not None)
     task.tracking.begin(run, files.best)
     try:
         with task.stop.patiently():
@@ -421,6 +431,7 @@ def train_epochs(run: Run, pace: Pace | None, snapshots: Snapshots, task: Task) 
         task.tracking.epoch()
         left = pace.run(run.settings, run.state.epoch) * row["seconds"] / pace.epoch(size)
         print(f"{epoch_line(run.model, row, run.about, run.settings.epochs)}, {duration(left)} left", flush=True)
+        task.log.save()
         snapshots.stop_if_asked()
     if run.state.epoch < run.settings.epochs:
         stale = run.state.epoch - int(run.about.metrics["epoch"])
@@ -492,11 +503,10 @@ def validate(run: Run, size: int, snapshots: Snapshots) -> dict[str, float]:
 def save(run: Run, row: dict[str, float], snapshots: Snapshots) -> None:
     """Write the checkpoints and the history after an epoch. The best checkpoint is written before the last one, so that a run
     killed in between repeats the epoch and writes both."""
-    settings, epoch, accuracy, loss = run.settings, int(row["epoch"]), row["valid_accuracy"], row["valid_loss"]
+    settings, epoch, better = run.settings, int(row["epoch"]), rank(row) > best_of(run.about)
     about = replace(run.about, history=[*run.about.history, row])
-    better = (accuracy, -loss) > best_of(about.metrics)
     if better:
-        metrics = {"epoch": epoch, "valid_accuracy": accuracy, "valid_loss": loss}
+        metrics = {name: row[name] for name in ("epoch", "valid_accuracy", "valid_loss")}
         about = replace(about, metrics=metrics | {"valid_images": len(run.valid_labels)})
     stopping = bool(settings.patience) and epoch - int(about.metrics["epoch"]) >= settings.patience
     run.about = replace(about, finished=stopping or epoch == settings.epochs)

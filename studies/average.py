@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> None:
         if before and about.settings:
             raise UserError(f"{paths[index]}: the same seed and settings as {before[0]}; average other seeds.")
     # The best on valid is the first. Sorting is stable.
-    paths.sort(key=lambda path: best_of(read_about(path).metrics), reverse=True)
+    paths.sort(key=lambda path: best_of(read_about(path)), reverse=True)
     members = [load_network(path) for path in paths]
     model = members[0][1].model
     if args.out.name != model:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -50,15 +52,22 @@ def read_histories(folder: Path) -> dict[str, pd.DataFrame]:
     return histories
 
 
-def best_of(metrics: dict[str, float]) -> tuple[float, float]:
-    """The key by which epochs are compared: valid accuracy, and the lower loss among equals."""
-    return (metrics["valid_accuracy"], -metrics["valid_loss"]) if metrics else (-1.0, 0.0)
+def best_of(about: About) -> tuple[float, float, float]:
+    """The key by which epochs are compared, of the best epoch: valid accuracy; among equals the larger input, because a network
+    that was trained at its full size is to be used at it; then the lower loss."""
+    best = next((row for row in about.history if row["epoch"] == about.metrics.get("epoch")), about.metrics)
+    return rank(best) if best else (-1.0, 0.0, 0.0)
+
+
+def rank(row: Mapping[Any, float]) -> tuple[float, float, float]:
+    """The key of :func:`best_of` of a row of a history; 0 for a size or loss that it lacks."""
+    return row["valid_accuracy"], row.get("size", 0.0), -row.get("valid_loss", 0.0)
 
 
 def best_row(history: pd.DataFrame) -> int:
-    """The position of the best epoch in a history, by the key of :func:`best_of`; 0 for the loss if there is no such column."""
-    table = history.assign(valid_loss=history.get("valid_loss", 0.0)).reset_index(drop=True)
-    return int(table.sort_values(["valid_accuracy", "valid_loss"], ascending=[False, True], kind="stable").index[0])
+    """The position of the best epoch in a history, the first by the key of :func:`best_of`; a missing accuracy is the lowest."""
+    rows = history.assign(valid_accuracy=history["valid_accuracy"].fillna(-1)).fillna(0.0).to_dict("records")
+    return max(range(len(rows)), key=lambda number: rank(rows[number]))
 
 
 def describe_best(about: About) -> str:

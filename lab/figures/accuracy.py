@@ -22,7 +22,8 @@ from models.catalog import find
 
 
 def accuracy_columns(model: str, history: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns epoch, train and valid (accuracies in %) and loss (on valid); UserError if they cannot be drawn."""
+    """Return the columns epoch, train and valid (accuracies in %), and size and valid_loss if known. Raises UserError if these
+    cannot be drawn."""
     missing = {"epoch", "train_accuracy", "valid_accuracy"} - set(history.columns)
     if missing:
         raise UserError(f"the history of {model} lacks the column {', '.join(sorted(missing))}; train the model again.")
@@ -36,14 +37,14 @@ def accuracy_columns(model: str, history: pd.DataFrame) -> pd.DataFrame:
             "epoch": history["epoch"].astype(int),
             "train": shares["train_accuracy"] * 100,
             "valid": shares["valid_accuracy"] * 100,
-            "loss": history.get("valid_loss", 0.0),
+            **{column: history[column] for column in ("size", "valid_loss") if column in history},
         }
     )
 
 
 def best_epoch(curve: pd.DataFrame) -> int:
     """Return the position of the best epoch in a table of :func:`accuracy_columns`."""
-    return best_row(curve.rename(columns={"valid": "valid_accuracy", "loss": "valid_loss"}))
+    return best_row(curve.rename(columns={"valid": "valid_accuracy"}))
 
 
 def lowest_shown(curves: Mapping[str, pd.DataFrame]) -> float:

@@ -121,18 +121,19 @@ def timed(work: Callable[[], None], hardware: Hardware) -> float:
 
 
 def forecast(pace: Pace, settings: Settings, done: int = 0, share: float = 0.0) -> str:
-    """One line with the duration of the run and of smaller ones. For a run that resumes after ``done`` epochs and a ``share`` of
-    the next, only the time left."""
+    """One line with the duration of the run and of smaller ones, if they are faster. For a run that resumes after ``done`` epochs
+    and a ``share`` of the next, only the time left."""
     whole = pace.run(settings, done)
     if done or share:
         whole -= share * pace.epoch(size_at(done, settings))
         return f"time: about {duration(whole)} left, from a measured step"
-    less = []
     smaller = max(find(settings.model).least_input(settings.size), round(0.75 * settings.size / 16) * 16)
-    if smaller < settings.size:
-        less.append(f"--size {smaller} about {duration(pace.run(replace(settings, size=smaller)))}")
-    if settings.epochs > 1:
-        fewer = replace(settings, epochs=(settings.epochs + 1) // 2)
-        less.append(f"--epochs {fewer.epochs} about {duration(pace.run(fewer))}")
+    others = [replace(settings, size=smaller), replace(settings, epochs=(settings.epochs + 1) // 2)]
+    costs = [
+        (f"--{name} {getattr(other, name)}", pace.run(other))
+        for name, other in zip(("size", "epochs"), others, strict=True)
+    ]
+    # A smaller size may be slower, if the device has a worse kernel for it. Two measurements differ by a few percent anyway.
+    less = [f"{option} about {duration(cost)}" for option, cost in costs if cost < 0.95 * whole]
     line = f"time: about {duration(whole)} for {counted(settings.epochs, 'epoch')}, from a measured step"
     return f"{line}; {' and '.join(less)}" if less else line

@@ -60,6 +60,11 @@ class RunFiles:
         return self.report / f"history_{self.weights.name}.csv"
 
     @property
+    def log(self) -> Path:
+        """What the run printed on the terminal."""
+        return self.report / f"log_{self.weights.name}.txt"
+
+    @property
     def description(self) -> Path:
         """Settings, versions and images of the run, as JSON."""
         return self.report / f"run_{self.weights.name}.json"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
+from contextlib import redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,14 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 import train
 from lab.checkpoints.checkpoint import read_state, read_tensors
 from lab.errors import UserError
 from lab.hardware import Hardware
+from lab.terminal import warn
+from lab.training.log import Log
 from lab.training.resume import check_record, read_settings, resumed_settings, same_run
 from tests import hostile_images, made
 from tests.made import BEST, FAST, LAST, Capture, Patch, Run, about, settings
@@ -175,6 +180,35 @@ def test_fresh_starts_over(tmp_path: Path, trained: Path, run: Run, capsys: Capt
     run(*([] if interrupted else ["--fresh"]))
     assert "epoch 1/3" in capsys.readouterr().out
     made.assert_same_run(trained, tmp_path)
+
+
+def test_the_log_is_what_the_terminal_showed(tmp_path: Path, run: Run, capsys: Capture) -> None:
+    """Of the run from its start, also over an interruption; a command that trains nothing does not change it."""
+    log = tmp_path / "report" / "tiny" / "log_resnet18.txt"
+    with made.interrupted(1):
+        run()
+    printed = [capsys.readouterr().out]
+    run()
+    printed.append(capsys.readouterr().out)
+    text = log.read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("$ python ")]
+    assert lines == [line for part in printed for line in part.splitlines()]
+    assert sum(line.startswith("resnet18 epoch") for line in lines) == 2 and "\r" not in text
+    assert len(text.splitlines()) - len(lines) == 2  # the commands
+    run()
+    assert log.read_text(encoding="utf-8") == text
+    run("--fresh")
+    assert log.read_text(encoding="utf-8").count("$ python ") == 1
+
+
+def test_a_log_has_warnings_but_no_progress_bars(tmp_path: Path) -> None:
+    bar = io.StringIO()
+    with redirect_stderr(bar), Log() as log, log.of_run():
+        log.keep(tmp_path / "log.txt", False)
+        for _ in tqdm(range(3), "training", mininterval=0):
+            warn("odd")
+    assert "training" in bar.getvalue()
+    assert (tmp_path / "log.txt").read_text().splitlines()[1:] == ["warning: odd"] * 3
 
 
 # ---- refusals

@@ -13,6 +13,7 @@ import torch
 
 import train
 from lab.checkpoints.checkpoint import part, read_about, read_state, read_tensors
+from lab.checkpoints.histories import best_row, read_histories
 from lab.errors import UserError
 from lab.training.ema import EMA
 from models import catalog
@@ -81,7 +82,8 @@ def test_two_data_sets_and_three_depths_share_no_file(trained: Path) -> None:
     assert {name: after[name] for name in before} == before
     written = {name for name in before if name.startswith(("weights", "report"))}
     weights = {f"weights/tiny/{model}/{name}.safetensors" for model in DEPTHS for name in ("best", "last")}
-    reports = {f"report/tiny/{name}" for model in DEPTHS for name in (f"history_{model}.csv", f"run_{model}.json")}
+    names = ("history_{}.csv", "run_{}.json", "log_{}.txt")
+    reports = {f"report/tiny/{name.format(model)}" for model in DEPTHS for name in names}
     assert written == weights | reports
     assert {name.replace("tiny", "other") for name in written} <= after.keys() - before.keys()
 
@@ -126,6 +128,14 @@ def test_each_checkpoint_has_the_size_it_was_trained_at(tmp_path: Path, work: Pa
     run("--size", "64", "--progressive")
     assert list(pd.read_csv(tmp_path / HISTORY)["size"]) == [32, 48, 64]
     assert [read_about(tmp_path / path).preprocessing.size for path in (BEST, LAST)] == [48, 64]
+
+
+def test_of_equal_epochs_the_one_at_full_size_is_best(tmp_path: Path, work: Patch, run: Run) -> None:
+    set_scores(work, (0.75, 0.1), (0.75, 0.2), (0.75, 0.5), (0.75, 0.5))
+    run("--size", "64", "--progressive")
+    about = read_about(tmp_path / BEST)
+    assert (about.metrics["epoch"], about.preprocessing.size) == (3, 64)
+    assert best_row(read_histories(tmp_path / HISTORY.parent)["resnet18"]) == 2
 
 
 def test_early_stopping_counts_epochs_without_a_new_best(

@@ -72,7 +72,8 @@ def test_the_first_rank_alone_prints_and_writes(together: tuple[Path, str]) -> N
     assert printed.count("ranks: 2 processes") == printed.count("resnet18 epoch 3/3") == 1
     assert "batch: 8 images per step" in printed
     written = {name for name in made.contents(folder) if name.startswith(("weights", "report"))}
-    assert written == {*map(str, (BEST, LAST, HISTORY, HISTORY.with_name("run_resnet18.json")))}
+    others = (HISTORY.with_name(name) for name in ("run_resnet18.json", "log_resnet18.txt"))
+    assert written == {*map(str, (BEST, LAST, HISTORY, *others))}
 
 
 def test_a_signal_to_one_stops_both_and_any_number_of_processes_resumes(

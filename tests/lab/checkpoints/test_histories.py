@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from lab.checkpoints.histories import read_histories, write_history
+from lab.checkpoints.histories import best_row, rank, read_histories, write_history
 from lab.errors import UserError
 from lab.figures.runs import redraw_accuracy
 
@@ -48,3 +49,14 @@ def test_the_accuracy_figure_is_drawn_if_there_is_a_history(tmp_path: Path) -> N
     write_history(tmp_path / "history_resnet18.csv", ROWS)
     redraw_accuracy(tmp_path)
     assert (tmp_path / "accuracy_comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("size", "best"), [(64, 1), (32, 0)])
+def test_a_tie_goes_to_the_larger_input_then_to_the_lower_loss(size: int, best: int) -> None:
+    rows = [
+        {"epoch": 1, "valid_accuracy": 0.9, "valid_loss": 0.1, "size": 32},
+        {"epoch": 2, "valid_accuracy": 0.9, "valid_loss": 0.2, "size": size},
+        {"epoch": 3, "valid_accuracy": float("nan"), "valid_loss": 0.0, "size": 64},
+    ]
+    assert best_row(pd.DataFrame(rows)) == best
+    assert (rank(rows[1]) > rank(rows[0])) is bool(best)
