@@ -35,6 +35,10 @@ def arguments() -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", help="address to serve on (default: 127.0.0.1, this machine only)"
     )
     parser.add_argument("--port", type=int, help="port to serve on (default: the first free one from 7860 on)")
+    languages = ("en", "zh")
+    parser.add_argument(
+        "--language", choices=languages, default="en", help="language that the page opens in (default: en)"
+    )
     return parser
 
 
@@ -113,7 +117,7 @@ def main(args: argparse.Namespace) -> None:
         except ModuleNotFoundError as error:
             install = "python -m pip install gradio plotly captum -c constraints.txt"
             raise UserError(f"--serve needs the package {error.name}; `{install}`.") from None
-        serve(prepare(name, networks, hardware, valid, why, report), args.host, args.port)
+        serve(prepare(name, networks, hardware, valid, why, report), args.host, args.port, args.language)
     elif valid is None:
         print(f"no results on valid.csv: {why}\nResults saved in the checkpoints:")
         show_saved(networks, report / "demo.png", name)

@@ -80,14 +80,14 @@ def make_content(folder: Path, models: list[str] = DEPTHS, lists: bool = True, w
 
 
 @contextmanager
-def served(folder: Path, content: Content, port: int | None = None) -> Iterator[str]:
+def served(folder: Path, content: Content, port: int | None = None, language: str = "en") -> Iterator[str]:
     """Serve a page on ``port`` or a free one, and yield its address."""
     from lab.page.server import launch
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("GRADIO_TEMP_DIR", "NO_PROXY", "no_proxy"):
             patch.setenv(name, "")  # launch() sets them; restored afterwards
-        page, address = launch(content, "127.0.0.1", port, str(folder))
+        page, address = launch(content, "127.0.0.1", port, str(folder), language)
         try:
             yield address.rstrip("/")
         finally:

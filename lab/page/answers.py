@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from lab.data.images import decode
-from lab.data.preprocessing import NO_CELL
 from lab.hardware import Hardware
 from lab.page.gallery import Valid
-from lab.page.html import Row, answer, grid, notice, probability, table
+from lab.page.html import Answer, Row, answer, grid, notice, probability, table
 from lab.page.networks import TrainedModel, predict_and_explain, predict_image
+from lab.page.texts import TEXTS, Texts
 from lab.text import shown
 
 MAX_BYTES = 16 * 2**20  # of an upload; the lab's images have 0.6 MB
@@ -37,6 +37,7 @@ class Content:
     hardware: Hardware
     valid: Valid | None
     why: str = ""
+    say: Texts = TEXTS["en"]
     # Networks run in one thread: concurrent requests wait for each other, and torch keeps a single thread pool.
     worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "networks"))
 
@@ -51,34 +52,45 @@ class Content:
     def decode(self, data: bytes) -> np.ndarray:
         """The pixels, RGB uint8 [H, W, 3]. Raises ``ValueError`` with the reason why nothing can be predicted."""
         if len(data) > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES / 2**20:.0f} MiB")
+            raise ValueError(self.say("too_large", limit=MAX_BYTES // 2**20))
         preprocessing = self.models[0].preprocessing
-        image = decode(data, MAX_PIXELS, preprocessing.white)
+        try:
+            image = decode(data, MAX_PIXELS, preprocessing.white)
+        except ValueError as error:
+            raise ValueError(self.say.reason(str(error))) from None
         if preprocessing.shows_nothing(image):
-            raise ValueError(f"{NO_CELL}, so no class is predicted")
+            raise ValueError(self.say("no_cell"))
         return image
 
     def answer(self, chosen: Chosen, label: int = -1, stage: str = "") -> str:
-        """Every model's prediction for an image as HTML, or the reason why there is none.
+        """Every model's prediction for an image as HTML, or the reason why there is none; arguments as in ``predict``."""
+        return self.show(None if chosen is None else self.predict(chosen, label, stage))
+
+    def show(self, one: Answer | None) -> str:
+        """An answer as HTML."""
+        if one is None:
+            return notice(self.say("nothing_chosen"), "hint")
+        return answer(self.say, one, self.classes)
+
+    def predict(self, chosen: int | tuple[str, bytes], label: int = -1, stage: str = "") -> Answer:
+        """Every model's prediction for an image.
 
         The heat maps explain class ``label`` (-1: each model's predicted class) at ``stage`` (empty: each model's default).
         """
-        if chosen is None:
-            return notice("Choose, drop or paste an image of a cell to see every model's prediction.", "hint")
         start = time.perf_counter()
         try:
             name, data, truth = self.read(chosen)
             image = self.decode(data)
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            name = chosen[0] if isinstance(chosen, tuple) else "This image of the list"
-            return notice(f"{shown(name, 80)}: {reason}. Try another image: BMP, PNG, JPEG or TIFF.")
+            name = chosen[0] if isinstance(chosen, tuple) else self.say("this_image")
+            return Answer(shown(name, 80), reason=self.say.reason(reason))
         explained = label if 0 <= label < len(self.classes) else None
         predictions = [
             self.worker.submit(predict_and_explain, model, image, self.hardware, explained, stage).result()
             for model in self.models
         ]
-        return answer(shown(name, 80), image, predictions, self.classes, truth, time.perf_counter() - start)
+        return Answer(shown(name, 80), image, predictions, truth, time.perf_counter() - start)
 
     def table(self, paths: Sequence[str]) -> str:
         """Every model's prediction for several uploads: a table and a CSV, without heat maps."""
@@ -92,7 +104,7 @@ class Content:
                 continue
             calls = [self.worker.submit(predict_image, model, image, self.hardware) for model in self.models]
             rows.append((shown(name, 80), image, [call.result() for call in calls], ""))
-        return table(rows, self.models, self.classes)
+        return table(self.say, rows, self.models, self.classes)
 
     def examples(self) -> list[int]:
         """Indices of up to ``EXAMPLES`` valid images: one of each class, then images that the models predict differently."""
@@ -113,7 +125,9 @@ class Content:
                 row = self.valid.probabilities[model][index]
                 predicted = int(row.argmax())
                 kind, mark = ("correct", "✓") if predicted == label else ("wrong", "✗")
-                text = caption if predicted == label else f"{self.classes[predicted]}, true: {caption}"
+                text = caption
+                if predicted != label:
+                    text = self.say("caption_wrong", predicted=self.classes[predicted], true=caption)
                 caption = f"{mark}\N{NO-BREAK SPACE}{text} · {probability(float(row.max()), 0)}"
             pictures.append((index, self.valid.windows.images[self.valid.windows.rows[index]], caption, kind))
         return grid(pictures, title)
@@ -123,17 +137,20 @@ class Content:
         number = min(max(number, 0), max(len(indices) - 1, 0) // PAGE_SIZE)
         part = [int(index) for index in indices[number * PAGE_SIZE : (number + 1) * PAGE_SIZE]]
         if not part:
-            return "", 0, "No image passes these filters."
+            return "", 0, self.say("none")
         first, total = number * PAGE_SIZE + 1, len(self.valid.images) if self.valid else 0
-        count = f"{first:,}–{first + len(part) - 1:,} of {len(indices):,} images"
-        count += f", filtered from {total:,}" if len(indices) < total else ""
-        return self.thumbnails(part, model), number, count
+        key = "count_filtered" if len(indices) < total else "count"
+        last, images = first + len(part) - 1, self.say.images(len(indices))
+        return self.thumbnails(part, model), number, self.say(key, first=first, last=last, images=images, total=total)
 
     def pairs(self, model: str) -> list[tuple[str, str]]:
         """The pairs of classes that a model confuses most: a text and the value ``true>predicted`` for each."""
         assert self.valid
         return [
-            (f"{self.classes[true]} predicted as {self.classes[predicted]} ({count})", f"{true}>{predicted}")
+            (
+                self.say("pair_of", true=self.classes[true], predicted=self.classes[predicted], count=count),
+                f"{true}>{predicted}",
+            )
             for true, predicted, count in self.valid.confused(model)
         ]
 

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 
 from lab.figures.accuracy import accuracy_columns, best_epoch, lowest_shown
 from lab.figures.confusion import row_shares
+from lab.page.texts import TEXTS, Texts
 from lab.text import percent
 from models import catalog
 
@@ -48,14 +49,16 @@ def new_figure(height: int, dark: bool) -> go.Figure:
         height=height,
         paper_bgcolor=CLEAR,
         plot_bgcolor=CLEAR,
-        font={"size": 13, "family": "system-ui, sans-serif", "color": ink},
+        font={"size": 13, "family": "Page TC, system-ui, sans-serif", "color": ink},
         modebar={"bgcolor": CLEAR, "color": GREY, "activecolor": ink, "remove": ["select2d", "lasso2d"]},
         hoverlabel={"bgcolor": paper, "bordercolor": GREY, "font": {"size": 13, "color": ink}},
     )
     return figure
 
 
-def curves_figure(histories: Mapping[str, pd.DataFrame], kind: str = "accuracy", dark: bool = False) -> go.Figure:
+def curves_figure(
+    histories: Mapping[str, pd.DataFrame], kind: str = "accuracy", dark: bool = False, say: Texts = TEXTS["en"]
+) -> go.Figure:
     """Accuracy in % or loss in nats over the epochs, on train (dotted) and on valid; a star marks each best epoch on valid.
 
     Raises UserError for a table that is not a history.
@@ -69,12 +72,12 @@ def curves_figure(histories: Mapping[str, pd.DataFrame], kind: str = "accuracy",
         if kind == "loss":
             missing = pd.Series(np.nan, index=table.index)
             sides = {side: histories[model].get(f"{side}_loss", missing) for side in sides}
-        styles = {"train": ("training", 1.4, "dot", 4), "valid": ("valid", 2.6, "solid", 7)}
-        for side, (label, width, dash, size) in styles.items():
+        styles = {"train": (1.4, "dot", 4), "valid": (2.6, "solid", 7)}
+        for side, (width, dash, size) in styles.items():
             figure.add_scatter(
                 x=table["epoch"].tolist(),
                 y=sides[side].tolist(),
-                name=f"{row.title}, {label}",
+                name=say(f"line_{side}", model=row.title),
                 legendgroup=model,
                 mode="lines+markers",
                 line={"color": hue, "width": width, "dash": dash},
@@ -94,8 +97,10 @@ def curves_figure(histories: Mapping[str, pd.DataFrame], kind: str = "accuracy",
                 hoverinfo="skip",
             )
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "ticks": "outside", "tickcolor": GRID}
-    figure.update_xaxes(title="Epoch", tickformat="d", unifiedhovertitle={"text": "Epoch %{x}"}, **axis)
-    figure.update_yaxes(title=f"{kind.capitalize()} ({unit})", **axis)
+    figure.update_xaxes(
+        title=say("epoch"), tickformat="d", unifiedhovertitle={"text": f"{say('epoch')} %{{x}}"}, **axis
+    )
+    figure.update_yaxes(title=say(f"axis_{kind}"), **axis)
     if kind == "accuracy" and tables:
         low = lowest_shown(tables)
         figure.update_yaxes(range=[low, 100 + (100 - low) * 0.03])
@@ -123,6 +128,7 @@ def confusion_figure(
     errors_only: bool = False,
     dark: bool = False,
     top: float = 0.0,
+    say: Texts = TEXTS["en"],
 ) -> go.Figure:
     """A confusion matrix of counts [K, K], a row for each true class, coloured by the share of the true class.
 
@@ -140,9 +146,9 @@ def confusion_figure(
         texts = []
         for column in labels:
             count = matrix[row, column]
-            text = "classified correctly" if row == column else f"predicted as <b>{names[column]}</b>"
-            detail = f"{count:,} images, {shares[row, column]:.1f} % of the true class"
-            texts.append(f"<b>{names[row]}</b> {text}<br>{detail}")
+            key = "cell_right" if row == column else "cell_wrong"
+            text = say(key, true=f"<b>{names[row]}</b>", predicted=f"<b>{names[column]}</b>")
+            texts.append(f"{text}<br>{say('cell_count', count=count, share=shares[row, column])}")
             if count and not (errors_only and row == column):
                 strong = shaded[row, column] > 0.5 * top
                 ink = ("#0b1220" if dark else "#ffffff") if strong else ("#e8eef6" if dark else "#1f2937")
@@ -172,11 +178,12 @@ def confusion_figure(
     axis = {"tickvals": list(labels), "ticktext": ticks, "showgrid": False, "zeroline": False, "ticks": ""}
     axis |= {"automargin": True}
     angle = -40 if len(classes) > 3 else 0
-    figure.update_xaxes(title={"text": "Predicted class", "standoff": 12}, tickangle=angle, **axis)
-    figure.update_yaxes(title={"text": "True class", "standoff": 12}, autorange="reversed", **axis)
-    accuracy = f"accuracy {percent(np.trace(matrix) / matrix.sum())}" if matrix.sum() else "no images"
+    figure.update_xaxes(title={"text": say("axis_predicted"), "standoff": 12}, tickangle=angle, **axis)
+    figure.update_yaxes(title={"text": say("axis_true"), "standoff": 12}, autorange="reversed", **axis)
+    share = percent(np.trace(matrix) / matrix.sum()) if matrix.sum() else ""
+    title = say("matrix_accuracy" if share else "matrix_empty", model=catalog.find(model).title, accuracy=share)
     figure.update_layout(
-        title={"text": f"{catalog.find(model).title}: {accuracy}", "x": 0.5, "font": {"size": 15}},
+        title={"text": title, "x": 0.5, "font": {"size": 15}},
         margin={"l": 20, "r": 10, "t": 44, "b": 20},
     )
     return figure

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from html import escape as html_escape
 
 import numpy as np
@@ -17,7 +18,24 @@ from PIL import Image
 from lab.checkpoints.ensembles import count_parameters
 from lab.data.preprocessing import Preprocessing, window_corner
 from lab.page.networks import Prediction, TrainedModel
-from lab.text import counted, percent
+from lab.page.texts import LANGUAGES, TEXTS, Texts
+from lab.text import percent
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one raw image, RGB uint8 [H, W, 3]: every model's prediction or, with no image, the reason why there is none.
+
+    ``title`` is the name that is shown, ``truth`` the true class, if known.
+    """
+
+    title: str
+    image: np.ndarray | None = None
+    predictions: list[Prediction] = field(default_factory=list)
+    truth: int | None = None
+    seconds: float = 0.0
+    reason: str = ""
+
 
 # An image in a table: its name, the raw image, every model's probabilities [K], and, if there are none, the reason.
 Row = tuple[str, np.ndarray | None, list[np.ndarray], str]
@@ -53,49 +71,47 @@ def notice(text: str, kind: str = "wrong") -> str:
 # ------------------------------------------------------------------------------------------------------ the models
 
 
-def header(data: str, classes: Sequence[str], images: int, titles: Sequence[str]) -> str:
+def header(say: Texts, data: str, classes: Sequence[str], images: int, titles: Sequence[str]) -> str:
     """The page's header; ``titles`` are those of the models."""
-    size = f", {counted(images, 'image')} in valid.csv" if images else ""
-    text = f"{listed(titles)}, implemented by hand and trained from scratch: predictions and Grad-CAM heat maps."
+    size = say("data_images" if images else "data", data=data, classes=len(classes), images=say.images(images))
+    links = "".join(
+        f'<a href="/?lang={language}" lang="{TEXTS[language]("lang")}"{" aria-current=true" * (language == say.language)}>'
+        f"{name}</a>"
+        for language, name in LANGUAGES.items()
+    )
     return (
-        f'<header class="top"><p class="eyebrow">{escape(data)} · {len(classes)} classes{size}</p>'
-        f"<h1>Blood cell classification</h1><p>{text}</p></header>"
-        '<p id="lost" class="notice wrong" role="alert" hidden>The server has stopped, so nothing is predicted. Start it again '
-        "with the same command; the page then reloads by itself.</p>"
+        f'<header class="top"><nav aria-label="{say("switch")}">{links}</nav><p class="eyebrow">{escape(size)}</p>'
+        f"<h1>{say('heading')}</h1><p>{say('about', models=say.listed(titles))}</p></header>"
+        f'<p id="lost" class="notice wrong" role="alert" hidden>{say("lost")}</p>'
     )
 
 
-def listed(names: Sequence[str]) -> str:
-    """``A``, ``A and B``, ``A, B and C``."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
-def cards(models: Sequence[TrainedModel], device: str) -> str:
+def cards(say: Texts, models: Sequence[TrainedModel], device: str) -> str:
     """A card for each model: accuracy with its interval on a common axis, parameters, time for an image, size of the input."""
     lows = [model.accuracy[1] for model in models if not np.isnan(model.accuracy[1])]
     # The axis starts slightly below the lowest interval, so that differences can be seen; its ends are labelled.
     start = min(0.98, max(0.0, np.floor(50 * min(lows, default=0.0)) / 50 - 0.01))
-    return f'<div class="cards">{"".join(card(model, start, device) for model in models)}</div>'
+    return f'<div class="cards">{"".join(card(say, model, start, device) for model in models)}</div>'
 
 
-def card(model: TrainedModel, start: float, device: str) -> str:
+def card(say: Texts, model: TrainedModel, start: float, device: str) -> str:
     """One model; ``start`` is the accuracy at which the interval's axis starts."""
-    tags = f'<span class="tag">mean of {len(model.members)} seeds</span>' if len(model.members) > 1 else ""
-    accuracy, interval = '<p class="big">–<small> no accuracy on valid</small></p>', ""
+    tags = f'<span class="tag">{say("seeds", count=len(model.members))}</span>' if len(model.members) > 1 else ""
+    accuracy, interval = f'<p class="big">–<small> {say("no_accuracy")}</small></p>', ""
     share, low, high = model.accuracy
     if not np.isnan(share):
-        accuracy = f'<p class="big">{100 * share:.2f}<small> % accuracy on valid</small></p>'
+        accuracy = f'<p class="big">{100 * share:.2f}<small> {say("accuracy")}</small></p>'
     if not np.isnan(low):
         left, right, dot = (100 * (value - start) / (1 - start) for value in (low, high, share))
         interval = (
             f'<div class="axis"><i style="left:{left:.2f}%;width:{right - left:.2f}%"></i><b style="left:{dot:.2f}%"></b></div>'
-            f'<p class="scale"><span>{100 * start:.0f} %</span><span>95 % interval {100 * low:.2f}–{100 * high:.2f}</span>'
-            f"<span>100 %</span></p>"
+            f'<p class="scale"><span>{100 * start:.0f} %</span><span>{say("interval", low=100 * low, high=100 * high)}</span>'
+            "<span>100 %</span></p>"
         )
     facts = {
-        "parameters": f"{count_parameters(model.members) / 1e6:.1f} M",
-        f"per image, {device}{', 8 views (D4)' if model.d4 else ''}": f"{model.milliseconds:,.0f} ms",
-        "input": f"{model.preprocessing.size} px",
+        say("parameters"): f"{count_parameters(model.members) / 1e6:.1f} M",
+        say("time_d4" if model.d4 else "time", device=device): f"{model.milliseconds:,.0f} ms",
+        say("input_size"): f"{model.preprocessing.size} px",
     }
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     return (
@@ -107,36 +123,37 @@ def card(model: TrainedModel, start: float, device: str) -> str:
 # ------------------------------------------------------------------------------------------------------ the predictions
 
 
-def drop_zone(limit: int, most: int) -> str:
+def drop_zone(say: Texts, limit: int, most: int) -> str:
     """Where up to ``most`` images of up to ``limit`` bytes are chosen; page.js also takes those that are dropped or pasted
     anywhere."""
     return (
-        f'<div class="drop" data-limit="{limit}" data-most="{most}"><label><b>Choose images of cells</b>, drop them on the page '
-        'or paste one<input type="file" multiple accept="image/*,.bmp,.tif,.tiff"></label>'
-        f'<p>up to {limit // 2**20} MiB each; several give a table</p><p role="status"></p></div>'
+        f'<div class="drop" data-limit="{limit}" data-most="{most}"><label>{say("choose")}'
+        '<input type="file" multiple accept="image/*,.bmp,.tif,.tiff"></label>'
+        f'<p>{say("limits", limit=limit // 2**20)}</p><p role="status"></p></div>'
     )
 
 
-def answer(
-    title: str, image: np.ndarray, predictions: list[Prediction], classes: list[str], truth: int | None, seconds: float
-) -> str:
-    """Every model's prediction for a raw image, RGB uint8 [H, W, 3]; ``truth`` is its true class, if known."""
+def answer(say: Texts, one: Answer, classes: list[str]) -> str:
+    """Every model's prediction for an image, or the reason why there is none."""
+    if one.image is None:
+        return notice(say("refused", name=one.title, reason=one.reason))
+    predictions, truth = one.predictions, one.truth
     labels = bar_labels(predictions)
-    panels = "".join(panel(prediction, classes, labels, truth) for prediction in predictions)
-    height, width = image.shape[:2]
-    rows: list[Row] = [(title, image, [prediction.probabilities for prediction in predictions], "")]
+    panels = "".join(panel(say, prediction, classes, labels, truth) for prediction in predictions)
+    height, width = one.image.shape[:2]
+    rows: list[Row] = [(one.title, one.image, [prediction.probabilities for prediction in predictions], "")]
     models = [prediction.model for prediction in predictions]
-    known = f"true class <b>{escape(classes[truth])}</b><br>" if truth is not None else ""
+    known = f"{say('true_class', label=f'<b>{escape(classes[truth])}</b>')}<br>" if truth is not None else ""
     return (
-        f'<section class="answer"><p class="verdict" role="status">{escape(title)}: {verdict(predictions, classes)}</p>'
-        f'<div class="result"><figure class="raw">{framed(image, predictions[0].model.preprocessing)}'
-        f"<figcaption>{known}{width} × {height} px; the frame marks the window that is cropped"
-        f"<br>computed in {seconds:.1f} s</figcaption></figure>"
-        f'<div class="panels">{panels}</div></div>{legend(predictions)}{csv_link(rows, models, classes)}</section>'
+        f'<section class="answer"><p class="verdict" role="status">{escape(one.title)}: {verdict(say, predictions, classes)}</p>'
+        f'<div class="result"><figure class="raw">{framed(say, one.image, predictions[0].model.preprocessing)}'
+        f"<figcaption>{known}{say('window', width=width, height=height)}"
+        f"<br>{say('seconds', seconds=one.seconds)}</figcaption></figure>"
+        f'<div class="panels">{panels}</div></div>{legend(say, predictions)}{csv_link(say, rows, models, classes)}</section>'
     )
 
 
-def table(rows: Sequence[Row], models: Sequence[TrainedModel], classes: Sequence[str]) -> str:
+def table(say: Texts, rows: Sequence[Row], models: Sequence[TrainedModel], classes: Sequence[str]) -> str:
     """Every model's predicted class for several images."""
     body = ""
     for name, image, shares, reason in rows:
@@ -149,14 +166,14 @@ def table(rows: Sequence[Row], models: Sequence[TrainedModel], classes: Sequence
         body += f'<tr><th scope="row"><div>{small}{escape(name)}</div></th>{cells}</tr>'
     heads = "".join(f'<th scope="col">{model.title}</th>' for model in models)
     return (
-        f'<section class="answer"><p class="verdict" role="status">{counted(len(rows), "image")}: the predicted classes</p>'
-        '<div class="wide" tabindex="0" role="region" aria-label="predicted classes">'
-        f'<table><thead><tr><th scope="col">image</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
-        f"{csv_link(rows, models, classes)}</section>"
+        f'<section class="answer"><p class="verdict" role="status">{say("table_title", images=say.images(len(rows)))}</p>'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{say("table_label")}">'
+        f'<table><thead><tr><th scope="col">{say("table_image")}</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+        f"{csv_link(say, rows, models, classes)}</section>"
     )
 
 
-def csv_link(rows: Sequence[Row], models: Sequence[TrainedModel], classes: Sequence[str]) -> str:
+def csv_link(say: Texts, rows: Sequence[Row], models: Sequence[TrainedModel], classes: Sequence[str]) -> str:
     """A link that saves the predictions as a CSV: a row for each image and model, or for an image without a prediction."""
     records: list[dict[str, object]] = []
     for name, _, shares, reason in rows:
@@ -168,21 +185,25 @@ def csv_link(rows: Sequence[Row], models: Sequence[TrainedModel], classes: Seque
     columns = ["image", "model", "predicted", *(f"probability_{label}" for label in range(len(classes))), "reason"]
     data = base64.b64encode(pd.DataFrame(records, columns=columns).to_csv(index=False).encode()).decode()
     uri = f"data:text/csv;charset=utf-8;base64,{data}"
-    return f'<p class="save"><a download="predictions.csv" href="{uri}">Save the predictions as CSV</a></p>'
+    return f'<p class="save"><a download="predictions.csv" href="{uri}">{say("save_csv")}</a></p>'
 
 
-def verdict(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
+def verdict(say: Texts, predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
     """One sentence: which models predict which class."""
     titles: dict[int, list[str]] = {}
     for prediction in predictions:
         titles.setdefault(prediction.predicted, []).append(prediction.model.title)
     if len(titles) == 1 and len(predictions) > 2:
-        return f"All {len(predictions)} models predict <b>{escape(classes[predictions[0].predicted])}</b>"
+        return say("all_predict", count=len(predictions), label=f"<b>{escape(classes[predictions[0].predicted])}</b>")
     parts = [
-        f"{listed(names)} {'predicts' if len(names) == 1 else 'predict'} <b>{escape(classes[label])}</b>"
+        say(
+            "one_predicts" if len(names) == 1 else "several_predict",
+            models=say.listed(names),
+            label=f"<b>{escape(classes[label])}</b>",
+        )
         for label, names in titles.items()
     ]
-    return "; ".join(parts)
+    return say("semicolon").join(parts)
 
 
 def bar_labels(predictions: Sequence[Prediction]) -> list[int]:
@@ -192,18 +213,15 @@ def bar_labels(predictions: Sequence[Prediction]) -> list[int]:
     return [int(label) for label in np.argsort(-highest, kind="stable")[:bars]]
 
 
-def panel(prediction: Prediction, classes: Sequence[str], labels: Sequence[int], truth: int | None) -> str:
+def panel(say: Texts, prediction: Prediction, classes: Sequence[str], labels: Sequence[int], truth: int | None) -> str:
     """One model's prediction: the class, the input, the heat map and a bar for each of ``labels``."""
     model, shares, predicted = prediction.model, prediction.probabilities, prediction.predicted
     mark = ""
     if truth is not None:
-        mark = (
-            '<span class="mark correct">✓ correct</span>'
-            if predicted == truth
-            else '<span class="mark wrong">✗ wrong</span>'
-        )
+        kind = "correct" if predicted == truth else "wrong"
+        mark = f'<span class="mark {kind}">{say(kind)}</span>'
     side = prediction.input.shape[0]
-    evidence = "evidence" if prediction.has_evidence else "no evidence"
+    evidence = say("evidence" if prediction.has_evidence else "no_evidence", label=escape(classes[prediction.label]))
     bars = "".join(
         f'<li class="{"top" if label == predicted else ""}"><span>{escape(classes[label])}</span>'
         f'<i><b style="width:{100 * shares[label]:.2f}%"></b></i><em>{probability(shares[label])}</em></li>'
@@ -212,11 +230,10 @@ def panel(prediction: Prediction, classes: Sequence[str], labels: Sequence[int],
     return (
         f'<article class="panel {model.name}"><h3>{model.title}{mark}</h3>'
         f'<p class="predicted"><b>{escape(classes[predicted])}</b> {probability(shares[predicted])}</p>'
-        f'<div class="pair"><figure>{picture(prediction.input, f"input of {model.title}", lossless=True)}'
-        f"<figcaption>input, {side} × {side} px</figcaption></figure>"
-        f'<figure class="heat">{picture(prediction.heat, f"heat map of {model.title}")}'
-        f"<figcaption>{evidence} for {escape(classes[prediction.label])}"
-        f' <a href="#" download="heat_map_{model.name}.png" aria-label="Save the heat map of {model.title}">PNG</a>'
+        f'<div class="pair"><figure>{picture(prediction.input, say("input_of", model=model.title), lossless=True)}'
+        f"<figcaption>{say('input', side=side)}</figcaption></figure>"
+        f'<figure class="heat">{picture(prediction.heat, say("heat_map_of", model=model.title))}<figcaption>{evidence} '
+        f'<a href="#" download="heat_map_{model.name}.png" aria-label="{say("save_heat_map", model=model.title)}">PNG</a>'
         "</figcaption></figure></div>"
         f'<ul class="bars">{bars}</ul></article>'
     )
@@ -229,23 +246,22 @@ def reduced(image: np.ndarray, side: int) -> np.ndarray:
     return np.array(small)
 
 
-def framed(image: np.ndarray, preprocessing: Preprocessing) -> str:
+def framed(say: Texts, image: np.ndarray, preprocessing: Preprocessing) -> str:
     """The raw image with a frame around the window, clipped to the image."""
     height, width = image.shape[:2]
     x, y = window_corner(image, preprocessing.window, preprocessing.mask(image))
     side = preprocessing.window
     style = f"left:{100 * x / width:.2f}%;top:{100 * y / height:.2f}%;"
     style += f"width:{100 * side / width:.2f}%;height:{100 * side / height:.2f}%"
-    return f'<div class="frame">{picture(reduced(image, RAW_SIDE), "raw image")}<span style="{style}"></span></div>'
-
-
-def legend(predictions: Sequence[Prediction]) -> str:
-    """How to read the heat maps."""
-    stages = "; ".join(f"{one.model.title} {one.stage}, {one.map_side} × {one.map_side} values" for one in predictions)
     return (
-        '<p class="legend"><span class="ramp"></span> Grad-CAM, averaged over the eight flips and quarter turns: grey means no '
-        f"evidence for the class, yellow the strongest. Layers: {stages}; bicubic interpolation.</p>"
+        f'<div class="frame">{picture(reduced(image, RAW_SIDE), say("raw_image"))}<span style="{style}"></span></div>'
     )
+
+
+def legend(say: Texts, predictions: Sequence[Prediction]) -> str:
+    """How to read the heat maps."""
+    stages = [say("stage", model=one.model.title, stage=one.stage, side=one.map_side) for one in predictions]
+    return f'<p class="legend"><span class="ramp"></span> {say("legend", stages=say("semicolon").join(stages))}</p>'
 
 
 # ------------------------------------------------------------------------------------------------------ the gallery

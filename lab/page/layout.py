@@ -5,6 +5,7 @@ Defines the components and the function that each control calls; lab/page/answer
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import gradio as gr
 
 from lab.page.answers import MAX_BYTES, MAX_UPLOADS, Content, read_upload
 from lab.page.figures import coloured_shares, confusion_figure, curves_figure
-from lab.page.html import MARK, cards, drop_zone, header, notice
+from lab.page.html import MARK, Answer, cards, drop_zone, header, notice
+from lab.page.texts import LANGUAGES, TEXTS
 from models.catalog import find
 
 ANY = "any"
@@ -34,50 +36,66 @@ WITH_DARK = "(...inputs) => [...inputs.slice(0, -1), document.body.classList.con
 
 
 def build(content: Content) -> gr.Blocks:
-    """The whole page."""
-    images = len(content.valid.images) if content.valid else 0
-    titles = [model.title for model in content.models]
+    """The page in every language: English at ``/``, another at the route of its name, as ``/zh``."""
+    examples = content.examples()
+    first = content.predict(examples[0]) if examples else None
     # Gradio deletes uploads and thumbnails when they are an hour old.
-    with gr.Blocks(title=f"{content.data} · cells", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.HTML(header(content.data, content.classes, images, titles), elem_classes="page")
-        gr.HTML(cards(content.models, content.hardware.device.type.upper()), elem_classes="page", elem_id="depths")
-        with gr.Tabs(elem_id="tabs") as tabs:
-            with gr.Tab("Predict an image", id="predict"):
-                predict_tab(content)
-            with gr.Tab("Valid images", id="valid") as tab:
-                gallery_tab(content, tab, tabs)
-            with gr.Tab("Curves", id="curves") as tab:
-                curves_tab(content, tab)
-            with gr.Tab("Confusion matrices", id="confusion") as tab:
-                confusion_tab(content, tab)
+    page = gr.Blocks(title=f"{content.data} · ResNet", analytics_enabled=False, delete_cache=(600, 3600))
+    for language, name in LANGUAGES.items():
+        with page if language == "en" else page.route(name, language, show_in_navbar=False):
+            fill(replace(content, say=TEXTS[language]), examples, first)
     return page
 
 
-def predict_tab(content: Content) -> None:
-    """An image is uploaded or picked, and predicted. The first example is predicted before the page opens."""
-    examples, valid = content.examples(), content.valid
-    first = examples[0] if examples else None
+def fill(content: Content, examples: list[int], first: Answer | None) -> None:
+    """The page in one language."""
+    say, images = content.say, len(content.valid.images) if content.valid else 0
+    titles = [model.title for model in content.models]
+    gr.HTML(header(say, content.data, content.classes, images, titles), elem_classes="page")
+    gr.HTML(cards(say, content.models, content.hardware.device.type.upper()), elem_classes="page", elem_id="depths")
+    with gr.Tabs(elem_id="tabs") as tabs:
+        with gr.Tab(say("tab_predict"), id="predict"):
+            predict_tab(content, examples, first)
+        with gr.Tab(say("tab_valid"), id="valid") as tab:
+            gallery_tab(content, tab, tabs)
+        with gr.Tab(say("tab_curves"), id="curves") as tab:
+            curves_tab(content, tab)
+        with gr.Tab(say("tab_confusion"), id="confusion") as tab:
+            confusion_tab(content, tab)
+
+
+def predict_tab(content: Content, examples: list[int], first: Answer | None) -> None:
+    """An image is uploaded or picked, and predicted. ``first`` is the answer to the first example."""
+    valid, say = content.valid, content.say
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=270):
-            gr.HTML(drop_zone(MAX_BYTES, MAX_UPLOADS), elem_id="upload", elem_classes="page")
+            gr.HTML(drop_zone(say, MAX_BYTES, MAX_UPLOADS), elem_id="upload", elem_classes="page")
             if examples:
-                title = "Examples from valid.csv: one of each class"
-                title += ", then images that the models predict differently" if len(content.models) > 1 else ""
+                title = say("examples_differ" if len(content.models) > 1 else "examples")
                 thumbnails = content.thumbnails(examples, title=title)
                 gr.HTML(thumbnails, js_on_load=MARK, elem_id="examples", elem_classes="page")
             else:
-                gr.HTML(notice(f"No examples: {content.why}", "hint"), elem_classes="page")
+                gr.HTML(notice(say("no_examples", why=content.why), "hint"), elem_classes="page")
         with gr.Column(scale=9, min_width=320):
             script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
             answer = gr.HTML(
-                content.answer(first), js_on_load=script, first=first, elem_id="answer", elem_classes="page"
+                content.show(first),
+                js_on_load=script,
+                first=examples[0] if examples else None,
+                texts=say.browser,
+                lang=say("lang"),
+                elem_id="answer",
+                elem_classes="page",
             )
             with gr.Row():
-                labels = [("the predicted class", -1), *((name, label) for label, name in enumerate(content.classes))]
-                label = gr.Dropdown(labels, value=-1, label="Heat map for", min_width=200, elem_id="explained")
+                labels = [
+                    (say("explained_default"), -1),
+                    *((name, label) for label, name in enumerate(content.classes)),
+                ]
+                label = gr.Dropdown(labels, value=-1, label=say("explained"), min_width=200, elem_id="explained")
                 stages = dict.fromkeys(stage for model in content.models for stage in find(model.name).stages)
-                choices = [("deepest with sufficient resolution", ""), *((stage, stage) for stage in stages)]
-                stage = gr.Radio(choices, value="", label="Layer", scale=2, min_width=300, elem_id="stage")
+                choices = [(say("layer_default"), ""), *((stage, stage) for stage in stages)]
+                stage = gr.Radio(choices, value="", label=say("layer"), scale=2, min_width=300, elem_id="stage")
 
     def predict(index: object, uploads: list[str] | None, label: int, stage: str) -> str:
         """Predict image ``index`` of the list or, if there is no such image, the uploads."""
@@ -88,7 +106,7 @@ def predict_tab(content: Content) -> None:
                 return content.table(uploads[:MAX_UPLOADS])
             return content.answer(read_upload(uploads[0]) if uploads else None, label, stage)
         except OSError:
-            return notice("The upload was deleted, as every upload is after an hour. Choose the image again.")
+            return notice(say("deleted"))
 
     # One function for all events, so that of several events in a row the last one is answered last.
     index, uploads = gr.Number(visible=False), gr.File(file_count="multiple", visible=False)
@@ -98,34 +116,30 @@ def predict_tab(content: Content) -> None:
 
 def gallery_tab(content: Content, tab: gr.Tab, tabs: gr.Tabs) -> None:
     """The valid images, filtered, in pages; a click opens an image in the first tab."""
-    valid, names = content.valid, content.names()
+    valid, names, say = content.valid, content.names(), content.say
     if not valid:
-        gr.HTML(notice(f"No gallery: {content.why}", "hint"), elem_classes="page")
+        gr.HTML(notice(say("no_gallery", why=content.why), "hint"), elem_classes="page")
         return
     with gr.Row():
-        model = gr.Radio(names, value=names[0][1], label="Predictions of", min_width=280, elem_id="by")
-        results = [("all", "all"), ("correct", "correct"), ("wrong", "wrong")]
-        results += [("models differ", "differ")] if len(names) > 1 else []
-        result = gr.Radio(results, value="all", label="Result", min_width=280, elem_id="result")
+        model = gr.Radio(names, value=names[0][1], label=say("by"), min_width=280, elem_id="by")
+        kinds = ["all", "correct", "wrong", *(["differ"] if len(names) > 1 else [])]
+        results = [(say(f"result_{kind}"), kind) for kind in kinds]
+        result = gr.Radio(results, value="all", label=say("result"), min_width=280, elem_id="result")
     with gr.Row():
-        classes = [(ANY, -1), *((name, label) for label, name in enumerate(content.classes))]
-        label = gr.Dropdown(classes, value=-1, label="True class", min_width=170, elem_id="class")
-        pairs = [(ANY, ANY), *content.pairs(names[0][1])]
-        pair = gr.Dropdown(pairs, value=ANY, label="Most confused pairs", min_width=220, elem_id="pair")
-        orders = [
-            ("as in the list", "list"),
-            ("lowest confidence first", "least"),
-            ("highest confidence first", "most"),
-        ]
-        order = gr.Dropdown(orders, value="list", label="Order", min_width=150, elem_id="order")
+        classes = [(say("any"), -1), *((name, label) for label, name in enumerate(content.classes))]
+        label = gr.Dropdown(classes, value=-1, label=say("class"), min_width=170, elem_id="class")
+        pairs = [(say("any"), ANY), *content.pairs(names[0][1])]
+        pair = gr.Dropdown(pairs, value=ANY, label=say("pair"), min_width=220, elem_id="pair")
+        orders = [(say(f"order_{kind}"), kind) for kind in ("list", "least", "most")]
+        order = gr.Dropdown(orders, value="list", label=say("order"), min_width=150, elem_id="order")
     with gr.Row():
-        low = gr.Slider(0, 100, 0, step=1, label="Lowest confidence, %", min_width=240, elem_id="low")
-        high = gr.Slider(0, 100, 100, step=1, label="Highest confidence, %", min_width=240, elem_id="high")
+        low = gr.Slider(0, 100, 0, step=1, label=say("low"), min_width=240, elem_id="low")
+        high = gr.Slider(0, 100, 100, step=1, label=say("high"), min_width=240, elem_id="high")
     gallery = gr.HTML(js_on_load=OPEN + MARK, elem_id="gallery", elem_classes="page")
     with gr.Row():
-        previous = gr.Button("‹ Previous", size="sm", min_width=90, elem_id="back")
+        previous = gr.Button(say("previous"), size="sm", min_width=90, elem_id="back")
         count = gr.HTML(elem_classes=["page", "counts"], elem_id="counts")
-        following = gr.Button("Next ›", size="sm", min_width=90, elem_id="on")
+        following = gr.Button(say("next"), size="sm", min_width=90, elem_id="on")
     number = gr.State(0)
     filters = [model, label, result, low, high, pair, order]
     outputs = [gallery, number, count]
@@ -142,7 +156,7 @@ def gallery_tab(content: Content, tab: gr.Tab, tabs: gr.Tabs) -> None:
         model: str, label: int, result: str, low: float, high: float, _: str, order: str
     ) -> tuple[Any, ...]:
         """The confused pairs are those of the model, so the choice of a pair is reset."""
-        choices = [(ANY, ANY), *content.pairs(model)]
+        choices = [(say("any"), ANY), *content.pairs(model)]
         return gr.Dropdown(choices, value=ANY), *show(0, model, label, result, low, high, ANY, order)
 
     tab.select(show, [number, *filters], outputs, **EVENT)
@@ -156,22 +170,23 @@ def gallery_tab(content: Content, tab: gr.Tab, tabs: gr.Tabs) -> None:
 
 def curves_tab(content: Content, tab: gr.Tab) -> None:
     """Accuracy or loss over epochs, drawn when the tab is opened."""
+    say = content.say
     histories = {model.name: model.history for model in content.models if model.history is not None}
     names = [(title, name) for title, name in content.names() if name in histories]
     for title, name in content.names():
         if name not in histories:
-            text = f"{title}: no history in its checkpoint or in the report folder."
-            gr.HTML(notice(text, "hint"), elem_classes="page")
+            gr.HTML(notice(say("no_history", model=title), "hint"), elem_classes="page")
     if not names:
         return
     with gr.Row():
-        models = gr.CheckboxGroup(names, value=list(histories), label="Models", elem_id="curves-of")
-        kind = gr.Radio(["accuracy", "loss"], value="accuracy", label="Metric", elem_id="kind")
+        models = gr.CheckboxGroup(names, value=list(histories), label=say("models"), elem_id="curves-of")
+        kinds = [(say(f"metric_{kind}"), kind) for kind in ("accuracy", "loss")]
+        kind = gr.Radio(kinds, value="accuracy", label=say("metric"), elem_id="kind")
     dark = gr.Checkbox(visible=False)
     plot = gr.Plot(show_label=False, elem_id="curves-plot")
 
     def draw(models: list[str], kind: str, dark: bool) -> Any:
-        return curves_figure({model: histories[model] for model in histories if model in models}, kind, dark)
+        return curves_figure({model: histories[model] for model in histories if model in models}, kind, dark, say)
 
     for change in (tab.select, models.input, kind.input):
         change(draw, [models, kind, dark], plot, js=WITH_DARK, **EVENT)
@@ -179,14 +194,14 @@ def curves_tab(content: Content, tab: gr.Tab) -> None:
 
 def confusion_tab(content: Content, tab: gr.Tab) -> None:
     """A confusion matrix for each model, drawn when the tab is opened."""
-    valid, names = content.valid, content.names()
+    valid, names, say = content.valid, content.names(), content.say
     if not valid:
-        gr.HTML(notice(f"No confusion matrices: {content.why}", "hint"), elem_classes="page")
+        gr.HTML(notice(say("no_matrices", why=content.why), "hint"), elem_classes="page")
         return
     with gr.Row():
-        models = gr.CheckboxGroup(names, value=[name for _, name in names], label="Models", elem_id="matrices-of")
-        kinds = [("all images", False), ("errors only", True)]
-        errors = gr.Radio(kinds, value=False, label="Colour by", elem_id="errors")
+        models = gr.CheckboxGroup(names, value=[name for _, name in names], label=say("models"), elem_id="matrices-of")
+        kinds = [(say("colour_all"), False), (say("colour_errors"), True)]
+        errors = gr.Radio(kinds, value=False, label=say("colour_by"), elem_id="errors")
     dark = gr.Checkbox(visible=False)
     with gr.Row():
         plots = [gr.Plot(show_label=False, min_width=300, elem_classes="matrix") for _ in names]
@@ -196,7 +211,7 @@ def confusion_tab(content: Content, tab: gr.Tab) -> None:
     def draw(models: list[str], errors: bool, dark: bool) -> list[Any]:
         top = max(float(coloured_shares(matrix, errors).max()) for matrix in matrices.values())
         return [
-            gr.Plot(confusion_figure(matrix, content.classes, model, errors, dark, top), visible=True)
+            gr.Plot(confusion_figure(matrix, content.classes, model, errors, dark, top, say), visible=True)
             if model in models
             else gr.Plot(visible=False)
             for model, matrix in matrices.items()

@@ -1,5 +1,10 @@
 // What the page does in the browser. Gradio runs this once, as the body of a function: `element` is the answer, `trigger` sends
-// an event to Python, `upload` sends a file to the server, `props.first` is the image that is predicted before the page opens.
+// an event to Python, `upload` sends a file to the server, `props` are the values that layout.py gives.
+
+document.documentElement.lang = props.lang;
+const wanted = new URLSearchParams(location.search).get('lang');
+if (wanted) document.cookie = `language=${wanted}; path=/; max-age=31536000; samesite=lax`; // server.py reads it
+const text = (key, values = {}) => props.texts[key].replace(/{(\w+)}/g, (_, name) => values[name]);
 
 // The visitor's choice: an image of the list, or uploads. layout.py reads it when a request is sent and not when the visitor
 // clicks: of several clicks Gradio sends the last one after the answer to the first, with the data of the first.
@@ -40,27 +45,27 @@ document.addEventListener('click', event => {
 
 // ---- uploads: chosen, dropped anywhere, or pasted; each replaces the one before
 
-const say = text => (document.querySelector('#upload [role=status]').textContent = text);
+const say = message => (document.querySelector('#upload [role=status]').textContent = message);
 
 async function take(files) {
   files = [...files];
   if (!files.length) return;
   const { limit, most } = document.querySelector('#upload .drop').dataset;
   const large = files.find(file => file.size > limit);
-  if (files.length > most) return say(`${files.length} images are too many, so nothing was sent; at most ${most} at once.`);
-  if (large) return say(`${large.name}: larger than ${limit / 2 ** 20} MiB, so nothing was sent.`);
+  if (files.length > most) return say(text('too_many', { count: files.length, most }));
+  if (large) return say(text('too_large', { name: large.name, limit: limit / 2 ** 20 }));
   const mine = (turn += 1);
-  say('Sending…');
+  say(text('sending'));
   try {
     const sent = [];
     for (const file of files) {
-      if (files.length > 1) say(`Sending image ${sent.length + 1} of ${files.length}…`);
+      if (files.length > 1) say(text('sending_of', { number: sent.length + 1, count: files.length }));
       sent.push({ path: (await upload(file)).path, orig_name: file.name, meta: { _type: 'gradio.FileData' } });
       if (mine !== turn) return;
     }
     choose(null, sent);
   } catch (error) {
-    if (mine === turn) say(`${files[0].name}: not sent (${error.message ?? error}). Try again.`);
+    if (mine === turn) say(text('not_sent', { name: files[0].name, error: error.message ?? error }));
   }
 }
 

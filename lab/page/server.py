@@ -10,6 +10,7 @@ import os
 import signal
 import tempfile
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 # Gradio reads these when it is imported. It makes requests to its own server only, and fails if a SOCKS proxy is set for them.
@@ -19,38 +20,59 @@ import gradio as gr
 from gradio.themes.utils import fonts
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lab.errors import UserError
 from lab.page.answers import MAX_BYTES, Content
 from lab.page.figures import colour_rules
 from lab.page.layout import build
+from lab.page.texts import LANGUAGES
 
-FONTS = [fonts.Font(name) for name in ("system-ui", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")]
+# "Page TC" (page.css) is for Chinese characters only.
+FONTS = [fonts.Font(name) for name in ("Page TC", "system-ui", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")]
 MONO = [fonts.Font(name) for name in ("ui-monospace", "Consolas", "monospace")]
 LABEL = {"background_fill": "transparent", "background_fill_dark": "transparent", "text_weight": "600"}
 LABEL |= {"text_color": "*body_text_color", "text_color_dark": "*body_text_color"}
+FONT = "/fonts/zh.otf"
 OPEN_PREFIXES = ("/assets/", "/static/", "/gradio_api/run/", "/gradio_api/heartbeat/", "/gradio_api/upload")
-OPEN_PATHS = {"/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/startup-events"}
+OPEN_PATHS = {"/", "/zh", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/startup-events"}
 OPEN_PATHS |= {"/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/app_id"}
 
 
 class OpenRoutesOnly:
     """Middleware that answers 404 to any path outside the open ones. No route serves uploads or image files: images are embedded
-    in the page's HTML."""
+    in the page's HTML. It also redirects to the page in the visitor's language, and serves the font of page.css."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, language: str) -> None:
+        self.app, self.language = app, language
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
+        if scope["type"] == "http" and path == "/" and self.wanted(Request(scope)) != "en":
+            return await RedirectResponse(f"/zh?{Request(scope).url.query}")(scope, receive, send)
+        if scope["type"] == "http" and path == FONT and (font := find_font()):
+            response = FileResponse(font, media_type="font/otf", headers={"cache-control": "max-age=86400"})
+            return await response(scope, receive, send)
         if scope["type"] != "http" or path in OPEN_PATHS or path.startswith(OPEN_PREFIXES):
             # Without compression: compressing megabytes of script takes longer than sending them over loopback.
             headers = [header for header in scope.get("headers", []) if header[0] != b"accept-encoding"]
             await self.app({**scope, "headers": headers}, receive, send)
         else:
             await PlainTextResponse("not found", status_code=404)(scope, receive, send)
+
+    def wanted(self, request: Request) -> str:
+        """The language: that in the address, or else the one that the browser remembers (page.js), or else the server's."""
+        given = (request.query_params.get("lang"), request.cookies.get("language"), self.language)
+        return next(language for language in given if language in LANGUAGES)
+
+
+def find_font() -> Path | None:
+    """A font with Chinese characters: that of the report, if it is installed."""
+    package = find_spec("pylopdf_fonts_zh_tw")
+    path = Path(package.origin or "").with_name("NotoSansTC-Regular.otf") if package else None
+    return path if path and path.is_file() else None
 
 
 def theme() -> gr.themes.Base:
@@ -65,8 +87,8 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def launch(content: Content, host: str, port: int | None, folder: str) -> tuple[gr.Blocks, str]:
-    """Start serving the page and return it with its address. Uploads are stored in ``folder``.
+def launch(content: Content, host: str, port: int | None, folder: str, language: str = "en") -> tuple[gr.Blocks, str]:
+    """Start serving the page and return it with its address. Uploads are stored in ``folder``; the page opens in ``language``.
 
     Raises UserError if the port is out of range or cannot be used.
     """
@@ -78,7 +100,7 @@ def launch(content: Content, host: str, port: int | None, folder: str) -> tuple[
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost", host]))
     # Check the Host header against DNS rebinding: otherwise a web site could read the page through a visitor's browser.
     hosts = ["127.0.0.1", "localhost", host] if is_loopback(host) and ":" not in host else ["*"]
-    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(OpenRoutesOnly)]
+    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(OpenRoutesOnly, language=language)]
     page = build(content)
     try:
         _, address, _ = page.launch(
@@ -109,11 +131,11 @@ def launch(content: Content, host: str, port: int | None, folder: str) -> tuple[
     return page, address
 
 
-def serve(content: Content, host: str, port: int | None) -> None:
+def serve(content: Content, host: str, port: int | None, language: str = "en") -> None:
     """Serve the page until Ctrl-C or SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="page-") as folder:
-        page, address = launch(content, host, port, str(Path(folder).resolve()))
+        page, address = launch(content, host, port, str(Path(folder).resolve()), language)
         if not is_loopback(host):
             print(f"Listening on {host}: anyone who can reach this machine can open the page and upload images.")
         print(f"The page is open at {address}  (Ctrl-C stops it)", flush=True)

@@ -18,6 +18,7 @@ import evaluate
 import predict
 import prepare
 from lab.page.html import csv_link
+from lab.page.texts import TEXTS
 from tests.made import PROJECT, command, inside
 
 PAGE = (PROJECT / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -76,7 +77,7 @@ def test_histories_and_evaluations(written: Path, trained: Path) -> None:
 
 def test_the_predictions_that_the_page_saves() -> None:
     model: Any = SimpleNamespace(name="resnet18")
-    link = csv_link([("a.png", None, [np.array([0.2, 0.8])], "")], [model], ["x", "y"])
+    link = csv_link(TEXTS["en"], [("a.png", None, [np.array([0.2, 0.8])], "")], [model], ["x", "y"])
     names = base64.b64decode(link.split("base64,")[1].split('"')[0]).decode().splitlines()[0].split(",")
     assert list(dict.fromkeys(re.sub(r"_\d+$", "_<label>", name) for name in names)) == fields("`predictions.csv`")
 

@@ -5,6 +5,7 @@ Skipped, with the reason, if Chromium is not installed (Debian: apt-get install 
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -53,14 +54,14 @@ class Visit:
     def tab(self, name: str) -> None:
         """Open a tab; on a narrow screen it may be in a menu."""
         tab = self.page.get_by_role("tab", name=name)
-        for _ in range(PATIENCE // 2000):  # while the page is laid out, neither may be there, or the menu for a moment
-            if tab.is_visible():
-                break
+        for _ in range(PATIENCE // 2000):  # while the page is laid out, tabs move into the menu and out of it
             with suppress(TimeoutError):
-                self.page.locator(".overflow-menu > button").click(timeout=2000)
-                tab = self.page.locator(".overflow-dropdown").get_by_text(name)
-                break
-        tab.click()
+                if not tab.is_visible():
+                    self.page.locator(".overflow-menu > button").click(timeout=2000)
+                    tab = self.page.locator(".overflow-dropdown").get_by_text(name)
+                return tab.click(timeout=2000)
+            tab = self.page.get_by_role("tab", name=name)
+        raise TimeoutError(f"no tab {name}")
 
     def upload(self, *paths: Path) -> None:
         """Choose files in the dialog."""
@@ -97,9 +98,9 @@ def visit(browser: Browser) -> Iterator[Open]:
     """Opens an address; at the end of the test, no visit has sent a request to another host or logged an error."""
     visits = []
 
-    def open_page(address: str, dark: bool = False, width: int = 1280, height: int = 900) -> Visit:
+    def open_page(address: str, dark: bool = False, width: int = 1280, height: int = 900, locale: str = "en") -> Visit:
         scheme, size = "dark" if dark else "light", {"width": width, "height": height}
-        context = browser.new_context(color_scheme=scheme, viewport=size)  # type: ignore[arg-type]
+        context = browser.new_context(color_scheme=scheme, viewport=size, locale=locale)  # type: ignore[arg-type]
         context.set_default_timeout(PATIENCE)
         made = Visit(context.new_page())
         own = (address + "/", "data:", "blob:")
@@ -357,6 +358,47 @@ def test_no_name_and_no_number_is_cut(visit: Open, tmp_path: Path, monkeypatch: 
         )
         assert cut == []
         visited.page.close()
+
+
+# What may stand in Latin letters on the Chinese page: names of models, layers, classes, data, files and formats, and units.
+NAMES = r"EN|ResNet\d*|layer\d|leukemia blast|normal|tiny|\S*\.(png|csv)|Grad-CAM|D4"
+NAMES += "|BMP|PNG|JPEG|TIFF|CSV|CPU|MiB|px|ms|nats|M"
+# The texts that are seen, and those that are read out; but not Gradio's own of the latter, which are in English.
+WORDS = """[document.title, document.body.innerText, ...[...document.querySelectorAll('.page *')]
+  .flatMap(one => [one.ariaLabel, one.alt, one.title, one.placeholder])].join('\\n')"""
+
+
+def test_the_page_in_chinese_shows_no_english_and_is_remembered(page: Served, visit: Open, tmp_path: Path) -> None:
+    address, content = page
+    assert content.valid
+    visited = visit(address, locale="zh-TW")  # Gradio's own texts are in the browser's language
+    window = visited.page
+    window.wait_for_function("document.documentElement.lang === 'en'")
+    window.get_by_role("link", name="中文").click()
+    window.wait_for_function("document.documentElement.lang === 'zh-Hant-TW'")
+    for name in ("預測影像", "驗證影像", "學習曲線", "混淆矩陣"):
+        visited.tab(name)
+        if name == "預測影像":
+            window.locator("#examples button").nth(1).click()
+            window.wait_for_function(f"{ANSWERED} === '{content.valid.images.ids[content.examples()[1]]}'")
+        if name == "驗證影像":
+            window.locator("#result").get_by_text("錯誤").click()
+            window.locator("#counts").get_by_text("篩選").wait_for()
+        if name in ("學習曲線", "混淆矩陣"):
+            window.locator("#curves-plot .xtitle" if name == "學習曲線" else ".matrix .xtitle").last.wait_for()
+        left = re.findall(r"[A-Za-z]{2,}", re.sub(rf"(?<![A-Za-z])({NAMES})(?![A-Za-z])", "", window.evaluate(WORDS)))
+        assert left == [], name
+    (tmp_path / "notes.txt").write_text("no image")
+    visited.tab("預測影像")
+    visited.upload(tmp_path / "notes.txt")
+    window.get_by_role("alert").get_by_text("不是可讀取的影像格式").wait_for()
+    window.goto(address)
+    window.wait_for_function("document.documentElement.lang === 'zh-Hant-TW'")
+    window.get_by_role("link", name="EN", exact=True).click()
+    window.wait_for_function("document.documentElement.lang === 'en'")
+    window.goto(address)
+    window.wait_for_selector("#examples button")
+    assert window.evaluate("document.documentElement.lang") == "en"
 
 
 def test_a_narrow_screen_needs_no_horizontal_scrolling(page: Served, visit: Open) -> None:

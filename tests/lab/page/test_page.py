@@ -36,8 +36,11 @@ from lab.page.gallery import Valid, read_table
 from lab.page.html import cards, header, notice, probability, verdict
 from lab.page.layout import build
 from lab.page.networks import predict_and_explain
+from lab.page.texts import TEXTS
 from tests.made import DEPTHS, VALID, Capture, Patch, cell, command, inside, make_data, slow_probabilities
 from tests.made_page import CPU, HISTORY, make_content, random_image, save_staged, staged
+
+SAY = TEXTS["en"]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ def test_every_card_shows_the_accuracy_on_valid_and_its_interval(content: Conten
         hits = int((slow.argmax(axis=1) == np.arange(VALID) % 2).sum())
         low, high = wilson(hits, VALID)
         assert model.accuracy == (hits / VALID, low, high) and model.milliseconds > 0
-        text = texts(cards([model], "CPU"))
+        text = texts(cards(SAY, [model], "CPU"))
         assert f"{100 * hits / VALID:.2f} % accuracy on valid" in text and "32 px" in text
         assert f"95 % interval {100 * low:.2f}–{100 * high:.2f}" in text
 
@@ -93,7 +96,7 @@ def test_without_lists_the_cards_show_the_accuracy_in_the_checkpoints(tmp_path: 
     save_staged(tmp_path / "weights", ["resnet152"], metrics={"valid_accuracy": 0.75})  # of how many images?
     content = make_content(tmp_path, lists=False)
     assert content.valid is None and content.models[0].accuracy == (0.75, *wilson(30, 40))
-    counted, unknown, uncounted = (texts(cards([model], "CPU")) for model in content.models)
+    counted, unknown, uncounted = (texts(cards(SAY, [model], "CPU")) for model in content.models)
     assert "75.00 % accuracy on valid" in counted and "interval" in counted and "no accuracy on valid" in unknown
     assert "75.00 % accuracy on valid" in uncounted and "interval" not in uncounted and "nan" not in uncounted
     page = str(build(content).get_config_file())
@@ -123,7 +126,7 @@ def test_an_ensemble_predicts_the_mean_of_its_members(tmp_path: Path) -> None:
     assert np.abs(rows[0] - rows[1]).max() > 1e-3
     prediction = predict_and_explain(model, image, CPU)
     np.testing.assert_allclose(prediction.probabilities, np.mean(rows, axis=0), rtol=1e-4)
-    assert "mean of 2 seeds" in texts(cards([model], "CPU"))
+    assert "mean of 2 seeds" in texts(cards(SAY, [model], "CPU"))
 
 
 # ------------------------------------------------------------------------------------------------------ the predictions
@@ -234,7 +237,7 @@ def test_of_a_large_upload_only_one_byte_too_many_is_read(tmp_path: Path, monkey
 
 def test_names_of_classes_and_data_sets_are_escaped(content: Content) -> None:
     bad = "<script>alert(1)</script>{{value}}${1+1}"
-    for html in (notice(bad), header(bad, [bad, "x"], 3, ["ResNet18"])):
+    for html in (notice(bad), header(SAY, bad, [bad, "x"], 3, ["ResNet18"])):
         assert "<script" not in html and "{" not in html and "$" not in html
     html = Content(bad, [bad, "x"], content.models, CPU, content.valid).answer(0)
     assert "<script" not in html and "{{" not in html and "${" not in html
@@ -242,7 +245,7 @@ def test_names_of_classes_and_data_sets_are_escaped(content: Content) -> None:
 
 def test_the_header_names_the_models() -> None:
     assert "ResNet18, ResNet50 and VGG-16, implemented by hand" in header(
-        "a", ["x"], 1, ["ResNet18", "ResNet50", "VGG-16"]
+        SAY, "a", ["x"], 1, ["ResNet18", "ResNet50", "VGG-16"]
     )
 
 
@@ -258,7 +261,7 @@ def test_the_header_names_the_models() -> None:
 def test_the_verdict_names_models_and_classes(content: Content, labels: list[int], text: str) -> None:
     pairs = zip(content.models, labels, strict=False)
     predictions: Any = [SimpleNamespace(model=model, predicted=label) for model, label in pairs]
-    assert texts(verdict(predictions, content.classes)).replace(" ;", ";").strip() == text
+    assert texts(verdict(SAY, predictions, content.classes)).replace(" ;", ";").strip() == text
 
 
 @given(st.floats(0, 1))
@@ -453,7 +456,7 @@ def test_the_matrix_shows_counts_and_its_colours_shares() -> None:
 
 def test_the_matrices_of_all_models_share_one_scale(content: Content, valid: Valid, monkeypatch: Patch) -> None:
     tops = []
-    monkeypatch.setattr("lab.page.layout.confusion_figure", lambda *args: tops.append(args[-1]))
+    monkeypatch.setattr("lab.page.layout.confusion_figure", lambda *args: tops.append(args[-2]))
     draw, *_ = [
         call.fn for call in build(content).fns.values() if call.fn and "errors" in signature(call.fn).parameters
     ]
@@ -487,11 +490,24 @@ def test_the_models_are_served(made: Path, tmp_path: Path, monkeypatch: Patch, m
         shutil.copytree(made / "weights" / "tiny" / model, tmp_path / "weights" / "tiny" / model)
     if lists:
         shutil.copytree(made / "csv", tmp_path / "csv")
-    calls: list[tuple[Content, str, int | None]] = []
+    calls: list[tuple[Content, str, int | None, str]] = []
     monkeypatch.setattr("lab.page.server.serve", lambda *args: calls.append(args))
     with inside(tmp_path, staged):
-        command(demo, "--data", "csv/tiny", "--device", "cpu", "--precision", "fp32", "--serve", "--port", "8123")
+        command(
+            demo,
+            "--data",
+            "csv/tiny",
+            "--device",
+            "cpu",
+            "--precision",
+            "fp32",
+            "--serve",
+            "--port",
+            "8123",
+            "--language",
+            "zh",
+        )
         build(calls[0][0])
-    ((content, host, port),) = calls
-    assert [model.name for model in content.models] == models and (host, port) == ("127.0.0.1", 8123)
+    ((content, host, port, language),) = calls
+    assert [model.name for model in content.models] == models and (host, port, language) == ("127.0.0.1", 8123, "zh")
     assert (content.valid is not None) == lists and (lists or "no lists found" in content.why)

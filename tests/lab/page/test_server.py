@@ -19,8 +19,9 @@ import pytest
 from lab.errors import UserError
 from lab.page.answers import MAX_BYTES
 from lab.page.server import is_loopback, launch
+from lab.page.texts import TEXTS
 from tests.made import PROJECT
-from tests.made_page import Served, made_page, save_staged
+from tests.made_page import Served, made_page, save_staged, served
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*(silent_downcasting|copy keyword)")  # Gradio's use of pandas
 
@@ -32,8 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(folder: Path) -> Iterator[Served]:
-    with made_page(folder) as served:
-        yield served
+    with made_page(folder) as made:
+        yield made
 
 
 def request(url: str, data: bytes | None = None, **headers: str) -> tuple[int, bytes]:
@@ -140,6 +141,29 @@ def test_an_index_outside_the_list_selects_no_image(page: Served, index: object)
     assert "panel resnet" in predict(page[0], 0)[1]
     response = predict(page[0], index)[1]
     assert "panel resnet" not in response and "valid/" not in response
+
+
+def test_the_page_opens_in_the_language_of_the_address_of_the_browser_or_of_the_command(
+    page: Served, folder: Path
+) -> None:
+    with served(folder, page[1], language="zh") as in_chinese:
+        for address, path, cookie, language in (
+            (page[0], "/", "", "en"),
+            (page[0], "/?lang=zh", "", "zh"),
+            (page[0], "/", "language=zh", "zh"),
+            (page[0], "/?lang=en", "language=zh", "en"),
+            (page[0], "/?lang=xx", "language=xx", "en"),
+            (in_chinese, "/", "", "zh"),
+            (in_chinese, "/", "language=en", "en"),
+        ):
+            body = request(address + path, Cookie=cookie)[1].decode()
+            assert f'"lang":"{TEXTS[language]("lang")}"' in body.replace('": "', '":"'), (path, cookie)
+
+
+def test_the_font_of_chinese_characters_is_served(page: Served) -> None:
+    status, body = request(page[0] + "/fonts/zh.otf")
+    assert status == 200 and body.startswith(b"OTTO")
+    assert request(page[0] + "/fonts/../zh.otf")[0] == request(page[0] + "/fonts/")[0] == 404
 
 
 def test_only_addresses_of_this_machine_are_loopback() -> None:
