@@ -76,6 +76,9 @@ from lab.data.preprocessing import NO_CELL, Preprocessing
 from lab.errors import run
 from lab.evaluation.inference import Feed, decide_d4, predict_members
 from lab.evaluation.metrics import saved_accuracy, wilson
+from lab.evaluation.prediction import NOT_FOR_DIAGNOSIS
+from lab.evaluation.reliability import calibrated, threshold
+from lab.evaluation.unlike import UNLIKE, are_unlike, judge
 from lab.figures.accuracy import accuracy_figure
 from lab.figures.confusion import confusions_figure
 from lab.figures.galleries import predictions_figure
@@ -169,15 +172,16 @@ def show_valid(networks: Networks, data: DataSet, valid: ImageList, hardware: Ha
 
 
 def show_images(networks: Networks, paths: list[Path], hardware: Hardware, path: Path) -> None:
-    """Print each image's class probabilities by every model, and draw them in one figure. Images that show nothing are named."""
-    about = next(iter(networks.values()))[0][1]
-    classes = about.classes
+    """Print each image's class probabilities by every model, and draw them in one figure. An image that shows nothing, or that is
+    unlike the training images, gets no class."""
+    first = judge([members[0][1] for members in networks.values()])
+    classes = first.classes
     figure_rows = []
     for source in paths:
-        image = read_image(source, about.preprocessing.white)
+        image = read_image(source, first.preprocessing.white)
         probabilities = {}
         print(f"\n{source}")
-        if about.preprocessing.shows_nothing(image):
+        if first.preprocessing.shows_nothing(image):
             print(f"  no prediction: the image is {NO_CELL}")
             continue
 
@@ -185,15 +189,23 @@ def show_images(networks: Networks, paths: list[Path], hardware: Hardware, path:
             crop = torch.from_numpy(preprocessing.crop(image)[None]).to(hardware.device)
             return [(network_input(crop, preprocessing), torch.empty(0), np.arange(1))]
 
+        if are_unlike(feed(first.preprocessing), first)[0]:
+            print(f"  no prediction: the image is {UNLIKE}")
+            continue
         for model, members in networks.items():
-            row = predict_members(members, feed, hardware, decide_d4(members[0][1], "auto", quiet=True))[0]
+            about = members[0][1]
+            d4 = decide_d4(about, "auto", quiet=True)
+            row = calibrated(predict_members(members, feed, hardware, d4), about, d4)[0]
             probabilities[model] = row
             shares = ", ".join(f"{name} {percent(share, 1)}" for name, share in zip(classes, row, strict=True))
-            print(f"  {model}: {classes[int(row.argmax())]} ({shares})")
+            limit = threshold(about, d4)
+            doubt = f", uncertain: below {percent(limit, 1)}" if row.max() < limit else ""
+            print(f"  {model}: {classes[int(row.argmax())]} ({shares}){doubt}")
         figure_rows.append({"title": source.name, "image": image, "probabilities": probabilities})
     if figure_rows:
         save(predictions_figure(figure_rows, classes), path)
         print(f"\nfigure: {path}")
+    print(NOT_FOR_DIAGNOSIS)
 
 
 if __name__ == "__main__":

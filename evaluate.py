@@ -50,9 +50,11 @@ from lab.checkpoints.headers import chosen_models
 from lab.checkpoints.origin import weights_digests, write_origin
 from lab.data.lists import ImageList, read_data_set, read_list
 from lab.errors import run
-from lab.evaluation.metrics import metrics_table, wilson, write_metrics
-from lab.evaluation.prediction import predict_list
+from lab.evaluation.metrics import metrics_table, reliability_metrics, wilson, write_metrics
+from lab.evaluation.prediction import NOT_FOR_DIAGNOSIS, predict_list
+from lab.evaluation.reliability import threshold
 from lab.figures.confusion import confusion_figure
+from lab.figures.risk import risk_figure
 from lab.figures.roc import roc_figure
 from lab.figures.runs import redraw_accuracy
 from lab.figures.style import save
@@ -70,11 +72,12 @@ def main(args: argparse.Namespace) -> None:
     hardware = choose_hardware(args.device, args.precision)
     report = args.report / data.name
 
-    results = {}
+    results, predicted = {}, {}
     for model in models:
         path = args.weights / data.name / model / "best.safetensors"
         digests = weights_digests(path)  # before they are read, because a training may replace them
-        probabilities, about = predict_list(path, model, data, "valid", valid, args.d4, hardware)
+        found = predict_list(path, model, data, "valid", valid, args.d4, hardware)
+        predicted[model], probabilities, about = found, found.probabilities, found.about
         results[model] = (valid.labels, probabilities)
         table = report / f"valid_{model}.csv"
         write_predictions(table, valid, probabilities)
@@ -88,10 +91,16 @@ def main(args: argparse.Namespace) -> None:
         print(f"{model}: accuracy {accuracy}, {hits:,} of {len(valid):,} images of valid.csv")
 
     only = "" if args.model == "all" else f"_{args.model}"  # a single model does not overwrite the files of all
-    write_metrics(report / f"metrics{only}.csv", metrics_table(results, about.classes))
+    trust = [reliability_metrics(valid.labels, found).assign(model=model) for model, found in predicted.items()]
+    table = pd.concat([metrics_table(results, about.classes), *trust])
+    write_metrics(report / f"metrics{only}.csv", table)
     save(roc_figure(results, about.classes, f"ROC on {data.name}, valid.csv"), report / f"roc{only}.png")
+    limits = {model: threshold(found.about, found.d4) for model, found in predicted.items()}
+    title = f"Risk and coverage on {data.name}, valid.csv"
+    save(risk_figure(results, limits, title), report / f"risk_coverage{only}.png")
     curves = redraw_accuracy(report, args.model)
-    print(f"written to {report}: metrics{only}.csv, roc{only}.png, {curves}, confusion_*.png, valid_*.csv")
+    names = f"metrics{only}.csv, roc{only}.png, risk_coverage{only}.png, {curves}, confusion_*.png, valid_*.csv"
+    print(f"written to {report}: {names}\n{NOT_FOR_DIAGNOSIS}")
 
 
 def write_predictions(path: Path, images: ImageList, probabilities: np.ndarray) -> None:

@@ -60,13 +60,15 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from lab.checkpoints.headers import chosen_models
 from lab.checkpoints.origin import weights_digests, write_origin
 from lab.data.lists import DataSet, ImageList, read_data_set, read_list
 from lab.errors import run
 from lab.evaluation.metrics import wilson
-from lab.evaluation.prediction import predict_list
+from lab.evaluation.prediction import NOT_FOR_DIAGNOSIS, Predicted, predict_list
+from lab.files import write_whole
 from lab.hardware import choose_hardware
 from lab.kaggle.submissions import check_submission, submission_folder, write_submission
 from lab.terminal import warn
@@ -97,13 +99,30 @@ def main(args: argparse.Namespace) -> None:
     for model, images in lists.items():
         path = args.weights / data.name / model / "best.safetensors"
         digests = weights_digests(path)  # before they are read, because a training may replace them
-        probabilities, about = predict_list(path, model, data, "test", images, args.d4, hardware)
-        predictions = probabilities.argmax(axis=1)
-        submission = out / f"submission_{model}.csv"
+        found = predict_list(path, model, data, "test", images, args.d4, hardware)
+        predictions = found.probabilities.argmax(axis=1)
+        submission, side = out / f"submission_{model}.csv", out / f"confidence_{model}.csv"
         write_submission(submission, images, predictions, data)
         write_origin(submission, digests)
+        write_confidences(side, images, found)
         print(f"{model}: {images.csv.name} → {submission}, {len(images):,} rows")
-        warn_of_shares(model, predictions, about.classes, about.train_share)
+        values, counts = np.unique(found.verdicts, return_counts=True)
+        print(f"{model}: {', '.join(f'{n:,} {name}' for name, n in zip(values, counts, strict=True))}, see {side}")
+        warn_of_shares(model, predictions, found.about.classes, found.about.train_share)
+    print(NOT_FOR_DIAGNOSIS)
+
+
+def write_confidences(path: Path, images: ImageList, found: Predicted) -> None:
+    """Write each image's predicted class, its confidence, and whether it is certain; beside the submission, because Kaggle takes
+    no further column."""
+    rows = found.probabilities
+    columns = {
+        "ID": images.ids,
+        "label": rows.argmax(axis=1),
+        "confidence": rows.max(axis=1),
+        "verdict": found.verdicts,
+    }
+    write_whole(path, pd.DataFrame(columns).to_csv(index=False, float_format="%.5f", lineterminator="\n"))
 
 
 def check(path: Path, model: str, data: DataSet) -> tuple[ImageList, np.ndarray]:

@@ -120,6 +120,8 @@ from lab.data.store import Store, open_stores, warn_of_shared_images
 from lab.distributed import Ranks, join
 from lab.errors import UserError, out_of_memory, run
 from lab.evaluation.inference import predict, score
+from lab.evaluation.reliability import fit_reliability
+from lab.evaluation.unlike import fit_typical
 from lab.figures.runs import draw_data_figures, redraw_accuracy
 from lab.files import alone, check_writable
 from lab.hardware import Hardware, choose_hardware
@@ -524,18 +526,24 @@ def save(run: Run, row: dict[str, float], snapshots: Snapshots) -> None:
 
 
 def finish(run: Run) -> None:
-    """Measure the best checkpoint with D4 test-time augmentation on valid. The result is saved in the checkpoint for predict.py,
-    together with the whole history, because the best checkpoint may be the only file that is passed on."""
+    """Measure the best checkpoint with D4 test-time augmentation on valid, and fit how far to trust its predictions. The results
+    are saved in the checkpoint for the other commands, together with the whole history, because the best checkpoint may be the
+    only file that is passed on."""
     path = run.files.best
     network, about = load_network(path, None)
     run.hardware.place(network)
-    batches = run.valid.epoch(size=about.preprocessing.size)
-    title, total = f"validating {about.model} with D4", len(run.valid)
-    probabilities = predict(network, batches, run.hardware, d4=True, title=title, ranks=run.ranks, total=total)
-    accuracy, loss = score(probabilities, run.valid_labels)
+    size, title, total = about.preprocessing.size, f"validating {about.model}", len(run.valid)
+    plain, averaged = (
+        predict(network, run.valid.epoch(size=size), run.hardware, d4, f"{title}{' with D4' * d4}", run.ranks, total)
+        for d4 in (False, True)
+    )
+    accuracy, loss = score(averaged, run.valid_labels)
     metrics = about.metrics | {"valid_accuracy_d4": accuracy, "valid_loss_d4": loss}
     about = replace(about, metrics=metrics, history=run.about.history)
     if run.ranks.first:
+        typical, limit = fit_typical(run.train, run.valid, size)
+        reliability = fit_reliability(run.valid_labels, plain, averaged) | {"unlike": limit}
+        about = replace(about, reliability=reliability, typical=typical)
         tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
         save_checkpoint(path, about, tensors, read_state(path))
     print(f"{about.model}: {describe_best(about)}, {100 * accuracy:.2f} % averaged over D4; saved in {path}.")

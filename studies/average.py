@@ -55,6 +55,7 @@ from lab.data.lists import list_digest, read_data_set, read_list
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError, run
 from lab.evaluation.inference import Feed, decide_d4, predict_members, score
+from lab.evaluation.reliability import fit_reliability
 from lab.files import alone, replacing
 from lab.hardware import Hardware, choose_hardware
 from lab.text import percent
@@ -86,8 +87,8 @@ def main(args: argparse.Namespace) -> None:
         for path, (network, about) in zip(paths, members, strict=True):
             hardware.place(network)
             print(f"{path}: {result(about)}")
-        metrics = measure(members, args, hardware)
-        about = replace(members[0][1], members=len(members), metrics=metrics)
+        metrics, reliability = measure(members, args, hardware)
+        about = replace(members[0][1], members=len(members), metrics=metrics, reliability=reliability)
         decide_d4(about, "auto")
         write(args.out, paths, members, about)
     weights = ["--weights", str(args.out.parent.parent)]
@@ -113,10 +114,14 @@ def check_free(out: Path, fresh: bool) -> None:
         raise UserError(f"--out {out}: contains an average already; --fresh replaces it.")
 
 
-def measure(members: list[Member], args: argparse.Namespace, hardware: Hardware) -> dict[str, float]:
-    """The average's accuracy and loss on valid without and with D4. Without the lists: the number of members whose own accuracy
-    improved with D4. Raises :class:`UserError` if the lists of ``--data`` are missing."""
+def measure(
+    members: list[Member], args: argparse.Namespace, hardware: Hardware
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The average's accuracy and loss on valid without and with D4, and how far to trust its predictions. Without the lists: the
+    number of members whose own accuracy improved with D4, and only the first member's distance of unlike images. Raises
+    :class:`UserError` if the lists of ``--data`` are missing."""
     about = members[0][1]
+    unlike = {name: value for name, value in about.reliability.items() if name == "unlike"}
     try:
         data = read_data_set(args.data or about.data, args.root)
         check_classes(args.folders[0] / "best.safetensors", about, data.classes)
@@ -127,17 +132,18 @@ def measure(members: list[Member], args: argparse.Namespace, hardware: Hardware)
         if args.data:
             raise
         print(f"average: not measured on valid, since {str(error).splitlines()[0]}")
-        return {"d4_votes": sum(decide_d4(member, "auto", quiet=True) for _, member in members)}
+        return {"d4_votes": sum(decide_d4(member, "auto", quiet=True) for _, member in members)}, unlike
 
     def feed(preprocessing: Preprocessing) -> Feed:
         return stored_batches(data.name, "valid", valid, preprocessing, hardware.device)
 
     metrics: dict[str, float] = {"valid_images": len(valid)}
+    rows = [predict_members(members, feed, hardware, d4, "validating") for d4 in (False, True)]
     for d4, ending in ((False, ""), (True, "_d4")):
-        accuracy, loss = score(predict_members(members, feed, hardware, d4, "validating"), valid.labels)
+        accuracy, loss = score(rows[d4], valid.labels)
         metrics |= {f"valid_accuracy{ending}": accuracy, f"valid_loss{ending}": loss}
         print(f"average{' with D4' if d4 else ''}: {percent(accuracy)} on valid, loss {loss:.4f}")
-    return metrics
+    return metrics, fit_reliability(valid.labels, *rows) | unlike
 
 
 def write(out: Path, paths: list[Path], members: list[Member], about: About) -> None:

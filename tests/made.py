@@ -320,9 +320,11 @@ def assert_same_run(one: Path, two: Path, model: str = "resnet18") -> None:
     pd.testing.assert_frame_equal(found_rows, expected_rows, check_exact=True)
 
 
-def slow_probabilities(checkpoint: Path, paths: list[Path], network: Any = thin, d4: bool = False) -> np.ndarray:
+def slow_probabilities(
+    checkpoint: Path, paths: list[Path], network: Any = thin, d4: bool = False, raw: bool = False
+) -> np.ndarray:
     """Class probabilities, float32 [N, K], as an oracle: images are read, cropped, resized and normalised one at a time. With
-    ``d4`` the mean over the mirror images and quarter turns."""
+    ``d4`` the mean over the mirror images and quarter turns; at the checkpoint's temperature unless ``raw``."""
     about = read_about(checkpoint)
     model = network(about.model, len(about.classes), about.preprocessing.size)
     model.load_state_dict(part(read_tensors(checkpoint), "model."))
@@ -337,7 +339,9 @@ def slow_probabilities(checkpoint: Path, paths: list[Path], network: Any = thin,
             turned = (image, image.rot90(1, (2, 3)), image.rot90(2, (2, 3)), image.rot90(3, (2, 3)))
             views = [*turned, *(view.flip(2) for view in turned)]
         rows.append(sum(model(view).softmax(dim=1)[0].numpy() for view in views) / len(views))
-    return np.stack(rows)
+    temperature = 1.0 if raw else about.reliability.get("temperature_d4" if d4 else "temperature", 1.0)
+    powers = np.stack(rows).astype(np.float64) ** (1 / temperature)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def about(model: str = "resnet18", classes: list[str] | None = None, **values: Any) -> About:

@@ -7,6 +7,7 @@ and ``optimizer.``. Everything else is JSON in the file's header.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -40,7 +41,8 @@ class About:
     device and the images (``training/provenance.py``), one at the start and one for each resume with changes. ``threads`` are
     pairs of an optimizer step and the number of CPU threads from that step on. ``members`` is the number of networks whose
     predictions are averaged (``checkpoints/ensembles.py``). This network is the first of them, and ``metrics`` are those of the
-    average.
+    average. ``reliability`` (``evaluation/reliability.py``) and ``typical`` (``evaluation/unlike.py``) say how far to trust a
+    prediction; both are empty until the run has ended.
     """
 
     model: str
@@ -56,6 +58,8 @@ class About:
     records: list[dict[str, str]] = field(default_factory=list)
     threads: list[list[int]] = field(default_factory=list)
     members: int = 1
+    reliability: dict[str, float] = field(default_factory=dict)
+    typical: list[list[float]] = field(default_factory=list)
 
     @property
     def device(self) -> str:
@@ -155,6 +159,11 @@ def check_fields(about: About, state: TrainingState) -> None:
         valid = {
             "model": about.model in catalog.names(),
             "members": about.members >= 1,
+            "reliability": all(map(math.isfinite, about.reliability.values()))
+            and all(about.reliability.get(name, 1) > 0 for name in ("temperature", "temperature_d4")),
+            "typical": all(
+                len(row) == len(about.typical) - 1 and all(map(math.isfinite, row)) for row in about.typical
+            ),
             "threads": all(len(pair) == 2 and pair[0] >= 0 and pair[1] >= 1 for pair in about.threads),
             "epoch": state.epoch >= 0,
             "step": state.step >= 0,

@@ -7,7 +7,8 @@ model      ``resnet18``; for a comparison ``resnet18 vs resnet50``
 class      ``overall``, or the name of a class, one-vs-rest
 metric     overall: accuracy, balanced_accuracy, macro_f1, auc, log_loss; per class: precision, recall, specificity,
            f1, support (images) and, with more than two classes, auc; for a comparison: only_first_right,
-           only_second_right (images), mcnemar_p
+           only_second_right (images), mcnemar_p; then overall: temperature, calibration_error_raw,
+           calibration_error, certain_threshold, certain_coverage, certain_risk, unlike
 value      a fraction 0…1, a number of images, or nats per image (log_loss); empty if undefined
 low, high  95 % Wilson interval of the metrics that are proportions of images (Wilson 1927)
 note       the counts behind the value, or why it is undefined
@@ -34,6 +35,9 @@ from sklearn.metrics import (
 from statsmodels.stats import contingency_tables
 
 from lab.errors import UserError
+from lab.evaluation.calibration import BINS, calibration
+from lab.evaluation.prediction import Predicted
+from lab.evaluation.reliability import setting, threshold
 from lab.files import write_whole
 
 # For each model its labels [N] and probabilities [N, K] on the same list.
@@ -196,6 +200,31 @@ def metrics_table(results: Results, class_names: Sequence[str]) -> pd.DataFrame:
         ]
     parts += [pd.DataFrame(rows)] if rows else []
     return pd.concat(parts, ignore_index=True)[COLUMNS]
+
+
+def reliability_metrics(labels: np.ndarray, found: Predicted) -> pd.DataFrame:
+    """Return the rows that say how far a model's confidence can be trusted, without the column ``model``.
+
+    The calibration error is given before (raw) and after the temperature. Risk is the share of errors among the certain
+    predictions. The temperature and the threshold were themselves fitted on valid.
+    """
+    images, limit = len(labels), threshold(found.about, found.d4)
+    certain = found.probabilities.max(axis=1) >= limit
+    errors = int((certain & (found.probabilities.argmax(axis=1) != labels)).sum())
+    count, unlike = int(certain.sum()), int(found.unlike.sum())
+    fitted = found.about.reliability
+    none = "none: the checkpoint was written before its run ended, or by an earlier version"
+    bins = f"expected calibration error, {BINS} bins"
+    rows = [
+        _row(OVERALL, "temperature", setting(found.about, "temperature", found.d4, 1.0), note="" if fitted else none),
+        _row(OVERALL, "calibration_error_raw", calibration(labels, found.raw).error, note=f"{bins}, no temperature"),
+        _row(OVERALL, "calibration_error", calibration(labels, found.probabilities).error, note=bins),
+        _row(OVERALL, "certain_threshold", limit, note="confidence" if fitted else none),
+        _row(OVERALL, "certain_coverage", count / images, (count, images)),
+        _row(OVERALL, "certain_risk", errors / count if count else np.nan, (errors, count)),
+        _row(OVERALL, "unlike", unlike / images, (unlike, images)),
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS[1:])
 
 
 def write_metrics(path: Path, table: pd.DataFrame) -> None:

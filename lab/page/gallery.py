@@ -19,6 +19,7 @@ from lab.data.preprocessing import Preprocessing
 from lab.data.store import Store
 from lab.evaluation.inference import Feed, predict_members
 from lab.evaluation.mistakes import confusions
+from lab.evaluation.reliability import calibrated
 from lab.hardware import Hardware
 
 CHECKED_IMAGES = 12  # predicted again before a saved table is used
@@ -103,11 +104,13 @@ def valid_probabilities(
             source = torch.from_numpy(store.images[store.rows[indices]])
             return [(network_input(source, preprocessing).to(hardware.device), torch.empty(0), indices)]
 
-        if np.abs(predict_members(members, feed, hardware, d4) - table[indices]).max() <= TOLERANCE:
+        again = calibrated(predict_members(members, feed, hardware, d4), about, d4)
+        if np.abs(again - table[indices]).max() <= TOLERANCE:
             print(f"{about.model}: using the predictions in {path}, which match these weights")
             return table
         print(f"{about.model}: {path} is of other weights; predicting valid.csv again")
-    return predict_members(members, batches.__getitem__, hardware, d4, f"{about.model} on valid")
+    rows = predict_members(members, batches.__getitem__, hardware, d4, f"{about.model} on valid")
+    return calibrated(rows, about, d4)
 
 
 def read_table(path: Path, images: ImageList, about: About, d4: bool) -> np.ndarray | None:

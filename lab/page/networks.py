@@ -11,11 +11,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lab.checkpoints.checkpoint import About
 from lab.checkpoints.ensembles import Member
 from lab.data.augmentation import network_input, resample, to_uint8
 from lab.data.preprocessing import Preprocessing
 from lab.evaluation.gradcam import explain, heat_map, overlay, usable_stages
 from lab.evaluation.inference import probabilities
+from lab.evaluation.reliability import calibrated
 from lab.hardware import Hardware
 from models.catalog import find
 
@@ -44,14 +46,19 @@ class TrainedModel:
         return find(self.name).title
 
     @property
+    def about(self) -> About:
+        """The description of the first member, which holds for all."""
+        return self.members[0][1]
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of the first member."""
-        return self.members[0][1].preprocessing
+        return self.about.preprocessing
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes, in the order of their labels."""
-        return self.members[0][1].classes
+        return self.about.classes
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ def predict_inputs(model: TrainedModel, inputs: list[Tensor], hardware: Hardware
     hardware.threads.begin(("predict", model.name))
     pairs = zip(model.members, inputs, strict=True)
     rows = [probabilities(network, input, hardware, model.d4)[0].cpu().numpy() for (network, _), input in pairs]
-    return np.mean(rows, axis=0)
+    return calibrated(np.mean(rows, axis=0)[None], model.about, model.d4)[0]
 
 
 def predict_image(model: TrainedModel, image: np.ndarray, hardware: Hardware) -> np.ndarray:
@@ -132,7 +139,7 @@ def predict_and_explain(
         heat = np.mean([heat_map(cam, window.shape[0]) for _, cam in explained], axis=0)
         if heat.max() > 0:
             break
-    row = np.mean([shares for shares, _ in explained], axis=0)
+    row = calibrated(np.mean([shares for shares, _ in explained], axis=0)[None], model.about, model.d4)[0]
     label = int(row.argmax()) if label is None else label
     map_side, has_evidence = explained[0][1].shape[-1], bool(heat.max() > 0)
     return Prediction(model, row, input_image, overlay(window, heat), label, stage, map_side, has_evidence)

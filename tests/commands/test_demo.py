@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 import demo
-from lab.checkpoints.checkpoint import read_about
+from lab.checkpoints.checkpoint import read_about, read_tensors, save_checkpoint
 from lab.errors import UserError
 from lab.evaluation.inference import decide_d4
 from lab.evaluation.metrics import wilson
@@ -100,6 +101,28 @@ def test_an_image_without_a_cell_gets_no_prediction(
     blank, predicted = capsys.readouterr().out.split("white.png\n")[1].split("cell.png\n")
     assert "no prediction: the image is of one colour, or without a cell on black" in blank and "%" not in blank
     assert predicted.count("leukemia blast") >= 3
+
+
+def test_an_image_unlike_the_training_images_gets_no_prediction_and_doubt_is_said(
+    work: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = cell(np.random.default_rng(5), 1)
+    noise[8:40, 8:40] = np.random.default_rng(6).integers(0, 256, (32, 32, 3))
+    Image.fromarray(noise).save(work / "noise.png")
+    Image.fromarray(cell(np.random.default_rng(5), 1)).save(work / "cell.png")
+    images = [work / "noise.png", work / "cell.png"]
+    command(demo, "--data", "tiny", "--weights", trained / "weights", *CPU, *images)
+    refused, predicted = capsys.readouterr().out.split("noise.png\n")[1].split("cell.png\n")
+    assert refused.splitlines()[0] == "  no prediction: the image is unlike the training images"
+    assert predicted.count("leukemia blast") >= 3 and "These predictions are not for diagnosis." in predicted
+
+    shutil.copytree(trained / "weights" / "tiny" / "resnet18", work / "weights" / "tiny" / "resnet18")
+    best = work / "weights" / "tiny" / "resnet18" / "best.safetensors"
+    description = read_about(best)
+    certain = {"certain": 1.0, "certain_d4": 1.0}
+    save_checkpoint(best, replace(description, reliability=description.reliability | certain), read_tensors(best))
+    command(demo, "--data", "tiny", *CPU, work / "cell.png")
+    assert "%), uncertain: below 100.0 %" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("data", "message"), [(None, "cannot be read"), (b"no image at all", "not an image")])

@@ -16,7 +16,9 @@ import demo
 import evaluate
 import predict
 import report
+from lab.checkpoints.checkpoint import read_about
 from lab.errors import UserError
+from lab.evaluation.calibration import calibration
 from tests.made import DEPTHS, VALID, Capture, about, command, inside, save_thin, slow_probabilities, thin
 
 CPU = ["--device", "cpu", "--precision", "fp32"]
@@ -35,7 +37,12 @@ def test_all_models(work: Path, trained: Path, capsys: Capture) -> None:
     command(evaluate, "--data", lists, "--weights", weights, "--d4", "off", *CPU)
     output = capsys.readouterr().out
     report = work / "report" / "tiny"
-    figures = {"accuracy_comparison.png", "roc.png", *(f"confusion_{model}.png" for model in DEPTHS)}
+    figures = {
+        "accuracy_comparison.png",
+        "roc.png",
+        "risk_coverage.png",
+        *(f"confusion_{model}.png" for model in DEPTHS),
+    }
     assert {path.name for path in report.glob("*.png")} == figures
     assert all((report / name).read_bytes().startswith(b"\x89PNG") for name in figures)
 
@@ -56,6 +63,18 @@ def test_all_models(work: Path, trained: Path, capsys: Capture) -> None:
         assert list(table["ID"]) == list(valid["Path"]) and list(table["label"]) == list(valid["label"])
         assert list(table["prediction"]) == list(slow.argmax(1))
         np.testing.assert_allclose(table[["probability_0", "probability_1"]], slow, atol=1e-4)
+        # The confidence before and after the temperature, and the certain predictions.
+        labels = valid["label"].to_numpy()
+        rows = metrics[metrics["model"] == model].set_index("metric")["value"]
+        fitted, raw = (
+            read_about(best).reliability,
+            slow_probabilities(best, [lists / p for p in valid["Path"]], raw=True),
+        )
+        assert rows["temperature"] == pytest.approx(fitted["temperature"], rel=1e-5)
+        assert rows["calibration_error_raw"] == pytest.approx(calibration(labels, raw).error, abs=1e-4)
+        assert rows["calibration_error"] == pytest.approx(calibration(labels, slow).error, abs=1e-4)
+        assert rows["certain_coverage"] == pytest.approx(fitted["certain_coverage"], rel=1e-5)
+        assert rows["certain_risk"] == pytest.approx(fitted["certain_risk"], rel=1e-5) and rows["unlike"] <= 1 / VALID
     for first, second in combinations(DEPTHS, 2):  # McNemar's counts
         pair = metrics[metrics["model"] == f"{first} vs {second}"].set_index("metric")["value"]
         assert pair["only_first_right"] == (correct[first] & ~correct[second]).sum()

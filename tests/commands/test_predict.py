@@ -15,7 +15,7 @@ import torch
 import demo
 import evaluate
 import predict
-from lab.checkpoints.checkpoint import load_network, read_about
+from lab.checkpoints.checkpoint import load_network, read_about, read_tensors, save_checkpoint
 from lab.errors import UserError
 from tests.made import (
     DEPTHS,
@@ -62,6 +62,28 @@ def test_submissions_of_all_depths(trained: Path, work: Path, data: str) -> None
     assert len(labels) > 1  # with equal labels the order would not be tested
     assert len({tuple(listed(lists, model)) for model in DEPTHS}) == 3
     assert not list(lists.glob("submission*"))
+
+
+def test_confidences_are_written_beside_the_submission(
+    trained: Path, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists, best = trained / "csv" / "tiny", trained / "weights" / "tiny" / "resnet18" / "best.safetensors"
+    make_data(work / "csv" / "tiny")
+    for model, unlike, certain in (("resnet18", 1e9, 0.0), ("resnet18", 1e9, 1.0), ("resnet18", 0.0, 0.0)):
+        description = read_about(best)
+        reliability = description.reliability | {"unlike": unlike, "certain": certain}
+        copy = work / "weights" / "tiny" / model / "best.safetensors"
+        save_checkpoint(copy, replace(description, reliability=reliability), read_tensors(best))
+        command(predict, "--model", model, "--data", lists, "--d4", "off", *CPU)
+        table = pd.read_csv(work / "csv" / "tiny" / "confidence_resnet18.csv")
+        submission = pd.read_csv(work / "csv" / "tiny" / "submission_resnet18.csv")
+        assert list(table["ID"]) == listed(lists, model) and list(table["label"]) == list(submission["label"])
+        slow = slow_probabilities(copy, [lists / path for path in table["ID"]])
+        np.testing.assert_allclose(table["confidence"], slow.max(axis=1), atol=1e-4)
+        verdict = "unlike the training images" if not unlike else "uncertain" if certain else "certain"
+        assert set(table["verdict"]) == {verdict} and list(submission.columns) == ["ID", "label"]
+        output = capsys.readouterr().out
+        assert f"resnet18: {len(table)} {verdict}, see" in output and "not for diagnosis" in output
 
 
 def test_ids_are_written_as_in_the_list(work: Path, trained: Path) -> None:

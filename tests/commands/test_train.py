@@ -54,7 +54,7 @@ def test_the_metrics_of_best_are_those_of_its_weights_on_valid(trained: Path, da
     """Accuracy and loss in its metrics and in the history, computed again one image at a time from the saved file."""
     best = trained / "weights" / data / model / "best.safetensors"
     valid = pd.read_csv(trained / "csv" / data / "valid.csv")
-    probabilities = made.slow_probabilities(best, [trained / "csv" / data / path for path in valid["Path"]])
+    probabilities = made.slow_probabilities(best, [trained / "csv" / data / path for path in valid["Path"]], raw=True)
     accuracy = (probabilities.argmax(axis=1) == valid["label"]).mean()
     loss = -np.log(probabilities[np.arange(len(valid)), valid["label"]]).mean()
     metrics = read_about(best, model).metrics

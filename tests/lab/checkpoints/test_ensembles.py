@@ -25,6 +25,7 @@ from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
 from lab.evaluation import inference
 from lab.evaluation.inference import decide_d4, predict_members, score
+from lab.evaluation.reliability import calibrated
 from lab.hardware import Hardware
 from studies import average
 from tests.made import FAST, about, cell, command, contents, inside, make_data, save_thin, slow_probabilities, thin
@@ -72,8 +73,8 @@ def folder_of(folder: Path, *members: tuple[torch.nn.Module, About]) -> Path:
 
 
 def slow(paths: list[Path], images: list[Path], d4: bool = False) -> np.ndarray:
-    """The mean of the members' probabilities, predicted separately and one image at a time."""
-    return np.mean([slow_probabilities(path, images, d4=d4) for path in paths], axis=0)
+    """The mean of the members' probabilities, predicted separately, one image at a time and without a temperature."""
+    return np.mean([slow_probabilities(path, images, d4=d4, raw=True) for path in paths], axis=0)
 
 
 def test_the_average_is_the_mean_of_the_members_with_their_own_normalisation() -> None:
@@ -181,7 +182,7 @@ def test_an_average_is_measured_and_used_by_every_command(work: Path, capsys: py
     use = decide_d4(read_about(best), "auto", quiet=True)
 
     options = ["--data", "tiny", "--weights", "weights-average", *CPU]
-    expected_valid = slow(paths, images, use)
+    expected_valid = calibrated(slow(paths, images, use), read_about(best), use)
     command(evaluate, *options)
     output = capsys.readouterr().out
     hits = int((expected_valid.argmax(1) == labels).sum())
@@ -206,7 +207,8 @@ def test_an_average_is_measured_and_used_by_every_command(work: Path, capsys: py
     found = re.search(r"resnet18: .+ \(normal (.+) %, leukemia blast (.+) %\)", capsys.readouterr().out)
     assert found
     percentages = [float(text) for text in found.groups()]
-    assert percentages == pytest.approx(100 * slow(paths, [image], use)[0], abs=0.06)
+    expected = calibrated(slow(paths, [image], use), read_about(best), use)[0]
+    assert percentages == pytest.approx(100 * expected, abs=0.06)
 
     # Without the lists, the demo shows the accuracy in the checkpoint.
     shutil.rmtree("csv")
