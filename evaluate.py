@@ -44,13 +44,13 @@ ARGS = parse(arguments, __name__, check_paths)
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import confusion_matrix
 
 from lab.checkpoints.headers import chosen_models
 from lab.checkpoints.origin import weights_digests, write_origin
 from lab.data.lists import ImageList, read_data_set, read_list
 from lab.errors import run
 from lab.evaluation.metrics import metrics_table, reliability_metrics, wilson, write_metrics
+from lab.evaluation.mistakes import confusion
 from lab.evaluation.prediction import NOT_FOR_DIAGNOSIS, predict_list
 from lab.evaluation.reliability import threshold
 from lab.figures.confusion import confusion_figure
@@ -81,8 +81,8 @@ def main(args: argparse.Namespace) -> None:
         results[model] = (valid.labels, probabilities)
         table = report / f"valid_{model}.csv"
         write_predictions(table, valid, probabilities)
-        write_origin(table, digests)
-        matrix = confusion_matrix(valid.labels, probabilities.argmax(axis=1), labels=range(len(about.classes)))
+        write_origin(table, digests, found.d4)
+        matrix = confusion(valid.labels, probabilities)
         hits = int(np.trace(matrix))
         low, high = wilson(hits, len(valid))
         accuracy = f"{percent(hits / len(valid))} ({100 * low:.2f}–{100 * high:.2f})"

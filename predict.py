@@ -103,7 +103,7 @@ def main(args: argparse.Namespace) -> None:
         predictions = found.probabilities.argmax(axis=1)
         submission, side = out / f"submission_{model}.csv", out / f"confidence_{model}.csv"
         write_submission(submission, images, predictions, data)
-        write_origin(submission, digests)
+        write_origin(submission, digests, found.d4)
         write_confidences(side, images, found)
         print(f"{model}: {images.csv.name} → {submission}, {len(images):,} rows")
         values, counts = np.unique(found.verdicts, return_counts=True)

@@ -122,6 +122,7 @@ from lab.terminal import progress
 from lab.text import counted
 
 CLASSES = ("normal", "leukemia blast")
+C_NMC = "C-NMC 2019 (The Cancer Imaging Archive, doi 10.7937/tcia.2019.dc64i46r), split by patient (prepare.py).\n"
 
 
 def main(args: argparse.Namespace) -> None:
@@ -181,6 +182,7 @@ def cnmc(args: argparse.Namespace, check: Callable[[pd.DataFrame], None] | None 
     groups = len(np.unique(splits.connected_groups(table["patient"], table["sha256"])))
     print(f"{patients} patients; {copies:,} byte-identical copies join them into {groups} groups, each in one list.")
     write_lists(out, table, CLASSES, args.seed)
+    write_whole(out / splits.SOURCE, C_NMC)
     print_next(out, args.src)
 
 
@@ -196,6 +198,9 @@ def folders(args: argparse.Namespace) -> None:
         print(note)
     table = drop_conflicts(table.assign(sha256=fingerprints(args.src, table["path"])), names)
     write_lists(out, splits.complete(table, args.shares, args.seed), names, args.seed)
+    write_whole(
+        out / splits.SOURCE, f"The folder {args.src.resolve().name}, with a folder per class (prepare.py folders).\n"
+    )
     print_next(out, args.src)
 
 
@@ -214,6 +219,7 @@ def medmnist(args: argparse.Namespace) -> None:
     table = pd.DataFrame(rows, columns=["list", "path", "label"])
     names = [f"class {label}" for label in range(int(table["label"].max()) + 1)]
     write_lists(out, table, names, args.seed)
+    write_whole(out / splits.SOURCE, f"MedMNIST, {args.src.name}, with its own split (prepare.py medmnist).\n")
     print(f"the file does not name its classes: write their names into {out / 'classes.csv'}.")
     print_next(out)
 
@@ -239,7 +245,7 @@ def refuse_existing(out: Path, fresh: bool) -> None:
 
 def remove_lists(out: Path) -> None:
     """Remove old lists before images are overwritten, so that an interrupted run leaves no list of other images."""
-    for name in (*splits.FILES, MARKER):
+    for name in (*splits.FILES, splits.SOURCE, MARKER):
         (out / name).unlink(missing_ok=True)
 
 

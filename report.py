@@ -2,6 +2,7 @@
 
     python report.py --student-id 311605004 --name 劉子齊          # the runs on csv/lab3
     python report.py --data csv/sample                             # a missing name is a marked gap
+    python report.py --language zh                                 # in Traditional Chinese
 
 Writes report.pdf and report.html (a single file) into report/<data>/. Every number comes from the runs' files; what is missing is
 a marked gap and a warning. The student's discussion is read from report/<data>/discussion.txt: plain text, an empty line between
@@ -25,6 +26,8 @@ def arguments() -> argparse.ArgumentParser:
     parser = GivenParser(description="Write the report of a data set as PDF and as one page of HTML.")
     parser.add_argument("--student-id", help="the student ID in the title (default: a marked gap)")
     parser.add_argument("--name", help="the student's name in the title (default: a marked gap)")
+    help_language = "en, or zh for Traditional Chinese (default: en)"
+    parser.add_argument("--language", default="en", choices=["en", "zh"], help=help_language)
     parser.add_argument("--date", help="YYYY-MM-DD (default: the day of the newest history)")
     add_places(parser)
     add_report(parser)
@@ -45,15 +48,10 @@ def check_paths(args: argparse.Namespace) -> None:
 
 ARGS = parse(arguments, __name__, check_paths)
 
-import inspect
 import re
 import shlex
-import textwrap
 from datetime import UTC, date, datetime
-from typing import Any
 
-import dataloader
-import resnet
 from lab.checkpoints.origin import weights_digests
 from lab.data.lists import DataSet, ImageList, data_name, read_data_set, read_list
 from lab.errors import UserError, run
@@ -64,25 +62,17 @@ from lab.report.parts import Parts
 from lab.report.results import results
 from lab.report.runs import Gaps, Run, check_against_metrics, check_lists, read_runs
 from lab.report.sections import Material, implementation, introduction, preprocessing
+from lab.report.texts import Texts
 from lab.report.typesetting import check_libraries, uncovered, write_html, write_pdf
 from lab.tables import read_text
 from lab.terminal import warn
-
-LISTINGS: dict[str, dict[str, Any]] = {
-    "networks": {
-        "The basic block (resnet/resnet.py)": resnet.resnet.BasicBlock,
-        "The bottleneck (resnet/resnet.py)": resnet.resnet.Bottleneck,
-        "The shortcut (resnet/resnet.py)": resnet.resnet.shortcut,
-    },
-    "loader": {"One image of the DataLoader (dataloader.py)": dataloader.LeukemiaLoader.__getitem__},
-}
 
 
 def main(args: argparse.Namespace) -> None:
     """Read the files, compute, write the report, and warn of what is missing."""
     check_title(args)
     check_libraries()
-    name = data_name(args.data)
+    name, t = data_name(args.data), Texts(args.language)
     report, gaps = args.report / name, Gaps()
 
     def command(script: str, model: str) -> str:
@@ -92,48 +82,48 @@ def main(args: argparse.Namespace) -> None:
         line += [f"--{option}={folder}" for option, folder in folders.items() if folder != option]
         return shlex.join(line + ([] if model == "all" and script != "train.py" else ["--model", model]))
 
-    runs = read_runs(report, args.weights / name, command, gaps)
-    check_against_metrics(runs, report / "metrics.csv", command("evaluate.py", "all"), gaps)
-    data, lists = find_lists(args.data, args.root, gaps)
+    runs = read_runs(t, report, args.weights / name, command, gaps)
+    check_against_metrics(t, runs, report / "metrics.csv", command("evaluate.py", "all"), gaps)
+    data, lists = find_lists(t, args.data, args.root, gaps)
     if data is not None:
         check_lists(runs, data, lists["valid"], args.weights / name, report)
     day = args.date or last_day(report)
     if day is None:
-        gaps.note("no date, because there is no history; give --date.")
+        gaps.note(t("gap_date"))
     for option in ("student_id", "name"):
         if not getattr(args, option):
-            gaps.note(f"no --{option.replace('_', '-')} was given.")
+            gaps.note(t(f"gap_{option}"))
 
     classes = class_names(data, runs)
-    size = max((run.about.preprocessing.size for run in runs.values() if run.about is not None), default=224)
+    full = max((run.about.preprocessing.size for run in runs.values() if run.about is not None), default=224)
     parts = Parts(gaps)
     material = Material(
+        t=t,
         report=report,
-        runs=runs,
+        data=data,
         lists=lists,
+        runs=runs,
         classes=classes,
-        size=size,
-        layers={model: layers(model, max(len(classes), 2), size) for model in runs},
+        layers={model: layers(model, max(len(classes), 2), run.size or full) for model, run in runs.items()},
         ablations=PROJECT / "benchmarks" / "results" / "ablations.csv",
     )
-    own = own_words(report / "discussion.txt", gaps)
-    filled = {"name": args.name, "student ID": args.student_id, "discussion": own["words"]}
+    words = own_words(t, report / "discussion.txt", gaps)
+    filled = {"name": args.name, "student ID": args.student_id, "discussion": words}
     values = {
-        "title": "Lab 3: ResNet by hand",
-        "subtitle": f"Classification of the images of {name} by residual networks",
+        "t": t,
         "data": name,
+        "folder": args.data,
         "student_id": args.student_id,
         "name": args.name,
         "date": day,
+        "classes": classes,
         "introduction": introduction(material, parts),
         "implementation": implementation(material, parts),
         "preprocessing": preprocessing(material, parts),
         "results": results(material, parts),
         "discussion": discussion(material, parts),
-        "listings": {name: {title: source(code) for title, code in group.items()} for name, group in LISTINGS.items()},
-        "triple": lambda numbers: ", ".join(f"{number:.3f}" for number in numbers),
+        "words": words,
         "keywords": keywords([part for part, given in filled.items() if not given], args.weights / name, runs),
-        **own,
     }
     write_html(report / "report.html", values)
     write_pdf(report / "report.pdf", values, parts.made, day)
@@ -152,11 +142,6 @@ def keywords(missing: list[str], weights: Path, runs: dict[str, Run]) -> str:
             continue
         words += [f"weights {model} {digest[:16]}" for digest in weights_digests(best)]
     return ", ".join(words)
-
-
-def source(code: Any) -> str:
-    """The source of a function or a class, without indentation."""
-    return textwrap.dedent(inspect.getsource(code))
 
 
 def check_title(args: argparse.Namespace) -> None:
@@ -181,13 +166,13 @@ def last_day(report: Path) -> str | None:
     return datetime.fromtimestamp(max(times), UTC).date().isoformat() if times else None
 
 
-def find_lists(folder: str, root: str | None, gaps: Gaps) -> tuple[DataSet | None, dict[str, ImageList]]:
+def find_lists(t: Texts, folder: str, root: str | None, gaps: Gaps) -> tuple[DataSet | None, dict[str, ImageList]]:
     """The data set and its labelled lists, if they are found; the images may be missing."""
     try:
         data = read_data_set(folder, root)
         return data, {name: read_list(data, name, labelled=True, check_files=False) for name in ("train", "valid")}
     except UserError as error:
-        gaps.note(f"the report omits what needs the lists: {str(error).splitlines()[0]}")
+        gaps.note(t("gap_list_error", error=str(error).splitlines()[0]))
         return None, {}
 
 
@@ -204,14 +189,13 @@ def class_names(data: DataSet | None, runs: dict[str, Run]) -> list[str]:
     return classes
 
 
-def own_words(path: Path, gaps: Gaps) -> dict[str, object]:
-    """The student's paragraphs, and the text of the gap if there are none."""
+def own_words(t: Texts, path: Path, gaps: Gaps) -> list[str]:
+    """The student's paragraphs; none is a gap."""
     text = read_text(path) if path.is_file() else ""
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
     if not paragraphs:
-        gaps.note(f"the discussion is empty; write it into {path}, with an empty line between paragraphs.")
-    gap = f"This space is for the student's discussion: write it into {path.name} beside this report, and run report.py again."
-    return {"words": paragraphs, "words_gap": gap}
+        gaps.note(t("gap_discussion", file=path))
+    return paragraphs
 
 
 if __name__ == "__main__":

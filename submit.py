@@ -108,9 +108,17 @@ from lab.kaggle.client import sign_in
 from lab.kaggle.competitions import TEAM, make_entry, read_competitions, upload_all
 from lab.kaggle.submissions import check_submission, submission_folder
 from lab.sources.sample import MARKER
+from lab.sources.splits import SOURCE
 from lab.terminal import warn
 
-LISTS = ("train.csv", "valid.csv", "classes.csv", MARKER, *(f"{find(model).test_list}.csv" for model in depths()))
+LISTS = (
+    "train.csv",
+    "valid.csv",
+    "classes.csv",
+    SOURCE,
+    MARKER,
+    *(f"{find(model).test_list}.csv" for model in depths()),
+)
 Submissions = dict[str, tuple[Path, int]]  # for each model: the file, and its number of rows
 
 

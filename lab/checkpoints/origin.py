@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from lab.checkpoints.ensembles import others
 from lab.files import sha256, write_whole
@@ -18,9 +19,20 @@ def weights_digests(best: Path) -> list[str]:
     return [sha256(path) for path in (best, *others(best.parent)) if path.is_file()]
 
 
-def write_origin(table: Path, digests: list[str]) -> None:
-    """Write beside ``table`` the digests of its weights, and its own digest, which shows whether the table was replaced."""
-    write_whole(table.with_suffix(".json"), json.dumps({"file": sha256(table), "weights": digests}, indent=2) + "\n")
+def write_origin(table: Path, digests: list[str], d4: bool) -> None:
+    """Write beside ``table`` the digests of its weights, its own digest, which shows whether the table was replaced, and whether
+    the predictions were averaged over D4."""
+    origin = {"file": sha256(table), "weights": digests, "d4": d4}
+    write_whole(table.with_suffix(".json"), json.dumps(origin, indent=2) + "\n")
+
+
+def read_origin(table: Path) -> dict[str, Any]:
+    """What :func:`write_origin` wrote for this ``table``; empty if there is nothing, or if it is of another table."""
+    try:
+        origin = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
+        return dict(origin) if origin["file"] == sha256(table) else {}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def origin_doubt(table: Path, best: Path) -> str:
@@ -28,11 +40,7 @@ def origin_doubt(table: Path, best: Path) -> str:
 
     Earlier versions wrote no origin. Of their tables only the time is known, so that the sentence says "may".
     """
-    try:
-        origin = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
-        if origin["file"] == sha256(table):
-            return "" if origin["weights"] == weights_digests(best) else f"was not predicted with the present {best}"
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        pass
+    if "weights" in (origin := read_origin(table)):
+        return "" if origin["weights"] == weights_digests(best) else f"was not predicted with the present {best}"
     older = table.stat().st_mtime < best.stat().st_mtime
     return f"does not say with which weights it was predicted, and may be older than {best}" if older else ""

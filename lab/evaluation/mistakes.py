@@ -8,6 +8,14 @@ from sklearn.metrics import confusion_matrix
 from lab.evaluation.metrics import Results
 
 
+def confusion(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The confusion matrix [K, K]: the number of images of each true class (row) by predicted class (column).
+
+    ``labels`` are the true classes [N]; the predicted class is the most probable one of ``probabilities`` [N, K].
+    """
+    return confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(probabilities.shape[1]))
+
+
 def wrong_by_model(results: Results) -> np.ndarray:
     """Whether each model misclassifies each image, bool [models, N]."""
     return np.array([probabilities.argmax(axis=1) != labels for labels, probabilities in results.values()])
@@ -26,10 +34,7 @@ def hardest(results: Results, count: int) -> list[int]:
 def confusions(results: Results, classes: int, count: int) -> list[tuple[int, int, list[int], int]]:
     """The most frequent errors, most frequent first: true class, predicted class, count by each model, images of the true
     class."""
-    labels = next(iter(results.values()))[0]
-    matrices = np.array(
-        [confusion_matrix(labels, p.argmax(axis=1), labels=range(classes)) for _, p in results.values()]
-    )
+    matrices = np.array([confusion(*result) for result in results.values()])
     total, images = matrices.sum(axis=0), matrices[0].sum(axis=1)
     np.fill_diagonal(total, 0)
     order = np.argsort(-total, axis=None, kind="stable")[:count]

@@ -1,4 +1,4 @@
-"""The section of discussion: facts computed from the runs. The student interprets them."""
+"""The section of discussion: facts computed from the runs, and what they say."""
 
 from __future__ import annotations
 
@@ -10,103 +10,173 @@ import numpy as np
 
 from lab.data.images import read_image
 from lab.errors import UserError
-from lab.evaluation.calibration import calibration
+from lab.evaluation.calibration import Calibration, calibration
 from lab.evaluation.metrics import Results, mcnemar, metrics_table
 from lab.evaluation.mistakes import confusions, hardest, wrong_by_model
 from lab.figures.style import png
 from lab.report.figures import reliability_figure, thumbnail
 from lab.report.parts import Card, Part, Parts
 from lab.report.results import no_evaluation
-from lab.report.sections import Material, percent_or_gap
-from lab.text import counted, percent
+from lab.report.runs import Run, interval
+from lab.report.sections import Material, percent_or_gap, unlike
+from lab.text import percent
 from models.catalog import find
 
 MAX_HARDEST, MAX_CONFUSED, MAX_CLASSES = 8, 8, 20  # images or rows shown
+SEEN, WIDE = 0.01, 0.05  # differences of accuracy that the text speaks of; the width of an interval that it warns of
 
 
 def discussion(material: Material, parts: Parts) -> dict[str, Any]:
-    """The values of the section."""
-    runs = material.evaluated
+    """The values of the section: tables, figures and, for each of them, sentences."""
+    t, runs = material.t, material.evaluated
     size = data_table(material, parts)
+    values: dict[str, Any] = {"size": size, "fit": fitting(material), "trained": last_epochs(material)}
     if not runs:
         gap = parts.gap(no_evaluation(material))
-        none = dict.fromkeys(("pairs", "classwise", "confused", "hardest", "reliability"), gap)
-        return {"size": size, **none, "mistakes": None, "calibration": None}
+        parts_of = dict.fromkeys(("pairs", "classwise", "confused", "hardest", "reliability"), gap)
+        return values | parts_of | dict.fromkeys(("compared", "errors", "confidence"), ())
     results = {model: run.result for model, run in runs.items()}
-    pairs = pairs_table(results, parts)
+    pairs = pairs_table(material, results, parts)
     classwise = class_table(material, results, parts)
     rows = [
-        [material.classes[t], material.classes[p], *map(str, counts), f"{images:,}"]
-        for t, p, counts, images in confusions(results, len(material.classes), MAX_CONFUSED)
+        [material.classes[true], material.classes[predicted], *map(str, counts), f"{images:,}"]
+        for true, predicted, counts, images in confusions(results, len(material.classes), MAX_CONFUSED)
     ]
-    confused = Part("note", "No class is confused with another.")
+    confused = Part("note", t("no_confusion"))
     if rows:
-        caption = "The most frequent errors: the number of images of a class that each model predicts as another."
-        head = ["true class", "predicted as", *(find(model).title for model in results), "images of the class"]
-        confused = parts.table(head, rows, caption, "ll" + "r" * (len(results) + 1))
-    wrong = wrong_by_model(results)
-    mistakes = {"images": wrong.shape[1], "depths": len(results)}
-    mistakes |= {"some": int(wrong.any(axis=0).sum()), "all": int(wrong.all(axis=0).sum())}
+        true, predicted, images = t.words("confused_head")
+        head = [true, predicted, *(find(model).title for model in results), images]
+        confused = parts.table(head, rows, t("confused"), "ll" + "r" * (len(results) + 1))
     gallery = hardest_gallery(material, results, parts)
     calibrations = {model: calibration(*result) for model, result in results.items()}
-    caption = "Reliability diagrams. Top: the accuracy of the images in each bin of confidence, over their mean "
-    caption += "confidence. Bottom: the share of the images in each bin."
-    alt = "for each model bars of accuracy over confidence with the diagonal, and below the share of images in each bin"
-    picture = parts.picture(png(reliability_figure(calibrations)), caption, alt)
-    calibrated: list[list[str | None]] = []
-    for model, m in calibrations.items():
-        difference, error = f"{100 * (m.confidence - m.accuracy):+.2f}", f"{100 * m.error:.2f}"
-        calibrated.append([find(model).title, percent(m.confidence), percent(m.accuracy), difference, error])
-    head = ["model", "mean confidence", "accuracy", "difference, points", "ECE, points"]
-    return {
-        "size": size,
+    reliability = parts.picture(png(reliability_figure(t, calibrations)), t("reliability"), t("reliability_alt"))
+    return values | {
         "pairs": pairs,
+        "compared": compared(material, results),
         "classwise": classwise,
         "confused": confused,
-        "mistakes": mistakes,
+        "errors": errors(material, results),
         "hardest": gallery,
-        "reliability": picture,
-        "calibration": parts.table(head, calibrated, "Confidence against accuracy."),
+        "reliability": reliability,
+        "confidence": confidence(material, calibrations),
     }
+
+
+def models(material: Material, names: list[str]) -> str:
+    """The titles of some models as a list in words."""
+    return material.t.listed([find(name).title for name in names])
+
+
+# ---- depth and data ------------------------------------------------------------------------------------------------------------
 
 
 def data_table(material: Material, parts: Parts) -> Part:
     """Parameters, also per training image, and training and testing accuracy in the last epoch."""
-    images = len(material.lists["train"]) if "train" in material.lists else None
+    t, images = material.t, len(material.lists["train"]) if "train" in material.lists else None
     rows: list[list[str | None]] = []
     for model, run in material.runs.items():
         count = sum(layer.parameters for layer in material.layers[model])
         each = None if images is None else f"{count / images:,.0f}"
-        cells: list[str | None] = [None] * 3
-        if run.history is not None and {"train_accuracy", "valid_accuracy"} <= set(run.history.columns):
-            last = run.history.iloc[-1]
-            gap = last["train_accuracy"] - last["valid_accuracy"]
-            cells = [percent_or_gap(last[f"{side}_accuracy"]) for side in ("train", "valid")]
-            cells.append(f"{100 * gap:+.2f}" if np.isfinite(gap) else None)
-        rows.append([find(model).title, f"{count:,}", each, *cells])
-    head = ["model", "parameters", "per training image", "training", "testing", "gap, points"]
-    number = f" ({images:,})" if images else ""
-    caption = f"Parameters, also divided by the number of images in train.csv{number}, and accuracy in the last epoch."
-    return parts.table(head, rows, caption)
+        train, valid = last_accuracies(run)
+        gap = f"{100 * (train - valid):+.2f}" if np.isfinite(train - valid) else None
+        rows.append([find(model).title, f"{count:,}", each, percent_or_gap(train), percent_or_gap(valid), gap])
+    return parts.table(t.words("size_head"), rows, t("size", images="?" if images is None else f"{images:,}"))
 
 
-def pairs_table(results: Results, parts: Parts) -> Part:
+def last_accuracies(run: Run) -> tuple[float, float]:
+    """Training and testing accuracy in the last epoch; NaN if unknown."""
+    if run.history is None or "train_accuracy" not in run.history:
+        return np.nan, np.nan
+    last = run.history.iloc[-1]
+    return float(last["train_accuracy"]), float(last["valid_accuracy"])
+
+
+def fitting(material: Material) -> list[str]:
+    """What the gap between training and testing accuracy says, and whether a deeper network trains worse."""
+    t, sentences = material.t, []
+    known = {model: last_accuracies(run) for model, run in material.runs.items()}
+    known = {model: pair for model, pair in known.items() if np.isfinite(pair).all()}
+    over = [model for model, (train, valid) in known.items() if train - valid > SEEN]
+    below = [model for model, (train, valid) in known.items() if train <= valid]
+    near = [model for model in known if model not in (*over, *below)]
+    for model in over:
+        train, valid = known[model]
+        sentences.append(t("fit_over", model=find(model).title, gap=f"{100 * (train - valid):.1f}"))
+    if below:
+        sentences.append(t("fit_below", models=models(material, below)))
+    if near:
+        sentences.append(t("fit_near", models=models(material, near), points=f"{100 * SEEN:.0f}"))
+    for shallow, deep in combinations(known, 2):
+        less = known[shallow][0] - known[deep][0]
+        if less > SEEN:
+            key = "fit_degraded_unlike" if unlike(material) else "fit_degraded"
+            names = {"deep": find(deep).title, "shallow": find(shallow).title}
+            sentences.append(t(key, **names, points=f"{100 * less:.1f}"))
+    return sentences
+
+
+def last_epochs(material: Material) -> list[str]:
+    """Which networks were best in their last tenth of epochs, so that they may not have been trained to the end."""
+    late = [
+        model
+        for model, run in material.runs.items()
+        if run.best is not None and run.history is not None and run.best["epoch"] > 0.9 * len(run.history)
+    ]
+    return [material.t("fit_late", models=models(material, late))] if late else []
+
+
+# ---- comparison ----------------------------------------------------------------------------------------------------------------
+
+
+def pairs_table(material: Material, results: Results, parts: Parts) -> Part:
     """McNemar's test for each pair of models."""
-    rows = []
+    t, rows = material.t, []
     for (one, (labels, first)), (two, (_, second)) in combinations(results.items(), 2):
         b, c, p = mcnemar(labels, first.argmax(axis=1), second.argmax(axis=1))
-        title = f"{find(one).title} and {find(two).title}"
-        rows.append([title, f"{b}", f"{c}", f"{p:.2g}" if p >= 1e-4 else "< 0.0001"])
+        rows.append([models(material, [one, two]), f"{b}", f"{c}", p_text(p).removeprefix("= ")])
     if not rows:
-        return parts.gap("a comparison needs the evaluations of two or more models.")
-    head = ["models", "only the first correct", "only the second correct", "p"]
-    caption = "McNemar's exact test (two-sided, not corrected for the number of pairs) on the same images of valid.csv."
-    return parts.table(head, rows, caption)
+        return parts.gap(t("gap_pairs"))
+    return parts.table(t.words("pairs_head"), rows, t("pairs"))
+
+
+def p_text(p: float) -> str:
+    """A p value with two digits, as in ``= 0.05``."""
+    return f"= {p:.2g}" if p >= 1e-4 else "< 0.0001"
+
+
+def compared(material: Material, results: Results) -> list[str]:
+    """What the accuracies, their intervals and McNemar's tests say."""
+    t, runs = material.t, material.evaluated
+    order = sorted(runs, key=lambda model: -runs[model].hits)
+    best, worst, images = runs[order[0]], runs[order[-1]], runs[order[0]].images
+    values = {
+        "model": find(order[0]).title,
+        "hits": best.hits,
+        "images": images,
+        "accuracy": percent(best.hits / images),
+    }
+    sentences = [t("best_of", **values, interval=interval(best))]
+    if len(order) > 1 and best.hits > worst.hits:
+        sentences.append(t("worst_of", model=find(order[-1]).title, less=best.hits - worst.hits))
+    low, high = (float(side) for side in interval(best).split("–"))
+    if high - low > 100 * WIDE:
+        sentences.append(t("wide", points=f"{high - low:.0f}", images=images))
+    pairs = list(combinations(results.items(), 2))
+    for (one, (labels, first)), (two, (_, second)) in pairs:
+        b, c, p = mcnemar(labels, first.argmax(axis=1), second.argmax(axis=1))
+        verdict = "none" if not b + c else "clear" if p * len(pairs) < 0.05 else "hint" if p < 0.05 else "chance"
+        better, worse = (one, two) if b >= c else (two, one)
+        names = {"better": find(better).title, "worse": find(worse).title, "more": max(b, c), "fewer": min(b, c)}
+        sentences.append(t(f"pair_{verdict}", **names, p=p_text(p), share=f"{100 * p:.0f}", pairs=len(pairs)))
+    return sentences
+
+
+# ---- errors --------------------------------------------------------------------------------------------------------------------
 
 
 def class_table(material: Material, results: Results, parts: Parts) -> Part:
     """Recall, precision and F1 of each class, lowest mean F1 first."""
-    table = metrics_table(results, material.classes)
+    t, table = material.t, metrics_table(results, material.classes)
     wide = table[table["class"] != "overall"].pivot_table(
         index="class", columns=["model", "metric"], values="value", dropna=False, sort=False
     )
@@ -118,24 +188,50 @@ def class_table(material: Material, results: Results, parts: Parts) -> Part:
         values = [wide.loc[name, (model, metric)] for model in results for metric in ("recall", "precision", "f1")]
         cells = ["–" if np.isnan(value) else f"{100 * value:.1f}" for value in values]
         rows.append([name, f"{images[name]:.0f}", *cells])
-    columns = (text for model in results for text in (f"{find(model).short}: recall", "precision", "F1"))
-    head = ["class", "images", *columns]
-    some = f", the {MAX_CLASSES} hardest of {len(order)} classes" if len(order) > MAX_CLASSES else ""
-    return parts.table(head, rows, f"Recall, precision and F1 in %, the class with the lowest mean F1 first{some}.")
+    first, second, *metrics = t.words("classwise_head")
+    columns = (f"{find(model).short}: {metric}" for model in results for metric in metrics)
+    return parts.table([first, second, *columns], rows, t("classwise", shown=len(rows), all=len(order)))
+
+
+def errors(material: Material, results: Results) -> list[str]:
+    """Where the errors are: their number, the most frequent confusion, the class with the lowest recall."""
+    t, wrong, classes = material.t, wrong_by_model(results), material.classes
+    total, images = int(wrong.sum()), wrong.shape[1]
+    if not total:
+        return []
+    counts = t.listed(
+        [f"{find(model).title} {number}" for model, number in zip(results, wrong.sum(axis=1), strict=True)]
+    )
+    sentences = [t("errors", counts=counts, images=images)]
+    if len(results) > 1:
+        alike = int(wrong.all(axis=0).sum())
+        sentences.append(t("errors_shared", some=int(wrong.any(axis=0).sum()), all=alike, models=len(results)))
+        sentences += [t("errors_hard")] if alike else []
+    true, predicted, each, _ = confusions(results, len(classes), 1)[0]
+    names = {"true": classes[true], "predicted": classes[predicted]}
+    sentences.append(t("errors_most", **names, count=sum(each), total=total, share=f"{100 * sum(each) / total:.0f}"))
+    labels = next(iter(results.values()))[0]
+    present = [label for label in range(len(classes)) if (labels == label).any()]
+    lowest = min(present, key=lambda label: 1 - wrong[:, labels == label].mean())
+    recall = 1 - wrong[:, labels == lowest].mean()
+    sentences.append(
+        t("errors_class", name=classes[lowest], recall=percent(recall, 1), images=int((labels == lowest).sum()))
+    )
+    return sentences
 
 
 def hardest_gallery(material: Material, results: Results, parts: Parts) -> Part:
     """The hardest images with their predictions; an image that is not found is a gap."""
-    indices = hardest(results, MAX_HARDEST)
+    t, indices = material.t, hardest(results, MAX_HARDEST)
     if not indices:
-        return Part("note", "No model misclassifies any image of valid.csv.")
+        return Part("note", t("no_errors"))
     labels = next(iter(results.values()))[0]
     ids = next(iter(material.evaluated.values())).ids
     valid = material.lists.get("valid")
     paths = dict(zip(valid.ids, valid.paths, strict=True)) if valid else {}
     cards = []
     for index in indices:
-        lines = [f"true: {material.classes[int(labels[index])]}"]
+        lines = [t("card_true", name=material.classes[int(labels[index])])]
         for model, (_, probabilities) in results.items():
             row = probabilities[index]
             lines.append(f"{find(model).short}: {material.classes[int(row.argmax())]} {percent(row.max(), 0)}")
@@ -147,7 +243,20 @@ def hardest_gallery(material: Material, results: Results, parts: Parts) -> Part:
         cards.append(Card(data, lines))
     missing = sum(card.data is None for card in cards)
     if missing:
-        parts.gaps.note(f"{counted(missing, 'image')} of the hardest cannot be read; give --data and --root.")
-    caption = "The images of valid.csv with the lowest probability of the true class, averaged over the models: the true class, "
-    caption += "and each model's predicted class with its probability."
-    return parts.gallery(cards, caption)
+        parts.gaps.note(t("gap_images", missing=missing))
+    return parts.gallery(cards, t("hardest"))
+
+
+def confidence(material: Material, calibrations: dict[str, Calibration]) -> list[str]:
+    """Whether the networks' confidence is too low or too high, and by how much."""
+    sentences = []
+    for model, measured in calibrations.items():
+        difference = 100 * (measured.confidence - measured.accuracy)
+        key = "confidence_low" if difference < -1 else "confidence_high" if difference > 1 else "confidence_right"
+        values = {
+            "model": find(model).title,
+            "confidence": percent(measured.confidence),
+            "accuracy": percent(measured.accuracy),
+        }
+        sentences.append(material.t(key, **values, points=f"{abs(difference):.1f}", ece=f"{100 * measured.error:.1f}"))
+    return sentences

@@ -15,11 +15,14 @@ from models import catalog
 
 @dataclass(frozen=True)
 class Layer:
-    """A submodule of a network: its name, its operation (a line for each convolution), the shape of its output, its parameters
-    (including those of a following batch norm), and the multiply-accumulates for one image."""
+    """A submodule of a network for an image of ``size`` px: its name, its operation (a line for each convolution; ``/2`` is a
+    stride), its residual blocks, the shape of its output, its parameters (including those of a following batch norm), and the
+    multiply-accumulates for one image."""
 
+    size: int
     name: str
     operation: str
+    blocks: int
     output: tuple[int, ...]
     parameters: int
     macs: int
@@ -44,11 +47,11 @@ def layers(model: str, classes: int, size: int) -> list[Layer]:
     parts: list[Layer] = []
     for name, module in network.named_children():
         parameters = sum(parameter.numel() for parameter in module.parameters())
-        operation = describe(module)
+        operation, blocks = describe(module), len(module) if isinstance(module, nn.Sequential) else 0
         if operation:
             # The counter counts a multiplication and an addition as two operations.
             macs = sum(counts.get(f"{root}.{name}", {}).values()) // 2
-            parts.append(Layer(name, operation, shapes[name], parameters, macs))
+            parts.append(Layer(size, name, operation, blocks, shapes[name], parameters, macs))
         elif parameters:
             parts[-1] = replace(parts[-1], parameters=parts[-1].parameters + parameters)
     return parts
@@ -59,9 +62,9 @@ def describe(module: nn.Module) -> str:
     if isinstance(module, nn.Conv2d):
         return convolution(module)
     if isinstance(module, nn.MaxPool2d):
-        return f"{module.kernel_size}×{module.kernel_size} max, stride {module.stride}"
+        return f"max {module.kernel_size}×{module.kernel_size}, /{module.stride}"
     if isinstance(module, nn.AdaptiveAvgPool2d):
-        return "global average"
+        return "mean"
     if isinstance(module, nn.Linear):
         return f"{module.in_features} → {module.out_features}"
     blocks = list(module.children()) if isinstance(module, nn.Sequential) else [module]
@@ -69,11 +72,11 @@ def describe(module: nn.Module) -> str:
     if not convolutions:
         return ""
     lines = [convolution(child) for child in convolutions]
-    return "\n".join([*lines, f"× {len(blocks)} block{'' if len(blocks) == 1 else 's'}"])
+    return "\n".join([*lines, f"× {len(blocks)}"])
 
 
 def convolution(module: nn.Conv2d) -> str:
-    """``3×3, 64``, or with a stride ``3×3, 64, stride 2``."""
+    """``3×3, 64``, or with a stride ``3×3, 64, /2``."""
     height, width = module.kernel_size
-    stride = f", stride {module.stride[0]}" if module.stride[0] > 1 else ""
+    stride = f", /{module.stride[0]}" if module.stride[0] > 1 else ""
     return f"{height}×{width}, {module.out_channels}{stride}"

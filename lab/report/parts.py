@@ -11,7 +11,8 @@ from PIL import Image
 
 from lab.report.runs import Gaps
 
-MAX_HEIGHT = 125  # of a picture, in % of the text width; a page has 150, also for the caption and a heading
+MAX_HEIGHT = 88  # of a picture, in % of the text width; a page has 150
+FLOATS = 8  # a table of more lines than this, and every picture, may move, so that text fills the page before it
 
 Cell = str | None  # None is shown as a marked gap
 
@@ -83,6 +84,12 @@ class Table(Part):
     def long(self) -> bool:
         """Whether it may be split over pages, with a repeated head."""
         return len(self.rows) > 24
+
+    @property
+    def floats(self) -> bool:
+        """Whether the PDF may move it to the top or bottom of a page."""
+        lines = sum(max((cell or "").count("\n") + 1 for cell in row) for row in self.rows)
+        return lines > FLOATS and not self.long
 
 
 def data_uri(data: bytes, suffix: str) -> str:

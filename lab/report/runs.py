@@ -15,11 +15,12 @@ import pandas as pd
 
 from lab.checkpoints.checkpoint import About, TrainingState, check_data, check_fields, read_about, with_threads
 from lab.checkpoints.histories import best_row, read_histories
-from lab.checkpoints.origin import origin_doubt
+from lab.checkpoints.origin import origin_doubt, read_origin
 from lab.data.lists import DataSet, ImageList
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
-from lab.evaluation.metrics import checked
+from lab.evaluation.metrics import checked, wilson
+from lab.report.texts import Texts
 from models.catalog import depths, resnets
 
 
@@ -41,7 +42,8 @@ class Run:
     """One model on one data set. What was not found is None, and ``missing`` has the message for it.
 
     ``about`` is the description in the best checkpoint, or else that in run_<model>.json (without metrics). ``ids``, ``labels``
-    (N,) and ``probabilities`` (N, K) are from evaluate.py on valid.csv.
+    (N,) and ``probabilities`` (N, K) are from evaluate.py on valid.csv; ``d4`` says whether they are averaged over D4, None if it
+    was not recorded. ``log`` has the lines that the training printed.
     """
 
     model: str
@@ -50,6 +52,8 @@ class Run:
     ids: list[str] = field(default_factory=list)
     labels: np.ndarray | None = None
     probabilities: np.ndarray | None = None
+    d4: bool | None = None
+    log: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -65,8 +69,46 @@ class Run:
             return None
         return self.history.iloc[best_row(self.history)]
 
+    @property
+    def accuracy(self) -> float | None:
+        """The highest testing accuracy without D4 test-time augmentation; of an average of several networks, its own."""
+        averaged = self.about is not None and self.about.members > 1
+        if averaged or self.best is None:
+            return self.about.metrics.get("valid_accuracy") if self.about else None
+        return float(self.best["valid_accuracy"])
 
-def read_runs(report: Path, weights: Path, command: Callable[[str, str], str], gaps: Gaps) -> dict[str, Run]:
+    @property
+    def accuracy_d4(self) -> float | None:
+        """The testing accuracy of the same weights with D4."""
+        return self.about.metrics.get("valid_accuracy_d4") if self.about else None
+
+    @property
+    def size(self) -> int | None:
+        """The network's input in px, which is that of the best epoch."""
+        size = self.best.get("size", np.nan) if self.best is not None else np.nan
+        if np.isfinite(size):
+            return int(size)
+        return self.about.preprocessing.size if self.about else None
+
+    @property
+    def images(self) -> int:
+        """The number of evaluated images."""
+        return len(self.result[0])
+
+    @property
+    def hits(self) -> int:
+        """The number of correctly classified images."""
+        labels, probabilities = self.result
+        return int((probabilities.argmax(axis=1) == labels).sum())
+
+
+def interval(run: Run) -> str:
+    """The 95 % Wilson interval of the accuracy of an evaluation, in %."""
+    low, high = wilson(run.hits, run.images)
+    return f"{100 * low:.2f}–{100 * high:.2f}"
+
+
+def read_runs(t: Texts, report: Path, weights: Path, command: Callable[[str, str], str], gaps: Gaps) -> dict[str, Run]:
     """The runs of the lab's three depths and of other ResNets with a history or an evaluation, in the order of depth.
 
     ``report`` and ``weights`` are the folders of the data set; ``command(script, model)`` is the command line of a script for a
@@ -79,14 +121,17 @@ def read_runs(report: Path, weights: Path, command: Callable[[str, str], str], g
         train, best = command("train.py", model), weights / model / "best.safetensors"
         known = report / f"run_{model}.json"
         if run.history is None:
-            run.missing["history"] = gaps.note(f"history_{model}.csv is missing; {train} writes it.")
+            run.missing["history"] = gaps.note(t("gap_file", file=f"history_{model}.csv", command=train))
         if best.is_file():
             run.about = read_about(best, model)
         elif known.is_file():
             run.about = read_description(known)
         if not best.is_file() and run.history is not None:
-            gaps.note(f"{model}/best.safetensors is missing below --weights; what only the checkpoint has is omitted.")
-        read_evaluation(run, report / f"valid_{model}.csv", best, command, gaps)
+            gaps.note(t("gap_weights", model=model))
+        log = report / f"log_{model}.txt"
+        if log.is_file():
+            run.log = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        read_evaluation(t, run, report / f"valid_{model}.csv", best, command, gaps)
     evaluated = [run for run in runs.values() if run.labels is not None]
     for run in evaluated[1:]:
         if run.ids != evaluated[0].ids or not np.array_equal(run.result[0], evaluated[0].result[0]):
@@ -110,17 +155,17 @@ def read_description(path: Path) -> About:
         raise UserError(f"{path}: is not what train.py writes ({error!r}); train again, or delete it.") from None
 
 
-def read_evaluation(run: Run, path: Path, best: Path, command: Callable[[str, str], str], gaps: Gaps) -> None:
+def read_evaluation(t: Texts, run: Run, path: Path, best: Path, command: Callable[[str, str], str], gaps: Gaps) -> None:
     """Read valid_<model>.csv into ``run``, or note that it is missing or of other weights."""
     evaluate = command("evaluate.py", "all")
     if not path.is_file():
         if best.is_file() or run.history is not None:
-            run.missing["valid"] = gaps.note(f"{path.name} is missing; {evaluate} writes it.")
+            run.missing["valid"] = gaps.note(t("gap_file", file=path.name, command=evaluate))
         else:
             run.missing["valid"] = run.missing["history"]
         return
     if best.is_file() and (doubt := origin_doubt(path, best)):
-        run.missing["fresh"] = gaps.note(f"{path.name} {doubt}; run {evaluate} again.")
+        run.missing["fresh"] = gaps.note(t("gap_stale", file=path.name, doubt=doubt, command=evaluate))
     try:
         table = pd.read_csv(path, keep_default_na=False, dtype={"ID": str})
         columns = [name for name in table.columns if name.startswith("probability_")]
@@ -128,6 +173,7 @@ def read_evaluation(run: Run, path: Path, best: Path, command: Callable[[str, st
     except (KeyError, TypeError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path}: is not what evaluate.py writes ({error}); run {evaluate} again.") from None
     run.ids, run.labels, run.probabilities = table["ID"].tolist(), labels, probabilities
+    run.d4 = read_origin(path).get("d4")
 
 
 def check_lists(runs: dict[str, Run], data: DataSet, valid: ImageList, weights: Path, report: Path) -> None:
@@ -143,7 +189,7 @@ def check_lists(runs: dict[str, Run], data: DataSet, valid: ImageList, weights: 
             )
 
 
-def check_against_metrics(runs: dict[str, Run], path: Path, evaluate: str, gaps: Gaps) -> None:
+def check_against_metrics(t: Texts, runs: dict[str, Run], path: Path, evaluate: str, gaps: Gaps) -> None:
     """Note if an accuracy in metrics.csv is not that of the predictions in valid_<model>.csv."""
     if not path.is_file():
         return
@@ -154,7 +200,6 @@ def check_against_metrics(runs: dict[str, Run], path: Path, evaluate: str, gaps:
     for model, run in runs.items():
         if run.labels is None or model not in rows.index:
             continue
-        labels, probabilities = run.result
         # Probabilities have five decimals, so that the class of one image with a tie may differ.
-        if abs(float((probabilities.argmax(axis=1) == labels).mean()) - float(rows[model])) > 1.5 / len(labels):
-            gaps.note(f"metrics.csv and valid_{model}.csv are of different evaluations; run {evaluate} again.")
+        if abs(run.hits / run.images - float(rows[model])) > 1.5 / run.images:
+            gaps.note(t("gap_metrics", file=f"valid_{model}.csv", command=evaluate))

@@ -73,8 +73,20 @@ def page(typst: bool, values: dict[str, Any]) -> str:
     """The source of one form."""
     jinja = environment(typst)
     macros = jinja.get_template("typst.j2" if typst else "html.j2").module
-    body = jinja.get_template("report.j2").render(**values, m=macros)
-    return jinja.get_template("page.typ.j2" if typst else "page.html.j2").render(**values, body=Markup(body))
+    body = Markup(jinja.get_template("report.j2").render(**values, m=macros))
+    whole = jinja.get_template("page.typ.j2" if typst else "page.html.j2")
+    return whole.render(**values, body=body, contents=[] if typst else contents(body))
+
+
+def contents(body: str) -> list[tuple[str, Markup, list[tuple[str, Markup]]]]:
+    """The sections of an HTML page: the place and the title of each, and those of its subsections."""
+    sections: list[tuple[str, Markup, list[tuple[str, Markup]]]] = []
+    for level, place, title in re.findall(r'<h([23]) id="(\w+)">(.*?)</h', body):
+        if level == "2":
+            sections.append((place, Markup(title), []))
+        else:
+            sections[-1][2].append((place, Markup(title)))
+    return sections
 
 
 def write_html(path: Path, values: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from models.catalog import depths, find
 
 LISTS = ("train", "valid", "test")
 TEST_LISTS = tuple(f"{find(model).test_list}.csv" for model in depths())
+SOURCE = "source.txt"  # beside the lists: one sentence that says where the images come from, for the report
 FILES = ("train.csv", "valid.csv", *TEST_LISTS, "test_labels.csv", "classes.csv")
 CNMC_NAME = re.compile(r"UID_(?P<patient>H?\d+)_\d+_\d+_(?P<kind>all|hem)", re.IGNORECASE)
 DRAWS = 2000  # number of random splits of which the best is chosen

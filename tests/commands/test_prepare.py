@@ -152,6 +152,7 @@ def test_folders_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     output = capsys.readouterr().out
     assert "1 image outside any class folder" in output and "2 images left out" in output
     assert f"--root '{source}'" in output
+    assert (out / "source.txt").read_text() == "The folder my cells, with a folder per class (prepare.py folders).\n"
     table = everything(out)
     assert len(table) == 41 and not table["Path"].str.contains("doubt").any()
     assert classes(out) == [[0, "grade 2"], [1, "grade 10"]]  # natural order

@@ -37,6 +37,7 @@ RESULTS = [
     "report/tiny/roc.png",
     "report/tiny/metrics_resnet18.csv",
     "report/tiny/run_resnet18.json",
+    "report/tiny/log_resnet18.txt",
     "report/tiny/discussion.txt",
 ]
 

@@ -28,6 +28,7 @@ from lab.errors import UserError
 from lab.page.figures import SYMBOLS, colour_rules
 from lab.page.networks import TrainedModel, predict_and_explain
 from lab.report.runs import Gaps, read_runs
+from lab.report.texts import Texts
 from lab.training.recipe import Settings, chosen_settings
 from models import catalog
 from models.catalog import Model
@@ -214,7 +215,7 @@ def test_all_leaves_out_an_added_model(
     models = pd.read_csv(report / "metrics.csv")["model"]
     assert list(models.unique())[:3] == DEPTHS and not models.str.contains("sketch").any()
     assert submission.stat().st_mtime_ns == before
-    assert list(read_runs(report, added / "weights/tiny", lambda *_: "", Gaps())) == DEPTHS
+    assert list(read_runs(Texts("en"), report, added / "weights/tiny", lambda *_: "", Gaps())) == DEPTHS
 
 
 def test_all_is_an_error_if_no_resnet_is_trained(added: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def best(tmp_path: Path) -> Path:
 def table(tmp_path: Path, best: Path) -> Path:
     path = tmp_path / "valid_resnet18.csv"
     path.write_text("ID\n")
-    write_origin(path, weights_digests(best))
+    write_origin(path, weights_digests(best), d4=True)
     return path
 
 

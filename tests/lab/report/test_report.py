@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,13 +23,18 @@ from PIL import Image
 import evaluate
 import lab.report.discussion
 import lab.report.results
+import lab.report.sections
 import report
 from lab.checkpoints.checkpoint import read_about
+from lab.checkpoints.origin import read_origin
 from lab.errors import UserError
 from lab.evaluation.metrics import mcnemar
 from lab.report.ablations import ablations
+from lab.report.discussion import compared, errors, fitting
 from lab.report.networks import layers
-from lab.report.typesetting import TEMPLATES, page
+from lab.report.runs import Run
+from lab.report.texts import Texts
+from lab.report.typesetting import page
 from tests.made import DEPTHS, TRAIN, VALID, Capture, Patch, command, inside, make_data, thin
 
 NAME = "劉子齊"
@@ -100,9 +107,9 @@ def quick(request: pytest.FixtureRequest, monkeypatch: Patch) -> None:
     if "that_draws" not in request.node.name:
         buffer = io.BytesIO()
         Image.new("RGB", (1, 1)).save(buffer, "PNG")
-        for module in (lab.report.results, lab.report.discussion):
+        for module in (lab.report.sections, lab.report.results, lab.report.discussion):
             monkeypatch.setattr(module, "png", lambda _figure: buffer.getvalue())
-            for name in ("accuracy_figure", "confusion_figure", "roc_figure", "reliability_figure"):
+            for name in ("accuracy_figure", "confusions_figure", "roc_figure", "reliability_figure", "block_figure"):
                 monkeypatch.setattr(module, name, lambda *_: None, raising=False)
 
 
@@ -129,7 +136,7 @@ def write(folder: Path, trained: Path, capsys: Capture) -> Write:
 def test_every_number_is_that_in_the_runs_files(write: Write, work: Path, folder: Path) -> None:
     (folder / "discussion.txt").write_text("Mine: a < b & #c.\nStill mine.\n\nThe second.", encoding="utf-8")
     html, warnings = write("--student-id", "311605004", "--name", NAME)
-    assert [text for text in warnings if "ablation" not in text] == []
+    assert [text for text in warnings if "where the images come from" not in text.lower()] == []
 
     best, tables = {}, {}
     metrics = pd.read_csv(folder / "metrics.csv").set_index(["model", "class", "metric"])["value"]
@@ -138,12 +145,15 @@ def test_every_number_is_that_in_the_runs_files(write: Write, work: Path, folder
         history = pd.read_csv(folder / f"history_{model}.csv")
         row = history.sort_values(["valid_accuracy", "valid_loss"], ascending=[False, True], kind="stable").iloc[0]
         best[title] = f"{100 * row['valid_accuracy']:.2f} %"
-        assert f"{best[title]} {title}" in html.text  # below the title
+        saved = read_about(work / "weights" / "tiny" / model / "best.safetensors").metrics
+        accuracies = [f"{100 * saved[key]:.2f} %" for key in ("valid_accuracy", "valid_accuracy_d4")]
+        assert f"{best[title]} {title} {accuracies[1]} with D4" in html.text  # below the title
 
         table = tables[model] = pd.read_csv(folder / f"valid_{model}.csv")
         overall = html.table("model", "accuracy", "95 % interval")[title]
         names = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss")
-        values = [float(overall[column].removesuffix(" %")) for column in (0, 2, 3, 4, 5)]
+        values = [float(overall[column].removesuffix(" %")) for column in (0, 3, 4, 5, 6)]
+        assert overall[2] == f"with{'' if read_origin(folder / f'valid_{model}.csv')['d4'] else 'out'} D4"
         scale = np.array([100, 100, 100, 1, 1])
         np.testing.assert_allclose(values, [metrics[model, "overall", name] for name in names] * scale, atol=0.0051)
 
@@ -152,13 +162,12 @@ def test_every_number_is_that_in_the_runs_files(write: Write, work: Path, folder
         last = history.iloc[-1]
         gap = 100 * (last["train_accuracy"] - last["valid_accuracy"])
         assert size[:2] == [f"{count:,}", f"{count / TRAIN:,.0f}"] and size[-1] == f"{gap:+.2f}"
-        time = html.table("model", "epochs", "input, px")[title]
+        time = html.table("model", "epochs", "training sizes, px")[title]
         assert time[:2] == [str(len(history)), str(int(history["size"].max()))]
         confidence = table[["probability_0", "probability_1"]].max(axis=1).mean()
-        assert html.table("model", "mean confidence")[title][0] == f"{100 * confidence:.2f} %"
-        saved = read_about(work / "weights" / "tiny" / model / "best.safetensors").metrics
-        accuracies = [f"{100 * saved[key]:.2f} %" for key in ("valid_accuracy", "valid_accuracy_d4")]
-        assert html.table("model", "without D4")[title][:2] == accuracies
+        assert f"{title} has a mean confidence of {100 * confidence:.2f} %" in html.text
+        assert accuracies[0] == best[title]
+        assert html.table("model", "input, px")[title][:5] == ["32", f"{row['epoch']:.0f}", "3", *accuracies]
     first, second, _ = tables.values()
     b, c, _ = mcnemar(*(column.to_numpy() for column in (first["label"], first["prediction"], second["prediction"])))
     assert html.table("models", "only the first correct")["ResNet18 and ResNet50"][:2] == [str(b), str(c)]
@@ -194,7 +203,8 @@ def test_a_report_that_draws_has_the_same_bytes_again_and_refers_to_no_other_fil
     assert reports[0] == reports[1]
     text = reports[0][1].decode()
     assert (
-        re.findall(r'url\((?!data:)|@import|<script|<link|<[^>]* (src|href|srcset|data|action)="(?!data:)', text) == []
+        re.findall(r'url\((?!data:)|@import|<script|<link|<[^>]* (src|href|srcset|data|action)="(?!data:|#)', text)
+        == []
     )
     assert "prefers-color-scheme: dark" in text and "@media print" in text
     assert 'format("woff")' in text  # the characters of the name
@@ -220,6 +230,87 @@ def test_any_text_is_shown_unchanged(write: Write, folder: Path, trained: Path, 
     assert all(part in html.text and part.replace(" ", "") in text for part in (*odd, name))
 
 
+def test_the_report_says_what_the_lab_asks_for_and_only_of_this_data(write: Write, folder: Path, trained: Path) -> None:
+    html, _ = write()
+    source = (folder / "report.html").read_text(encoding="utf-8")
+    for code in ("class BasicBlock(", "def stage(", "def resnet152(", "def confusion(", "def row_shares("):
+        assert code in html.text
+    for model in DEPTHS:  # 4A shows what the terminal showed
+        last = (folder / f"log_{model}.txt").read_text(encoding="utf-8").splitlines()[-1]
+        assert last.startswith(f"{model}: best valid accuracy") and last in unescape(source)
+    assert "trains the network with and without each of them" in html.text and not any(
+        "--lr" in row for row in html.tables
+    )
+    assert "were not trained alike" in html.text and "progressive resizing no / yes / yes" in html.text
+    assert html.text.count("Not for diagnosis") == 1
+    places = re.findall(r'<a href="#(\w+)">', source)
+    assert len(places) > 20 and all(source.count(f'id="{place}"') == 1 for place in places)
+    (folder / "log_resnet18.txt").unlink()
+    assert "log_resnet18.txt: the terminal’s output was not kept" in write()[0].text
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        ("sample.json", "{}", "generated cells, drawn by prepare.py sample"),
+        ("source.txt", "From the *ward* `A`.\n", "The data. From the *ward* `A`."),
+    ],
+)
+def test_the_report_says_where_the_images_come_from(
+    write: Write, trained: Path, tmp_path: Path, file: str, content: str, expected: str
+) -> None:
+    shutil.copytree(trained / "csv" / "tiny", tmp_path / "tiny")
+    (tmp_path / "tiny" / file).write_text(content)
+    assert expected in write(data=tmp_path / "tiny")[0].text
+
+
+def evaluated_runs(*correct: list[int]) -> Any:
+    """Material with an evaluation of 40 images for each depth, ``correct`` of which are classified correctly."""
+    runs = {}
+    for model, right in zip(DEPTHS, correct, strict=False):
+        probabilities = np.full((40, 2), 0.1) + 0.8 * np.eye(2)[[0 if i in right else 1 for i in range(40)]]
+        runs[model] = Run(model, ids=[], labels=np.zeros(40, int), probabilities=probabilities)
+    return SimpleNamespace(t=Texts("en"), runs=runs, evaluated=runs, classes=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("correct", "expected"),
+    [
+        ([[*range(30)], [*range(30)]], "are correct on the same images"),
+        (
+            [[*range(30)], [*range(28)]],
+            "2 images and loses on 0 (p = 0.5): two equally good models would differ as much in 50 %",
+        ),
+        ([[*range(30)], [*range(24)]], "remains below 5 %"),  # p = 0.031, one pair
+        ([[*range(30)], [*range(24)], [*range(30)]], "no longer below 5 %: this is a hint"),  # three pairs
+    ],
+)
+def test_mcnemars_p_is_interpreted(correct: list[list[int]], expected: str) -> None:
+    material = evaluated_runs(*correct)
+    sentences = compared(material, {model: run.result for model, run in material.runs.items()})
+    assert any(expected in sentence for sentence in sentences)
+    assert "ResNet18 classifies 30 of 40 images correctly, 75.00 % (95 % interval 59.81–85.81 %)" in sentences[0]
+    assert any("the interval is 26 points wide" in sentence for sentence in sentences)
+
+
+def test_the_errors_are_located() -> None:
+    material = evaluated_runs([*range(30)], [*range(28)])
+    text = " ".join(errors(material, {model: run.result for model, run in material.runs.items()}))
+    assert "ResNet18 10 and ResNet50 12" in text and "misclassifies 12 images, and all 2 models the same 10" in text
+    assert "a predicted as b: 22 of all 22 errors, 100 %" in text and "is a, 72.5 % of its 40 images" in text
+
+
+def test_the_gap_between_training_and_testing_is_interpreted() -> None:
+    material = evaluated_runs()
+    for model, train, valid in zip(DEPTHS, (0.99, 0.80, 0.905), (0.90, 0.85, 0.90), strict=True):
+        rows = {"epoch": [1, 2], "train_accuracy": [0.5, train], "valid_accuracy": [0.95, valid]}
+        material.runs[model] = Run(model, history=pd.DataFrame(rows))
+    text = " ".join(fitting(material))
+    assert "ResNet18 is 9.0 points more accurate on the training images" in text
+    assert "training accuracy of ResNet50 is not above" in text and "For ResNet152, training accuracy exceeds" in text
+    assert "ResNet50 has a training accuracy 19.0 points below that of ResNet18 after the same training" in text
+
+
 # --------------------------------------------------------------------------------------------------------------- gaps
 
 
@@ -243,9 +334,9 @@ def test_a_missing_model_is_a_gap_and_the_others_are_shown(write: Write, work: P
     html, warnings = write()
     assert sum("resnet50" in text for text in warnings) == 1
     overall = html.table("model", "accuracy", "95 % interval")
-    assert overall["ResNet50"] == ["missing"] * 6 and "missing" not in overall["ResNet18"]
+    assert overall["ResNet50"] == ["missing"] * 7 and "missing" not in overall["ResNet18"]
     assert list(html.table("models", "only the first correct")) == ["ResNet18 and ResNet152"]
-    assert html.text.count("Missing history_resnet50.csv is missing") >= 2
+    assert "missing history_resnet50.csv is missing; python train.py" in html.text
 
 
 def test_missing_copied_and_inconsistent_evaluations(write: Write, work: Path, folder: Path, trained: Path) -> None:
@@ -277,7 +368,7 @@ def test_without_weights_the_settings_come_from_run_json(write: Write, work: Pat
     html, warnings = write()
     assert html.table("setting")["epochs"] == ["3", "3", "3"]
     assert sum("best.safetensors is missing" in text for text in warnings) == 3
-    assert "no checkpoint below --weights has an accuracy with D4 averaging" in html.text
+    assert html.table("model", "input, px")["ResNet18"][4:] == ["not recorded", "–"]
     (folder / "run_resnet18.json").write_text(json.dumps({"model": "resnet18"}))
     with pytest.raises(UserError, match=r"run_resnet18\.json: is not what train\.py writes"):
         write()
@@ -365,7 +456,11 @@ def test_the_layers_are_those_of_the_paper(model: str, parameters: int, gmac: fl
     for layer, width, count in zip(table[2:6], [64, 128, 256, 512], blocks, strict=True):
         basic, bottleneck = [f"3×3, {width}"] * 2, [f"1×1, {width}", f"3×3, {width}", f"1×1, {4 * width}"]
         *lines, repeated = layer.operation.split("\n")
-        assert lines == (basic if model == "resnet18" else bottleneck) and repeated == f"× {count} blocks"
+        assert (
+            lines == (basic if model == "resnet18" else bottleneck)
+            and repeated == f"× {count}"
+            and layer.blocks == count
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- the facts
@@ -381,7 +476,7 @@ def test_models_without_errors_leave_no_empty_table(write: Write, folder: Path) 
     assert "No class is confused with another." in html.text
     assert "No model misclassifies any image of valid.csv." in html.text
     assert all(len(table) > 1 for table in html.tables)
-    assert html.table("model", "mean confidence")["ResNet50"] == ["100.00 %", "100.00 %", "+0.00", "0.00"]
+    assert "ResNet50 has a mean confidence of 100.00 % and an accuracy of 100.00 %, which agree" in html.text
 
 
 def test_ablations_are_paired_by_seed(tmp_path: Path) -> None:
@@ -389,18 +484,15 @@ def test_ablations_are_paired_by_seed(tmp_path: Path) -> None:
     rows = [("", 0, 0.90), ("", 1, 0.80), ("--progressive", 0, 0.92), ("--progressive", 2, 0.99), ("--lr 0.1", 1, 0.75)]
     table = pd.DataFrame(rows, columns=["options", "seed", "last"])
     table.assign(data="pbc8", model="resnet18", size=48, epochs=10, also="").to_csv(path, index=False)
-    run = "resnet18 on pbc8, 48 px, 10 epochs"
-    own, others = ablations(path, "pbc8", images=True), ablations(path, "lab3", images=False)
-    assert own is not None and "on other data sets" not in own[0]
-    assert own[1] == [[run, "--progressive", "1", "92.00", "+2.00"]]  # seed 2 has no base
-    assert others is not None and "on other data sets" in others[0]
-    assert others[1] == [[run, "--lr 0.1", "1", "75.00", "-5.00"]]
-    assert ablations(tmp_path / "none.csv", "pbc8", True) is None
+    run = ["ResNet18", "48", "10"]
+    assert ablations(path, "pbc8", images=True) == [
+        [*run, "--progressive", "1", "92.00", "+2.00"]
+    ]  # seed 2 has no base
+    assert ablations(path, "pbc8", images=False) == [[*run, "--lr 0.1", "1", "75.00", "-5.00"]]
+    assert ablations(path, "lab3", images=False) == []  # those of other data say nothing about these
+    assert ablations(tmp_path / "none.csv", "pbc8", True) == []
 
 
-def test_the_template_has_no_special_characters_of_either_form_and_no_undefined_names() -> None:
-    text = (TEMPLATES / "report.j2").read_text(encoding="utf-8")
-    prose = re.sub(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", "", text, flags=re.DOTALL)
-    assert re.findall(r"[<>&#$*_@`~\[\]\\]|//|--|^\s*[-+=/]", prose, flags=re.MULTILINE) == []
+def test_the_template_has_no_undefined_names() -> None:
     with pytest.raises(Exception, match="undefined"):
         page(False, {})
