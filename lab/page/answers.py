@@ -14,7 +14,7 @@ from lab.data.images import decode
 from lab.hardware import Hardware
 from lab.page.gallery import Valid
 from lab.page.html import Answer, Row, answer, grid, notice, probability, table
-from lab.page.networks import TrainedModel, predict_and_explain, predict_image
+from lab.page.networks import TrainedModel, is_unlike, predict_and_explain, predict_image
 from lab.page.texts import TEXTS, Texts
 from lab.text import shown
 
@@ -49,8 +49,9 @@ class Content:
         images = self.valid.images
         return images.ids[chosen], images.paths[chosen].read_bytes(), int(images.labels[chosen])
 
-    def decode(self, data: bytes) -> np.ndarray:
-        """The pixels, RGB uint8 [H, W, 3]. Raises ``ValueError`` with the reason why nothing can be predicted."""
+    def decode(self, data: bytes, listed: bool = False) -> np.ndarray:
+        """The pixels, RGB uint8 [H, W, 3]. Raises ``ValueError`` with the reason why nothing can be predicted. An image of the
+        valid list (``listed``) is known to be of the data set, so it may be unlike the training images."""
         if len(data) > MAX_BYTES:
             raise ValueError(self.say("too_large", limit=MAX_BYTES // 2**20))
         preprocessing = self.models[0].preprocessing
@@ -60,6 +61,8 @@ class Content:
             raise ValueError(self.say.reason(str(error))) from None
         if preprocessing.shows_nothing(image):
             raise ValueError(self.say("no_cell"))
+        if not listed and is_unlike(self.models, image):
+            raise ValueError(self.say("unlike"))
         return image
 
     def answer(self, chosen: Chosen, label: int = -1, stage: str = "") -> str:
@@ -80,7 +83,7 @@ class Content:
         start = time.perf_counter()
         try:
             name, data, truth = self.read(chosen)
-            image = self.decode(data)
+            image = self.decode(data, isinstance(chosen, int))
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             name = chosen[0] if isinstance(chosen, tuple) else self.say("this_image")

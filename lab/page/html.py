@@ -17,6 +17,7 @@ from PIL import Image
 
 from lab.checkpoints.ensembles import count_parameters
 from lab.data.preprocessing import Preprocessing, window_corner
+from lab.evaluation.reliability import setting
 from lab.page.networks import Prediction, TrainedModel
 from lab.page.texts import LANGUAGES, TEXTS, Texts
 from lab.text import percent
@@ -149,7 +150,8 @@ def answer(say: Texts, one: Answer, classes: list[str]) -> str:
         f'<div class="result"><figure class="raw">{framed(say, one.image, predictions[0].model.preprocessing)}'
         f"<figcaption>{known}{say('window', width=width, height=height)}"
         f"<br>{say('seconds', seconds=one.seconds)}</figcaption></figure>"
-        f'<div class="panels">{panels}</div></div>{legend(say, predictions)}{csv_link(say, rows, models, classes)}</section>'
+        f'<div class="panels">{panels}</div></div>{doubts(say, predictions)}'
+        f"{legend(say, predictions)}{csv_link(say, rows, models, classes)}</section>"
     )
 
 
@@ -161,7 +163,7 @@ def table(say: Texts, rows: Sequence[Row], models: Sequence[TrainedModel], class
         if image is not None:
             small = picture(reduced(image, THUMBNAIL), "")
             cells = "".join(
-                f"<td>{escape(classes[int(row.argmax())])} {probability(float(row.max()))}</td>" for row in shares
+                f"<td>{predicted(say, model, row, classes)}</td>" for model, row in zip(models, shares, strict=True)
             )
         body += f'<tr><th scope="row"><div>{small}{escape(name)}</div></th>{cells}</tr>'
     heads = "".join(f'<th scope="col">{model.title}</th>' for model in models)
@@ -179,31 +181,59 @@ def csv_link(say: Texts, rows: Sequence[Row], models: Sequence[TrainedModel], cl
     for name, _, shares, reason in rows:
         for model, row in zip(models, shares, strict=False):
             values = {f"probability_{label}": round(float(share), 5) for label, share in enumerate(row)}
-            records.append({"image": name, "model": model.name, "predicted": classes[int(row.argmax())], **values})
+            record = {"image": name, "model": model.name, "predicted": classes[int(row.argmax())]}
+            records.append({**record, "verdict": "certain" if model.is_certain(row) else "uncertain", **values})
         if reason:
             records.append({"image": name, "reason": reason})
-    columns = ["image", "model", "predicted", *(f"probability_{label}" for label in range(len(classes))), "reason"]
+    columns = [
+        "image",
+        "model",
+        "predicted",
+        "verdict",
+        *(f"probability_{label}" for label in range(len(classes))),
+        "reason",
+    ]
     data = base64.b64encode(pd.DataFrame(records, columns=columns).to_csv(index=False).encode()).decode()
     uri = f"data:text/csv;charset=utf-8;base64,{data}"
     return f'<p class="save"><a download="predictions.csv" href="{uri}">{say("save_csv")}</a></p>'
 
 
 def verdict(say: Texts, predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
-    """One sentence: which models predict which class."""
-    titles: dict[int, list[str]] = {}
+    """One sentence: which models predict which class, and which are uncertain."""
+    titles: dict[str, list[str]] = {}
     for prediction in predictions:
-        titles.setdefault(prediction.predicted, []).append(prediction.model.title)
-    if len(titles) == 1 and len(predictions) > 2:
-        return say("all_predict", count=len(predictions), label=f"<b>{escape(classes[predictions[0].predicted])}</b>")
-    parts = [
-        say(
-            "one_predicts" if len(names) == 1 else "several_predict",
-            models=say.listed(names),
-            label=f"<b>{escape(classes[label])}</b>",
-        )
-        for label, names in titles.items()
-    ]
+        label = f"<b>{escape(classes[prediction.predicted])}</b>" if prediction.certain else ""
+        titles.setdefault(label, []).append(prediction.model.title)
+    parts = []
+    for label, names in titles.items():
+        number = "all" if len(names) == len(predictions) > 2 else "one" if len(names) == 1 else "several"
+        values = {"models": say.listed(names), "count": len(names), "label": label}
+        parts.append(say(f"predict_{number}", **values) if label else say(f"uncertain_{number}", **values))
     return say("semicolon").join(parts)
+
+
+def predicted(say: Texts, model: TrainedModel, shares: np.ndarray, classes: Sequence[str]) -> str:
+    """The predicted class and its probability; below the model's threshold ``uncertain`` stands in the place of the class."""
+    label, share = escape(classes[int(shares.argmax())]), probability(float(shares.max()))
+    if model.is_certain(shares):
+        return f"<b>{label}</b> {share}"
+    return f"<b>{say('uncertain')}</b> {say('below', label=label, share=share, limit=probability(model.threshold))}"
+
+
+def doubts(say: Texts, predictions: Sequence[Prediction]) -> str:
+    """What ``uncertain`` means, if a model is; else empty."""
+    texts = [
+        say(
+            "doubt",
+            model=one.model.title,
+            limit=probability(one.model.threshold),
+            risk=percent(setting(one.model.about, "certain_risk", one.model.d4, 0.0), 1),
+            coverage=percent(setting(one.model.about, "certain_coverage", one.model.d4, 0.0), 1),
+        )
+        for one in predictions
+        if not one.certain
+    ]
+    return f'<p class="legend">{say("doubts", models=say("semicolon").join(texts))}</p>' if texts else ""
 
 
 def bar_labels(predictions: Sequence[Prediction]) -> list[int]:
@@ -215,21 +245,21 @@ def bar_labels(predictions: Sequence[Prediction]) -> list[int]:
 
 def panel(say: Texts, prediction: Prediction, classes: Sequence[str], labels: Sequence[int], truth: int | None) -> str:
     """One model's prediction: the class, the input, the heat map and a bar for each of ``labels``."""
-    model, shares, predicted = prediction.model, prediction.probabilities, prediction.predicted
+    model, shares, top = prediction.model, prediction.probabilities, prediction.predicted
     mark = ""
     if truth is not None:
-        kind = "correct" if predicted == truth else "wrong"
+        kind = "correct" if top == truth else "wrong"
         mark = f'<span class="mark {kind}">{say(kind)}</span>'
     side = prediction.input.shape[0]
     evidence = say("evidence" if prediction.has_evidence else "no_evidence", label=escape(classes[prediction.label]))
     bars = "".join(
-        f'<li class="{"top" if label == predicted else ""}"><span>{escape(classes[label])}</span>'
+        f'<li class="{"top" if label == top else ""}"><span>{escape(classes[label])}</span>'
         f'<i><b style="width:{100 * shares[label]:.2f}%"></b></i><em>{probability(shares[label])}</em></li>'
         for label in labels
     )
     return (
         f'<article class="panel {model.name}"><h3>{model.title}{mark}</h3>'
-        f'<p class="predicted"><b>{escape(classes[predicted])}</b> {probability(shares[predicted])}</p>'
+        f'<p class="predicted">{predicted(say, model, shares, classes)}</p>'
         f'<div class="pair"><figure>{picture(prediction.input, say("input_of", model=model.title), lossless=True)}'
         f"<figcaption>{say('input', side=side)}</figcaption></figure>"
         f'<figure class="heat">{picture(prediction.heat, say("heat_map_of", model=model.title))}<figcaption>{evidence} '

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,8 @@ from lab.data.augmentation import network_input, resample, to_uint8
 from lab.data.preprocessing import Preprocessing
 from lab.evaluation.gradcam import explain, heat_map, overlay, usable_stages
 from lab.evaluation.inference import probabilities
-from lab.evaluation.reliability import calibrated
+from lab.evaluation.reliability import calibrated, threshold
+from lab.evaluation.unlike import are_unlike, judge
 from lab.hardware import Hardware
 from models.catalog import find
 
@@ -60,6 +62,15 @@ class TrainedModel:
         """Names of the classes, in the order of their labels."""
         return self.about.classes
 
+    @property
+    def threshold(self) -> float:
+        """The confidence below which a prediction is uncertain."""
+        return threshold(self.about, self.d4)
+
+    def is_certain(self, probabilities: np.ndarray) -> bool:
+        """Whether the highest of an image's class probabilities [K] reaches the threshold."""
+        return float(probabilities.max()) >= self.threshold
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -89,6 +100,11 @@ class Prediction:
         """The most probable class."""
         return int(self.probabilities.argmax())
 
+    @property
+    def certain(self) -> bool:
+        """Whether the confidence reaches the model's threshold."""
+        return self.model.is_certain(self.probabilities)
+
 
 def network_inputs(
     model: TrainedModel, image: np.ndarray, hardware: Hardware
@@ -104,6 +120,14 @@ def network_inputs(
     inputs = [network_input(window, preprocessing).to(hardware.device) for window, preprocessing in pairs]
     first, window = preprocessings[0], windows[0]
     return window[0].numpy(), to_uint8(resample(window, first.size, padding=first.padding))[0], inputs
+
+
+def is_unlike(models: Sequence[TrainedModel], image: np.ndarray) -> bool:
+    """Whether a raw image, RGB uint8 [H, W, 3], is unlike the training images."""
+    about = judge([model.about for model in models])
+    window = torch.from_numpy(about.preprocessing.crop(image)[None])
+    batch = network_input(window, about.preprocessing), torch.empty(0), np.arange(1)
+    return bool(are_unlike([batch], about)[0])
 
 
 def predict_inputs(model: TrainedModel, inputs: list[Tensor], hardware: Hardware) -> np.ndarray:

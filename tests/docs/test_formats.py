@@ -76,7 +76,7 @@ def test_histories_and_evaluations(written: Path, trained: Path) -> None:
 
 
 def test_the_predictions_that_the_page_saves() -> None:
-    model: Any = SimpleNamespace(name="resnet18")
+    model: Any = SimpleNamespace(name="resnet18", is_certain=lambda _: True)
     link = csv_link(TEXTS["en"], [("a.png", None, [np.array([0.2, 0.8])], "")], [model], ["x", "y"])
     names = base64.b64decode(link.split("base64,")[1].split('"')[0]).decode().splitlines()[0].split(",")
     assert list(dict.fromkeys(re.sub(r"_\d+$", "_<label>", name) for name in names)) == fields("`predictions.csv`")

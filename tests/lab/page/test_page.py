@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,11 +25,14 @@ import demo
 import evaluate
 from lab.checkpoints.checkpoint import read_about, read_tensors, save_checkpoint
 from lab.checkpoints.ensembles import other
+from lab.data.augmentation import network_input
+from lab.data.images import read_image
 from lab.data.lists import ImageList
 from lab.data.store import Store
 from lab.errors import UserError
 from lab.evaluation.gradcam import explain
 from lab.evaluation.metrics import wilson
+from lab.evaluation.unlike import distances, statistics, typical_of
 from lab.page import answers, networks
 from lab.page.answers import Content, read_upload
 from lab.page.figures import coloured_shares, confusion_figure, curves_figure
@@ -146,6 +150,34 @@ def test_every_model_predicts_an_upload(content: Content, made: Path, tmp_path: 
     assert "correct" not in texts(html)  # the true class is unknown
 
 
+def test_an_upload_unlike_the_training_images_gets_no_class_and_doubt_is_said(made: Path, tmp_path: Path) -> None:
+    paths = [made / "csv" / "tiny" / "valid" / f"{index}.png" for index in range(VALID)]
+    preprocessing = make_content(made).models[0].preprocessing
+    windows = torch.from_numpy(np.stack([preprocessing.crop(read_image(path)) for path in paths]))
+    values = statistics(network_input(windows, preprocessing)).double().numpy()
+    limit = 1.001 * float(distances(values, typical_of(values)).max())
+    fields: dict[str, Any] = {
+        "typical": typical_of(values),
+        "reliability": {"unlike": limit, "certain": 0.999, "certain_risk": 0.013},
+    }
+    save_staged(tmp_path / "weights", **fields)
+    content = make_content(tmp_path, lists=False)
+    stripes = read_image(paths[0])
+    stripes[20:28:2] = 255
+    cell_bytes, striped = paths[0].read_bytes(), png(stripes)
+    refused, doubtful = texts(content.answer(("x.png", striped))), texts(content.answer(("cell.png", cell_bytes)))
+    assert "x.png: unlike the training images, so no class is predicted" in refused and "%" not in refused
+    assert "All 3 models are uncertain" in doubtful and doubtful.count(", below 99.9 %") == len(DEPTHS)
+    assert doubtful.count("wrong on 1.3 % of them") == len(DEPTHS)
+    (tmp_path / "x.png").write_bytes(striped)
+    (tmp_path / "cell.png").write_bytes(cell_bytes)
+    html = content.table([str(tmp_path / "x.png"), str(tmp_path / "cell.png")])
+    assert texts(html).count("uncertain") == len(DEPTHS) and "unlike the training images" in html
+    link = re.search(r'href="data:text/csv;charset=utf-8;base64,([^"]*)"', html)
+    assert link
+    assert pd.read_csv(io.BytesIO(base64.b64decode(link[1])))["verdict"].tolist() == [np.nan, *["uncertain"] * 3]
+
+
 def test_several_uploads_give_a_table_and_a_csv(content: Content, made: Path, tmp_path: Path) -> None:
     paths = [tmp_path / "<b>1.png", tmp_path / "white.png", tmp_path / "2.png"]
     for seed in (0, 2):
@@ -256,11 +288,16 @@ def test_the_header_names_the_models() -> None:
         ([0, 0], "ResNet18 and ResNet50 predict normal"),
         ([0], "ResNet18 predicts normal"),
         ([0, 1, 0], "ResNet18 and ResNet152 predict normal; ResNet50 predicts leukemia blast"),
+        ([None, 1, None], "ResNet18 and ResNet152 are uncertain; ResNet50 predicts leukemia blast"),
+        ([None, None, None], "All 3 models are uncertain"),
+        ([0, None], "ResNet18 predicts normal; ResNet50 is uncertain"),
     ],
 )
-def test_the_verdict_names_models_and_classes(content: Content, labels: list[int], text: str) -> None:
+def test_the_verdict_names_models_and_classes(content: Content, labels: list[int | None], text: str) -> None:
     pairs = zip(content.models, labels, strict=False)
-    predictions: Any = [SimpleNamespace(model=model, predicted=label) for model, label in pairs]
+    predictions: Any = [
+        SimpleNamespace(model=model, predicted=label or 0, certain=label is not None) for model, label in pairs
+    ]
     assert texts(verdict(SAY, predictions, content.classes)).replace(" ;", ";").strip() == text
 
 
