@@ -74,10 +74,10 @@ from lab.data.images import read_image
 from lab.data.lists import DataSet, ImageList, data_name, read_data_set, read_list
 from lab.data.preprocessing import NO_CELL, Preprocessing
 from lab.errors import run
+from lab.evaluation.confidence import calibrated, threshold
 from lab.evaluation.inference import Feed, decide_d4, predict_members
 from lab.evaluation.metrics import saved_accuracy, wilson
 from lab.evaluation.prediction import NOT_FOR_DIAGNOSIS
-from lab.evaluation.reliability import calibrated, threshold
 from lab.evaluation.unlike import UNLIKE, are_unlike, judge
 from lab.figures.accuracy import accuracy_figure
 from lab.figures.confusion import confusions_figure

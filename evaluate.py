@@ -49,10 +49,10 @@ from lab.checkpoints.headers import chosen_models
 from lab.checkpoints.origin import weights_digests, write_origin
 from lab.data.lists import ImageList, read_data_set, read_list
 from lab.errors import run
-from lab.evaluation.metrics import metrics_table, reliability_metrics, wilson, write_metrics
+from lab.evaluation.confidence import threshold
+from lab.evaluation.metrics import confidence_metrics, metrics_table, wilson, write_metrics
 from lab.evaluation.mistakes import confusion
 from lab.evaluation.prediction import NOT_FOR_DIAGNOSIS, predict_list
-from lab.evaluation.reliability import threshold
 from lab.figures.confusion import confusion_figure
 from lab.figures.risk import risk_figure
 from lab.figures.roc import roc_figure
@@ -91,7 +91,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"{model}: accuracy {accuracy}, {hits:,} of {len(valid):,} images of valid.csv")
 
     only = "" if args.model == "all" else f"_{args.model}"  # a single model does not overwrite the files of all
-    trust = [reliability_metrics(valid.labels, found).assign(model=model) for model, found in predicted.items()]
+    trust = [confidence_metrics(valid.labels, found).assign(model=model) for model, found in predicted.items()]
     table = pd.concat([metrics_table(results, about.classes), *trust])
     write_metrics(report / f"metrics{only}.csv", table)
     save(roc_figure(results, about.classes, f"ROC on {data.name}, valid.csv"), report / f"roc{only}.png")

@@ -119,8 +119,8 @@ from lab.data.preprocessing import Preprocessing, channel_statistics, choose_pre
 from lab.data.store import Store, open_stores, warn_of_shared_images
 from lab.distributed import Ranks, join
 from lab.errors import UserError, out_of_memory, run
+from lab.evaluation.confidence import fit_confidence
 from lab.evaluation.inference import predict, score
-from lab.evaluation.reliability import fit_reliability
 from lab.evaluation.unlike import fit_typical
 from lab.figures.runs import draw_data_figures, redraw_accuracy
 from lab.files import alone, check_writable
@@ -542,8 +542,8 @@ def finish(run: Run) -> None:
     about = replace(about, metrics=metrics, history=run.about.history)
     if run.ranks.first:
         typical, limit = fit_typical(run.train, run.valid, size)
-        reliability = fit_reliability(run.valid_labels, plain, averaged) | {"unlike": limit}
-        about = replace(about, reliability=reliability, typical=typical)
+        confidence = fit_confidence(run.valid_labels, plain, averaged) | {"unlike": limit}
+        about = replace(about, confidence=confidence, typical=typical)
         tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
         save_checkpoint(path, about, tensors, read_state(path))
     print(f"{about.model}: {describe_best(about)}, {100 * accuracy:.2f} % averaged over D4; saved in {path}.")

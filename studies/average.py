@@ -54,8 +54,8 @@ from lab.data.batches import stored_batches
 from lab.data.lists import list_digest, read_data_set, read_list
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError, run
+from lab.evaluation.confidence import fit_confidence
 from lab.evaluation.inference import Feed, decide_d4, predict_members, score
-from lab.evaluation.reliability import fit_reliability
 from lab.files import alone, replacing
 from lab.hardware import Hardware, choose_hardware
 from lab.text import percent
@@ -87,8 +87,8 @@ def main(args: argparse.Namespace) -> None:
         for path, (network, about) in zip(paths, members, strict=True):
             hardware.place(network)
             print(f"{path}: {result(about)}")
-        metrics, reliability = measure(members, args, hardware)
-        about = replace(members[0][1], members=len(members), metrics=metrics, reliability=reliability)
+        metrics, confidence = measure(members, args, hardware)
+        about = replace(members[0][1], members=len(members), metrics=metrics, confidence=confidence)
         decide_d4(about, "auto")
         write(args.out, paths, members, about)
     weights = ["--weights", str(args.out.parent.parent)]
@@ -121,7 +121,7 @@ def measure(
     number of members whose own accuracy improved with D4, and only the first member's distance of unlike images. Raises
     :class:`UserError` if the lists of ``--data`` are missing."""
     about = members[0][1]
-    unlike = {name: value for name, value in about.reliability.items() if name == "unlike"}
+    unlike = {name: value for name, value in about.confidence.items() if name == "unlike"}
     try:
         data = read_data_set(args.data or about.data, args.root)
         check_classes(args.folders[0] / "best.safetensors", about, data.classes)
@@ -143,7 +143,7 @@ def measure(
         accuracy, loss = score(rows[d4], valid.labels)
         metrics |= {f"valid_accuracy{ending}": accuracy, f"valid_loss{ending}": loss}
         print(f"average{' with D4' if d4 else ''}: {percent(accuracy)} on valid, loss {loss:.4f}")
-    return metrics, fit_reliability(valid.labels, *rows) | unlike
+    return metrics, fit_confidence(valid.labels, *rows) | unlike
 
 
 def write(out: Path, paths: list[Path], members: list[Member], about: About) -> None:

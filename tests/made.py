@@ -339,7 +339,7 @@ def slow_probabilities(
             turned = (image, image.rot90(1, (2, 3)), image.rot90(2, (2, 3)), image.rot90(3, (2, 3)))
             views = [*turned, *(view.flip(2) for view in turned)]
         rows.append(sum(model(view).softmax(dim=1)[0].numpy() for view in views) / len(views))
-    temperature = 1.0 if raw else about.reliability.get("temperature_d4" if d4 else "temperature", 1.0)
+    temperature = 1.0 if raw else about.confidence.get("temperature_d4" if d4 else "temperature", 1.0)
     powers = np.stack(rows).astype(np.float64) ** (1 / temperature)
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 

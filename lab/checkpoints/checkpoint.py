@@ -41,7 +41,7 @@ class About:
     device and the images (``training/provenance.py``), one at the start and one for each resume with changes. ``threads`` are
     pairs of an optimizer step and the number of CPU threads from that step on. ``members`` is the number of networks whose
     predictions are averaged (``checkpoints/ensembles.py``). This network is the first of them, and ``metrics`` are those of the
-    average. ``reliability`` (``evaluation/reliability.py``) and ``typical`` (``evaluation/unlike.py``) say how far to trust a
+    average. ``confidence`` (``evaluation/confidence.py``) and ``typical`` (``evaluation/unlike.py``) say how far to trust a
     prediction; both are empty until the run has ended.
     """
 
@@ -58,7 +58,7 @@ class About:
     records: list[dict[str, str]] = field(default_factory=list)
     threads: list[list[int]] = field(default_factory=list)
     members: int = 1
-    reliability: dict[str, float] = field(default_factory=dict)
+    confidence: dict[str, float] = field(default_factory=dict)
     typical: list[list[float]] = field(default_factory=list)
 
     @property
@@ -159,8 +159,8 @@ def check_fields(about: About, state: TrainingState) -> None:
         valid = {
             "model": about.model in catalog.names(),
             "members": about.members >= 1,
-            "reliability": all(map(math.isfinite, about.reliability.values()))
-            and all(about.reliability.get(name, 1) > 0 for name in ("temperature", "temperature_d4")),
+            "confidence": all(map(math.isfinite, about.confidence.values()))
+            and all(about.confidence.get(name, 1) > 0 for name in ("temperature", "temperature_d4")),
             "typical": all(
                 len(row) == len(about.typical) - 1 and all(map(math.isfinite, row)) for row in about.typical
             ),

@@ -36,8 +36,8 @@ from statsmodels.stats import contingency_tables
 
 from lab.errors import UserError
 from lab.evaluation.calibration import BINS, calibration
+from lab.evaluation.confidence import setting, threshold
 from lab.evaluation.prediction import Predicted
-from lab.evaluation.reliability import setting, threshold
 from lab.files import write_whole
 
 # For each model its labels [N] and probabilities [N, K] on the same list.
@@ -202,7 +202,7 @@ def metrics_table(results: Results, class_names: Sequence[str]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[COLUMNS]
 
 
-def reliability_metrics(labels: np.ndarray, found: Predicted) -> pd.DataFrame:
+def confidence_metrics(labels: np.ndarray, found: Predicted) -> pd.DataFrame:
     """Return the rows that say how far a model's confidence can be trusted, without the column ``model``.
 
     The calibration error is given before (raw) and after the temperature. Risk is the share of errors among the certain
@@ -212,7 +212,7 @@ def reliability_metrics(labels: np.ndarray, found: Predicted) -> pd.DataFrame:
     certain = found.probabilities.max(axis=1) >= limit
     errors = int((certain & (found.probabilities.argmax(axis=1) != labels)).sum())
     count, unlike = int(certain.sum()), int(found.unlike.sum())
-    fitted = found.about.reliability
+    fitted = found.about.confidence
     none = "none: the checkpoint was written before its run ended, or by an earlier version"
     bins = f"expected calibration error, {BINS} bins"
     rows = [

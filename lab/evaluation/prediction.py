@@ -12,8 +12,8 @@ from lab.checkpoints.ensembles import load_members
 from lab.data.batches import Batches, stored_batches
 from lab.data.lists import DataSet, ImageList
 from lab.data.preprocessing import Preprocessing
+from lab.evaluation.confidence import calibrated, threshold
 from lab.evaluation.inference import decide_d4, predict_members
-from lab.evaluation.reliability import calibrated, threshold
 from lab.evaluation.unlike import UNLIKE, are_unlike
 from lab.hardware import Hardware
 

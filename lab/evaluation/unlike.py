@@ -92,4 +92,4 @@ def are_unlike(batches: Feed, about: About) -> np.ndarray:
     values = all_statistics(batches)
     if len(about.typical) != values.shape[1] + 1:
         return np.zeros(len(values), dtype=bool)
-    return distances(values, about.typical) > about.reliability["unlike"]
+    return distances(values, about.typical) > about.confidence["unlike"]

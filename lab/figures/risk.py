@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
+from lab.evaluation.confidence import risk_and_coverage
 from lab.evaluation.metrics import Results
-from lab.evaluation.reliability import risk_and_coverage
 from lab.figures.style import LABEL, SMALL, TICK, new_figure
 from models.catalog import find
 

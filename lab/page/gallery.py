@@ -17,9 +17,9 @@ from lab.data.batches import Batches
 from lab.data.lists import ImageList
 from lab.data.preprocessing import Preprocessing
 from lab.data.store import Store
+from lab.evaluation.confidence import calibrated
 from lab.evaluation.inference import Feed, predict_members
 from lab.evaluation.mistakes import confusions
-from lab.evaluation.reliability import calibrated
 from lab.hardware import Hardware
 
 CHECKED_IMAGES = 12  # predicted again before a saved table is used

@@ -17,7 +17,7 @@ from PIL import Image
 
 from lab.checkpoints.ensembles import count_parameters
 from lab.data.preprocessing import Preprocessing, window_corner
-from lab.evaluation.reliability import setting
+from lab.evaluation.confidence import setting
 from lab.page.networks import Prediction, TrainedModel
 from lab.page.texts import LANGUAGES, TEXTS, Texts
 from lab.text import percent
@@ -217,7 +217,7 @@ def predicted(say: Texts, model: TrainedModel, shares: np.ndarray, classes: Sequ
     label, share = escape(classes[int(shares.argmax())]), probability(float(shares.max()))
     if model.is_certain(shares):
         return f"<b>{label}</b> {share}"
-    return f"<b>{say('uncertain')}</b> {say('below', label=label, share=share, limit=probability(model.threshold))}"
+    return f"<b>{say('uncertain')}</b>{say('below', label=label, share=share, limit=probability(model.threshold))}"
 
 
 def doubts(say: Texts, predictions: Sequence[Prediction]) -> str:

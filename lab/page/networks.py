@@ -16,9 +16,9 @@ from lab.checkpoints.checkpoint import About
 from lab.checkpoints.ensembles import Member
 from lab.data.augmentation import network_input, resample, to_uint8
 from lab.data.preprocessing import Preprocessing
+from lab.evaluation.confidence import calibrated, threshold
 from lab.evaluation.gradcam import explain, heat_map, overlay, usable_stages
 from lab.evaluation.inference import probabilities
-from lab.evaluation.reliability import calibrated, threshold
 from lab.evaluation.unlike import are_unlike, judge
 from lab.hardware import Hardware
 from models.catalog import find

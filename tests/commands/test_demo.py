@@ -120,7 +120,7 @@ def test_an_image_unlike_the_training_images_gets_no_prediction_and_doubt_is_sai
     best = work / "weights" / "tiny" / "resnet18" / "best.safetensors"
     description = read_about(best)
     certain = {"certain": 1.0, "certain_d4": 1.0}
-    save_checkpoint(best, replace(description, reliability=description.reliability | certain), read_tensors(best))
+    save_checkpoint(best, replace(description, confidence=description.confidence | certain), read_tensors(best))
     command(demo, "--data", "tiny", *CPU, work / "cell.png")
     assert "%), uncertain: below 100.0 %" in capsys.readouterr().out
 

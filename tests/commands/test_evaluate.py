@@ -67,7 +67,7 @@ def test_all_models(work: Path, trained: Path, capsys: Capture) -> None:
         labels = valid["label"].to_numpy()
         rows = metrics[metrics["model"] == model].set_index("metric")["value"]
         fitted, raw = (
-            read_about(best).reliability,
+            read_about(best).confidence,
             slow_probabilities(best, [lists / p for p in valid["Path"]], raw=True),
         )
         assert rows["temperature"] == pytest.approx(fitted["temperature"], rel=1e-5)

@@ -71,9 +71,9 @@ def test_confidences_are_written_beside_the_submission(
     make_data(work / "csv" / "tiny")
     for model, unlike, certain in (("resnet18", 1e9, 0.0), ("resnet18", 1e9, 1.0), ("resnet18", 0.0, 0.0)):
         description = read_about(best)
-        reliability = description.reliability | {"unlike": unlike, "certain": certain}
+        confidence = description.confidence | {"unlike": unlike, "certain": certain}
         copy = work / "weights" / "tiny" / model / "best.safetensors"
-        save_checkpoint(copy, replace(description, reliability=reliability), read_tensors(best))
+        save_checkpoint(copy, replace(description, confidence=confidence), read_tensors(best))
         command(predict, "--model", model, "--data", lists, "--d4", "off", *CPU)
         table = pd.read_csv(work / "csv" / "tiny" / "confidence_resnet18.csv")
         submission = pd.read_csv(work / "csv" / "tiny" / "submission_resnet18.csv")

@@ -109,7 +109,8 @@ def test_a_loss_that_is_not_finite_on_one_rank_returns_both(trainer: Trainer, tm
 def test_an_error_is_printed_once(trainer: Trainer, tmp_path: Path) -> None:
     done = ranks(trainer, tmp_path, "--data", "csv/nowhere")
     assert done.returncode != 0 and done.stderr.count("no lists found for --data csv/nowhere") == 1
-    assert (tmp_path / "stderr1").read_text() == ""  # no traceback of the process that waited
+    other = tmp_path / "stderr1"  # missing if the process was ended before it began to write
+    assert not other.exists() or other.read_text() == ""  # no traceback of the process that waited
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

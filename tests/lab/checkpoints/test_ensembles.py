@@ -24,8 +24,8 @@ from lab.checkpoints.ensembles import load_members, other
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
 from lab.evaluation import inference
+from lab.evaluation.confidence import calibrated
 from lab.evaluation.inference import decide_d4, predict_members, score
-from lab.evaluation.reliability import calibrated
 from lab.hardware import Hardware
 from studies import average
 from tests.made import FAST, about, cell, command, contents, inside, make_data, save_thin, slow_probabilities, thin

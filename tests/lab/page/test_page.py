@@ -158,7 +158,7 @@ def test_an_upload_unlike_the_training_images_gets_no_class_and_doubt_is_said(ma
     limit = 1.001 * float(distances(values, typical_of(values)).max())
     fields: dict[str, Any] = {
         "typical": typical_of(values),
-        "reliability": {"unlike": limit, "certain": 0.999, "certain_risk": 0.013},
+        "confidence": {"unlike": limit, "certain": 0.999, "certain_risk": 0.013},
     }
     save_staged(tmp_path / "weights", **fields)
     content = make_content(tmp_path, lists=False)

@@ -13,8 +13,8 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import log_loss
 
 from lab.evaluation.calibration import calibration
+from lab.evaluation.confidence import fit_confidence, fit_temperature, fit_threshold, risk_and_coverage, scaled
 from lab.evaluation.inference import dihedral
-from lab.evaluation.reliability import fit_reliability, fit_temperature, fit_threshold, risk_and_coverage, scaled
 from lab.evaluation.unlike import are_unlike, distances, judge, statistics, typical_of
 from tests.made import about
 
@@ -108,7 +108,7 @@ def test_where_all_predictions_are_right_all_are_certain() -> None:
 def test_both_ways_to_predict_are_fitted() -> None:
     labels, plain = sampled(2.0)
     _, averaged = sampled(0.5)
-    found = fit_reliability(labels, plain, averaged)
+    found = fit_confidence(labels, plain, averaged)
     names = ("temperature", "certain", "certain_risk", "certain_coverage")
     assert set(found) == {f"{name}{ending}" for name, ending in itertools.product(names, ("", "_d4"))}
     assert found["temperature"] == pytest.approx(fit_temperature(labels, plain))
@@ -165,7 +165,7 @@ def batch(images: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor, np.nda
 def test_white_black_noise_and_stripes_are_unlike_stained_cells() -> None:
     train = statistics(stained(1000)).double().numpy()
     limit = float(np.quantile(distances(statistics(stained(2000)).double().numpy(), typical_of(train)), 0.995))
-    description = about(typical=typical_of(train), reliability={"unlike": limit})
+    description = about(typical=typical_of(train), confidence={"unlike": limit})
     other = torch.zeros(4, 3, 32, 32)
     other[0], other[1], other[3, :, :, ::4] = 0.9, -2.0, -2.0
     other[2] = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -63,7 +63,7 @@ def fit_threshold(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, fl
     return {"certain": threshold, "certain_risk": float(risk[index]), "certain_coverage": float(coverage[index])}
 
 
-def fit_reliability(labels: np.ndarray, plain: np.ndarray, averaged: np.ndarray) -> dict[str, float]:
+def fit_confidence(labels: np.ndarray, plain: np.ndarray, averaged: np.ndarray) -> dict[str, float]:
     """The temperature, threshold, risk and coverage for a checkpoint, from the probabilities [N, K] of valid without and with D4
     averaging; the names of the latter end in ``_d4``."""
     values: dict[str, float] = {}
@@ -75,13 +75,13 @@ def fit_reliability(labels: np.ndarray, plain: np.ndarray, averaged: np.ndarray)
 
 
 def setting(about: About, name: str, d4: bool, default: float) -> float:
-    """A value of :func:`fit_reliability` in a checkpoint, or ``default`` in one of an earlier version or from elsewhere."""
-    return about.reliability.get(f"{name}{'_d4' if d4 else ''}", default)
+    """A value of :func:`fit_confidence` in a checkpoint, or ``default`` in one of an earlier version or from elsewhere."""
+    return about.confidence.get(f"{name}{'_d4' if d4 else ''}", default)
 
 
 def calibrated(probabilities: np.ndarray, about: About, d4: bool) -> np.ndarray:
     """A network's class probabilities [N, K] at the checkpoint's temperature, float64; unchanged if it has none."""
-    return scaled(probabilities, setting(about, "temperature", d4, 1.0)) if about.reliability else probabilities
+    return scaled(probabilities, setting(about, "temperature", d4, 1.0)) if about.confidence else probabilities
 
 
 def threshold(about: About, d4: bool) -> float:
