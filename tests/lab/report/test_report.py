@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import string
 import sys
 from collections.abc import Callable, Iterator
 from html import unescape
@@ -24,17 +25,19 @@ import evaluate
 import lab.report.discussion
 import lab.report.results
 import lab.report.sections
+import lab.report.texts
 import report
 from lab.checkpoints.checkpoint import read_about
 from lab.checkpoints.origin import read_origin
 from lab.errors import UserError
 from lab.evaluation.metrics import mcnemar
+from lab.handin.zips import report_keywords
 from lab.report.ablations import ablations
 from lab.report.discussion import compared, errors, fitting
 from lab.report.networks import layers
 from lab.report.runs import Run
-from lab.report.texts import Texts
-from lab.report.typesetting import page
+from lab.report.texts import LANGUAGES, Texts
+from lab.report.typesetting import TEMPLATES, page
 from tests.made import DEPTHS, TRAIN, VALID, Capture, Patch, command, inside, make_data, thin
 
 NAME = "劉子齊"
@@ -496,3 +499,57 @@ def test_ablations_are_paired_by_seed(tmp_path: Path) -> None:
 def test_the_template_has_no_undefined_names() -> None:
     with pytest.raises(Exception, match="undefined"):
         page(False, {})
+
+
+# ----------------------------------------------------------------------------------------------------------- languages
+
+
+def names_in(text: str) -> set[str | None]:
+    """The names in braces of a text."""
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+def test_the_languages_have_the_same_texts_with_the_same_names() -> None:
+    english, chinese = (Texts(language).table for language in LANGUAGES)
+    assert list(english) == list(chinese)
+    for key, text in english.items():
+        other = chinese[key]
+        if isinstance(text, list):
+            assert len(text) == len(other), key
+        else:
+            assert names_in(text) == names_in(other), key
+            marks = [text.count(mark) for mark in ("`", "**")]
+            assert marks == [other.count(mark) for mark in ("`", "**")], key
+            assert not re.search("[\u3000-\uffef] [\u3000-\uffef]|\n[\u3000-\uffef]", other), (
+                key
+            )  # a space or break between
+
+
+def test_every_text_is_used() -> None:
+    folder = Path(lab.report.texts.__file__).parent
+    code = "".join(
+        path.read_text(encoding="utf-8")
+        for path in [*folder.glob("*.py"), *TEMPLATES.glob("*.j2"), Path(report.__file__)]
+    )
+    begun = ("gap_", "listing_", "set_", "centre_", "special_", "pair_", "preprocessing", "augmentation")
+    assert [key for key in Texts("en").table if f'"{key}"' not in code and not key.startswith(begun)] == []
+
+
+def test_numbers_plurals_and_marks_of_a_text(monkeypatch: Patch) -> None:
+    t = Texts("en")
+    monkeypatch.setattr(t, "table", {"n": "{n:image|images}, **{name}** `a b`", "and": " and ", "comma": ", "})
+    assert t("n", n=1, name="x") == "1 image, **x** `a b`" and t("n", n=1200, name="").startswith("1,200 images")
+    # A value is no markup.
+    assert t.rich("n", n=2, name="*`") == [("plain", "2 images, "), ("strong", "*`"), ("plain", " "), ("code", "a b")]
+    assert [t.listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+
+
+def test_the_report_in_chinese(write: Write, folder: Path) -> None:
+    html, warnings = write("--language", "zh", "--name", NAME)
+    text = pdf_text(folder / "report.pdf").replace(" ", "")
+    for part in ("殘差網路", "混淆矩陣", "資料前處理", "訓練條件並不相同", "不得用於診斷", "未給定學號"):
+        assert part in html.text + "".join(warnings)
+        assert part in text or part == "未給定學號"
+    assert html.table("模型", "輸入（px）")["ResNet18"][2] == "3"
+    assert 'lang="zh-Hant-TW"' in (folder / "report.html").read_text(encoding="utf-8")
+    assert "missing discussion" in report_keywords(folder / "report.pdf")  # what submit.py reads
