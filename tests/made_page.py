@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 
 from lab.checkpoints.ensembles import load_members
 from lab.data.lists import read_data_set, read_list
+from lab.evaluation.metrics import metrics_table, write_metrics
 from lab.hardware import Hardware
 from lab.page.answers import Content
-from lab.page.content import prepare
+from lab.page.content import prepare, read_results
 from models import catalog
 from resnet.resnet import BasicBlock
 from tests.made import DEPTHS, Thin, about, cell, inside, make_data, save_thin
@@ -101,6 +103,10 @@ def made_page(folder: Path) -> Iterator[Served]:
     save_staged(folder / "weights")
     with inside(folder, staged):
         content = make_content(folder)
+        assert content.valid
+        results = {model: (content.valid.images.labels, rows) for model, rows in content.valid.probabilities.items()}
+        write_metrics(folder / "report" / "tiny" / "metrics.csv", metrics_table(results, content.classes))
+        content = replace(content, results=read_results(folder / "report" / "tiny", content.models))
         (folder / "uploads").mkdir()
         with served(folder / "uploads", content) as address:
             yield address, content

@@ -23,6 +23,18 @@ def _mean_roc(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarr
     return np.concatenate([[0.0], grid]), np.concatenate([[0.0], mean])
 
 
+def roc_points(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """False- and true-positive rates and the area: of class 1 for two classes, else the one-vs-rest mean; empty and NaN if all
+    labels are of one class."""
+    labels, probabilities = checked(labels, probabilities)
+    aucs = auc_per_class(labels, probabilities)
+    chosen = [1] if len(aucs) == 2 else range(len(aucs))
+    curves = [roc_curve(labels == c, probabilities[:, c])[:2] for c in chosen if not np.isnan(aucs[c])]
+    if not curves:
+        return np.empty(0), np.empty(0), np.nan
+    return *(curves[0] if len(aucs) == 2 else _mean_roc(curves)), overall_auc(aucs)
+
+
 def roc_figure(results: Results, class_names: Sequence[str], title: str = "") -> Figure:
     """Draw ROC curves: that of class 1 for two classes, else the one-vs-rest mean, with a thin line for each class if K ≤ 8.
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from lab.data.images import decode
+from lab.evaluation.metrics import COLUMNS
 from lab.hardware import Hardware
 from lab.page.gallery import Valid
 from lab.page.html import Answer, Row, answer, grid, notice, probability, table
@@ -23,6 +25,12 @@ MAX_UPLOADS = 100  # images in one request
 MAX_PIXELS = 25_000_000  # of an upload; the lab's images have 0.2 million
 PAGE_SIZE = 24  # images on a page of the gallery
 EXAMPLES = 16
+
+
+def no_results() -> pd.DataFrame:
+    """A table of metrics without rows."""
+    return pd.DataFrame(columns=COLUMNS)
+
 
 Chosen = int | tuple[str, bytes] | None  # index of a valid image, or an upload's name and bytes
 
@@ -37,6 +45,7 @@ class Content:
     hardware: Hardware
     valid: Valid | None
     why: str = ""
+    results: pd.DataFrame = field(default_factory=no_results)
     say: Texts = TEXTS["en"]
     # Networks run in one thread: concurrent requests wait for each other, and torch keeps a single thread pool.
     worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "networks"))

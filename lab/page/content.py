@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lab.checkpoints.ensembles import Member
@@ -12,10 +13,10 @@ from lab.data.batches import stored_batches
 from lab.data.lists import ImageList
 from lab.errors import UserError
 from lab.evaluation.inference import decide_d4
-from lab.evaluation.metrics import saved_accuracy, wilson
+from lab.evaluation.metrics import COLUMNS, OVERALL, saved_accuracy, wilson
 from lab.figures.accuracy import accuracy_columns
 from lab.hardware import Hardware
-from lab.page.answers import Content
+from lab.page.answers import Content, no_results
 from lab.page.gallery import Valid, valid_probabilities
 from lab.page.networks import TrainedModel, measure
 from lab.terminal import warn
@@ -45,7 +46,26 @@ def prepare(
         models.append(model)
     classes, first = models[0].classes, models[0].preprocessing
     valid = Valid(images, classes, batches[first].store, probabilities) if images is not None else None
-    return Content(data, classes, models, hardware, valid, why)
+    return Content(data, classes, models, hardware, valid, why, read_results(report, models))
+
+
+def read_results(report: Path, models: list[TrainedModel]) -> pd.DataFrame:
+    """The rows of evaluate.py's ``metrics.csv`` and ``metrics_<model>.csv`` for models that have the accuracy which the page
+    shows; those of other weights are left out."""
+    tables = [no_results()]
+    for path in (report / "metrics.csv", *(report / f"metrics_{model.name}.csv" for model in models)):
+        try:
+            table = pd.read_csv(path)[COLUMNS].astype({"value": float, "low": float, "high": float})
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError) as error:
+            warn(f"{path}: cannot be read ({error}); run evaluate.py again.")
+            continue
+        rows = table[(table["class"] == OVERALL) & (table["metric"] == "accuracy")].set_index("model")["value"]
+        # The same tolerance as for a table of predictions (gallery.py).
+        same = {one.name for one in models if abs(rows.get(one.name, np.nan) - one.accuracy[0]) <= 1e-3}
+        tables.append(table[[set(name.split(" vs ")) <= same for name in table["model"]]])
+    return pd.concat(tables).drop_duplicates(["model", "class", "metric"])
 
 
 def read_curves(networks: dict[str, list[Member]], report: Path) -> dict[str, pd.DataFrame]:

@@ -5,9 +5,9 @@ Backgrounds are transparent and texts have the page's colour, so that figures ca
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
+from textwrap import wrap
 
 import numpy as np
 import pandas as pd
@@ -97,9 +97,10 @@ def curves_figure(
                 hoverinfo="skip",
             )
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "ticks": "outside", "tickcolor": GRID}
-    figure.update_xaxes(
-        title=say("epoch"), tickformat="d", unifiedhovertitle={"text": f"{say('epoch')} %{{x}}"}, **axis
-    )
+    # Plotly would also mark halves of a few epochs.
+    axis_x = {"dtick": 1} if max((table["epoch"].max() for table in tables.values()), default=99) <= 10 else {}
+    hover = {"text": f"{say('epoch')} %{{x}}"}
+    figure.update_xaxes(title=say("epoch"), tickformat="d", unifiedhovertitle=hover, **axis, **axis_x)
     figure.update_yaxes(title=say(f"axis_{kind}"), **axis)
     if kind == "accuracy" and tables:
         low = lowest_shown(tables)
@@ -108,7 +109,29 @@ def curves_figure(
         hovermode="x unified",
         hoverdistance=-1,  # the nearest epoch, however far away
         margin={"l": 62, "r": 16, "t": 14, "b": 50},
-        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+    )
+    return figure
+
+
+def roc_figure(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]], classes: Sequence[str], dark: bool, say: Texts
+) -> go.Figure:
+    """ROC curves: each model's false- and true-positive rates, and the area under them."""
+    figure = new_figure(460, dark)
+    for model, (x, y, area) in curves.items():
+        name = say("line_roc", model=catalog.find(model).title, auc=area)
+        figure.add_scatter(x=x, y=y, name=name, mode="lines", line={"color": colour(model, dark), "width": 2.4})
+    line = {"color": GREY, "dash": "dot", "width": 1.4}
+    figure.add_scatter(x=[0, 1], y=[0, 1], name=say("chance"), mode="lines", line=line, hoverinfo="skip")
+    two = say("roc_two", label=escape(classes[1])) if len(classes) == 2 else say("roc_many")
+    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "range": [-0.01, 1.01], "constrain": "domain"}
+    figure.update_xaxes(title=say("axis_false"), **axis)
+    figure.update_yaxes(title=say("axis_true_rate"), scaleanchor="x", **axis)
+    figure.update_layout(
+        title={"text": two, "x": 0.5, "font": {"size": 15}},
+        margin={"l": 62, "r": 16, "t": 44, "b": 50},
+        legend={"orientation": "h", "y": -0.24, "yanchor": "top", "x": 0},
     )
     return figure
 
@@ -174,12 +197,16 @@ def confusion_figure(
         ygap=2,
         showscale=False,
     )
-    ticks = ["<br>".join(map(escape, textwrap.wrap(name, 18))) for name in classes]
-    axis = {"tickvals": list(labels), "ticktext": ticks, "showgrid": False, "zeroline": False, "ticks": ""}
-    axis |= {"automargin": True}
-    angle = -40 if len(classes) > 3 else 0
-    figure.update_xaxes(title={"text": say("axis_predicted"), "standoff": 12}, tickangle=angle, **axis)
-    figure.update_yaxes(title={"text": say("axis_true"), "standoff": 12}, autorange="reversed", **axis)
+    # Two lines fit beside a row, and one below a narrow column; the whole name is in the hover text.
+    slanted = len(classes) > 3
+    columns = [
+        "<br>".join(map(escape, wrap(name, 18, max_lines=1 if slanted else 2, placeholder=" …"))) for name in classes
+    ]
+    rows = ["<br>".join(map(escape, wrap(name, 18, max_lines=2, placeholder=" …"))) for name in classes]
+    axis = {"tickvals": list(labels), "showgrid": False, "zeroline": False, "ticks": "", "automargin": True}
+    below, beside = ({"text": say(key), "standoff": 12} for key in ("axis_predicted", "axis_true"))
+    figure.update_xaxes(title=below, ticktext=columns, tickangle=-40 if slanted else 0, **axis)
+    figure.update_yaxes(title=beside, ticktext=rows, autorange="reversed", **axis)
     share = percent(np.trace(matrix) / matrix.sum()) if matrix.sum() else ""
     title = say("matrix_accuracy" if share else "matrix_empty", model=catalog.find(model).title, accuracy=share)
     figure.update_layout(

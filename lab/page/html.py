@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape as html_escape
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from PIL import Image
 from lab.checkpoints.ensembles import count_parameters
 from lab.data.preprocessing import Preprocessing, window_corner
 from lab.evaluation.confidence import setting
+from lab.evaluation.metrics import OVERALL
 from lab.page.networks import Prediction, TrainedModel
 from lab.page.texts import LANGUAGES, TEXTS, Texts
 from lab.text import percent
@@ -82,7 +84,7 @@ def header(say: Texts, data: str, classes: Sequence[str], images: int, titles: S
     )
     return (
         f'<header class="top"><nav aria-label="{say("switch")}">{links}</nav><p class="eyebrow">{escape(size)}</p>'
-        f"<h1>{say('heading')}</h1><p>{say('about', models=say.listed(titles))}</p></header>"
+        f"<h1>{say('heading')}</h1><p>{say('about', models=say.listed(titles))} <strong>{say('caution')}</strong></p></header>"
         f'<p id="lost" class="notice wrong" role="alert" hidden>{say("lost")}</p>'
     )
 
@@ -101,7 +103,7 @@ def card(say: Texts, model: TrainedModel, start: float, device: str) -> str:
     accuracy, interval = f'<p class="big">–<small> {say("no_accuracy")}</small></p>', ""
     share, low, high = model.accuracy
     if not np.isnan(share):
-        accuracy = f'<p class="big">{100 * share:.2f}<small> {say("accuracy")}</small></p>'
+        accuracy = f'<p class="big">{percent(share)}<small> {say("accuracy")}</small></p>'
     if not np.isnan(low):
         left, right, dot = (100 * (value - start) / (1 - start) for value in (low, high, share))
         interval = (
@@ -111,13 +113,88 @@ def card(say: Texts, model: TrainedModel, start: float, device: str) -> str:
         )
     facts = {
         say("parameters"): f"{count_parameters(model.members) / 1e6:.1f} M",
-        say("time_d4" if model.d4 else "time", device=device): f"{model.milliseconds:,.0f} ms",
         say("input_size"): f"{model.preprocessing.size} px",
+        say("time", device=device) + passes(say, model): f"{model.milliseconds:,.0f} ms",
     }
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     return (
         f'<article class="card {model.name}"><h2>{model.title}{tags}</h2>{accuracy}{interval}'
         f'<dl class="facts">{rows}</dl></article>'
+    )
+
+
+def passes(say: Texts, model: TrainedModel) -> str:
+    """Why an image takes long: the passes through the networks that one prediction averages, and the time of each."""
+    members = len(model.members)
+    parts = [say("networks", count=members)] * (members > 1) + [say("views")] * model.d4
+    each = model.milliseconds / (members * (8 if model.d4 else 1))
+    return say("passes", passes=" × ".join(parts), each=f"{each:,.0f}" if each >= 1 else "< 1") if parts else ""
+
+
+# ------------------------------------------------------------------------------------------------------ the results
+
+# Of all classes together; a calibration error or a share in %.
+METRICS = {"accuracy": percent, "balanced_accuracy": percent, "macro_f1": "{:.4f}".format, "auc": "{:.4f}".format}
+PAIRED = ("only_first_right", "only_second_right", "mcnemar_p")  # of two models
+METRICS |= {"log_loss": "{:.4f}".format, "calibration_error": percent}
+
+
+def results(say: Texts, table: pd.DataFrame, models: Sequence[TrainedModel], classes: Sequence[str]) -> str:
+    """What evaluate.py measured on valid, from the rows of ``metrics.csv``: of each model, of each class, of pairs of models."""
+    rows = {(model, scope, metric): limits for model, scope, metric, *limits, _ in table.itertuples(index=False)}
+    titles = {model.name: model.title for model in models if (model.name, OVERALL, "accuracy") in rows}
+
+    def cell(model: str, scope: str, metric: str, form: Callable[[float], str] = percent) -> str:
+        """A value, with its interval if it has one."""
+        value, low, high = rows.get((model, scope, metric), (np.nan,) * 3)
+        interval = "" if np.isnan(low) else f"<small>{100 * low:.1f}–{100 * high:.1f}</small>"
+        return f"<td>{'–' if np.isnan(value) else form(value)}{interval}</td>"
+
+    metrics = {name: form for name, form in METRICS.items() if name in set(table["metric"])}
+    overall = [
+        (title, "".join(cell(model, OVERALL, name, form) for name, form in metrics.items()))
+        for model, title in titles.items()
+    ]
+    sides = [(model, title, side) for model, title in titles.items() for side in ("precision", "recall")]
+    single = [
+        (
+            escape(name),
+            "".join(cell(model, name, side, lambda value: f"{100 * value:.1f}") for model, _, side in sides)
+            + cell(next(iter(titles)), name, "support", "{:,.0f}".format),
+        )
+        for name in classes
+    ]
+    pairs = [
+        (
+            f"{titles[first]} · {titles[second]}",
+            "".join(
+                cell(f"{first} vs {second}", OVERALL, metric, form)
+                for metric, form in zip(PAIRED, ("{:.0f}".format, "{:.0f}".format, "{:.3g}".format), strict=True)
+            ),
+        )
+        for first, second in combinations(titles, 2)
+    ]
+    parts = [
+        wide(say("overall"), [say("model"), *(say(f"metric_{name}") for name in metrics)], overall),
+        wide(
+            say("by_class"),
+            [say("class"), *(f"{title}<br>{say(side)}" for _, title, side in sides), say("support")],
+            single,
+        ),
+    ]
+    if pairs:
+        parts.append(wide(say("mcnemar"), [say("pair_of_models"), *(say(metric) for metric in PAIRED)], pairs))
+    return f'<section class="results">{"".join(parts)}</section>'
+
+
+def wide(title: str, heads: Sequence[str], rows: Sequence[tuple[str, str]], shown: bool = True) -> str:
+    """A table that scrolls sideways where it does not fit; a row is the HTML of its head and of its cells."""
+    columns = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    body = "".join(f'<tr><th scope="row">{head}</th>{cells}</tr>' for head, cells in rows)
+    return (
+        f"{f'<h3>{title}</h3>' if shown else ''}"
+        f'<div class="wide" tabindex="0" role="region" aria-label="{title}">'
+        f"<table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
@@ -157,7 +234,7 @@ def answer(say: Texts, one: Answer, classes: list[str]) -> str:
 
 def table(say: Texts, rows: Sequence[Row], models: Sequence[TrainedModel], classes: Sequence[str]) -> str:
     """Every model's predicted class for several images."""
-    body = ""
+    body = []
     for name, image, shares, reason in rows:
         small, cells = "", f'<td colspan="{len(models)}">{escape(reason)}</td>'
         if image is not None:
@@ -165,12 +242,11 @@ def table(say: Texts, rows: Sequence[Row], models: Sequence[TrainedModel], class
             cells = "".join(
                 f"<td>{predicted(say, model, row, classes)}</td>" for model, row in zip(models, shares, strict=True)
             )
-        body += f'<tr><th scope="row"><div>{small}{escape(name)}</div></th>{cells}</tr>'
-    heads = "".join(f'<th scope="col">{model.title}</th>' for model in models)
+        body.append((f"<div>{small}{escape(name)}</div>", cells))
+    heads = [say("table_image"), *(model.title for model in models)]
     return (
         f'<section class="answer"><p class="verdict" role="status">{say("table_title", images=say.images(len(rows)))}</p>'
-        f'<div class="wide" tabindex="0" role="region" aria-label="{say("table_label")}">'
-        f'<table><thead><tr><th scope="col">{say("table_image")}</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+        f"{wide(say('table_label'), heads, body, shown=False)}"
         f"{csv_link(say, rows, models, classes)}</section>"
     )
 
@@ -216,7 +292,7 @@ def predicted(say: Texts, model: TrainedModel, shares: np.ndarray, classes: Sequ
     """The predicted class and its probability; below the model's threshold ``uncertain`` stands in the place of the class."""
     label, share = escape(classes[int(shares.argmax())]), probability(float(shares.max()))
     if model.is_certain(shares):
-        return f"<b>{label}</b> {share}"
+        return f"<b>{label}</b> <span>{share}</span>"
     return f"<b>{say('uncertain')}</b>{say('below', label=label, share=share, limit=probability(model.threshold))}"
 
 

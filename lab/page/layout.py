@@ -11,9 +11,10 @@ from typing import Any
 
 import gradio as gr
 
+from lab.figures.roc import roc_points
 from lab.page.answers import MAX_BYTES, MAX_UPLOADS, Content, read_upload
-from lab.page.figures import coloured_shares, confusion_figure, curves_figure
-from lab.page.html import MARK, Answer, cards, drop_zone, header, notice
+from lab.page.figures import coloured_shares, confusion_figure, curves_figure, roc_figure
+from lab.page.html import MARK, Answer, cards, drop_zone, header, notice, results
 from lab.page.texts import LANGUAGES, TEXTS
 from models.catalog import find
 
@@ -58,6 +59,8 @@ def fill(content: Content, examples: list[int], first: Answer | None) -> None:
             predict_tab(content, examples, first)
         with gr.Tab(say("tab_valid"), id="valid") as tab:
             gallery_tab(content, tab, tabs)
+        with gr.Tab(say("tab_results"), id="results") as tab:
+            results_tab(content, tab)
         with gr.Tab(say("tab_curves"), id="curves") as tab:
             curves_tab(content, tab)
         with gr.Tab(say("tab_confusion"), id="confusion") as tab:
@@ -76,7 +79,7 @@ def predict_tab(content: Content, examples: list[int], first: Answer | None) -> 
                 gr.HTML(thumbnails, js_on_load=MARK, elem_id="examples", elem_classes="page")
             else:
                 gr.HTML(notice(say("no_examples", why=content.why), "hint"), elem_classes="page")
-        with gr.Column(scale=9, min_width=320):
+        with gr.Column(scale=9, min_width=640):
             script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
             answer = gr.HTML(
                 content.show(first),
@@ -168,6 +171,24 @@ def gallery_tab(content: Content, tab: gr.Tab, tabs: gr.Tabs) -> None:
     gallery.select(None, None, tabs, js="() => ({__type__: 'update', selected: 'predict'})")
 
 
+def results_tab(content: Content, tab: gr.Tab) -> None:
+    """The metrics that evaluate.py wrote, and the ROC curves, which are drawn when the tab is opened."""
+    say, valid = content.say, content.valid
+    known = set(content.results["model"])
+    for title, name in content.names():
+        if name not in known:
+            gr.HTML(notice(say("no_results", model=title), "hint"), elem_classes="page")
+    with gr.Row(equal_height=False):
+        if known:
+            with gr.Column(scale=8, min_width=560):
+                gr.HTML(results(say, content.results, content.models, content.classes), elem_classes="page")
+        if valid:
+            with gr.Column(scale=4, min_width=320):
+                dark, plot = gr.Checkbox(visible=False), gr.Plot(show_label=False, elem_id="roc-plot")
+            curves = {name: roc_points(valid.images.labels, rows) for name, rows in valid.probabilities.items()}
+            tab.select(lambda dark: roc_figure(curves, content.classes, dark, say), dark, plot, js=WITH_DARK, **EVENT)
+
+
 def curves_tab(content: Content, tab: gr.Tab) -> None:
     """Accuracy or loss over epochs, drawn when the tab is opened."""
     say = content.say
@@ -180,7 +201,7 @@ def curves_tab(content: Content, tab: gr.Tab) -> None:
         return
     with gr.Row():
         models = gr.CheckboxGroup(names, value=list(histories), label=say("models"), elem_id="curves-of")
-        kinds = [(say(f"metric_{kind}"), kind) for kind in ("accuracy", "loss")]
+        kinds = [(say(f"kind_{kind}"), kind) for kind in ("accuracy", "loss")]
         kind = gr.Radio(kinds, value="accuracy", label=say("metric"), elem_id="kind")
     dark = gr.Checkbox(visible=False)
     plot = gr.Plot(show_label=False, elem_id="curves-plot")

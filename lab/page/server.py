@@ -79,7 +79,12 @@ def theme() -> gr.themes.Base:
     """Gradio's Soft theme with the system's fonts and plain labels."""
     labels = {f"block_{part}_{name}": value for part in ("title", "label") for name, value in LABEL.items()}
     soft = gr.themes.Soft(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO)
-    return soft.set(**labels, block_title_padding="0")
+    # Soft's own blue is too pale behind white text, and its grey on white.
+    fill = {"color_accent": "*primary_600", "checkbox_label_background_fill_selected": "*primary_600"}
+    text = {"body_text_color_subdued": "*neutral_500"}
+    text |= {f"link_text_color{state}": "*secondary_600" for state in ("", "_visited", "_active")}
+    text |= {f"link_text_color{state}_dark": "*secondary_400" for state in ("", "_visited", "_active")}
+    return soft.set(**labels, **fill, **text, block_title_padding="0")
 
 
 def is_loopback(host: str) -> bool:

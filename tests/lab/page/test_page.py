@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,13 +32,14 @@ from lab.data.lists import ImageList
 from lab.data.store import Store
 from lab.errors import UserError
 from lab.evaluation.gradcam import explain
-from lab.evaluation.metrics import wilson
+from lab.evaluation.metrics import metrics_table, wilson, write_metrics
 from lab.evaluation.unlike import distances, statistics, typical_of
 from lab.page import answers, networks
 from lab.page.answers import Content, read_upload
+from lab.page.content import read_results
 from lab.page.figures import coloured_shares, confusion_figure, curves_figure
 from lab.page.gallery import Valid, read_table
-from lab.page.html import cards, header, notice, probability, verdict
+from lab.page.html import PAIRED, cards, header, notice, probability, results, verdict
 from lab.page.layout import build
 from lab.page.networks import predict_and_explain
 from lab.page.texts import TEXTS
@@ -131,6 +133,67 @@ def test_an_ensemble_predicts_the_mean_of_its_members(tmp_path: Path) -> None:
     prediction = predict_and_explain(model, image, CPU)
     np.testing.assert_allclose(prediction.probabilities, np.mean(rows, axis=0), rtol=1e-4)
     assert "mean of 2 seeds" in texts(cards(SAY, [model], "CPU"))
+
+
+def test_the_time_for_an_image_is_explained(content: Content) -> None:
+    model = content.models[0]
+    for d4, members, expected in (
+        (False, 1, "96 ms"),
+        (True, 1, "96 ms per image, CPU: 8 views (D4), about 12 ms each"),
+        (True, 2, "96 ms per image, CPU: 2 networks × 8 views (D4), about 6 ms each"),
+        (False, 2, "96 ms per image, CPU: 2 networks, about 48 ms each"),
+    ):
+        one = replace(model, d4=d4, members=model.members * members, milliseconds=96.0)
+        ((time, reason),) = re.findall(r"<dt>(per image[^<]*)</dt><dd>([^<]*)</dd>", cards(SAY, [one], "CPU"))
+        assert f"{reason} {time}".startswith(expected) and ("each" in time) == ("each" in expected)
+
+
+# ------------------------------------------------------------------------------------------------------ the results
+
+
+@pytest.fixture
+def measured(content: Content, valid: Valid, tmp_path: Path) -> pd.DataFrame:
+    """``metrics.csv``, as evaluate.py writes it into the folder."""
+    found = {model: (valid.images.labels, rows) for model, rows in valid.probabilities.items()}
+    write_metrics(tmp_path / "metrics.csv", metrics_table(found, content.classes))
+    return pd.read_csv(tmp_path / "metrics.csv")
+
+
+def test_the_results_are_those_in_metrics_csv(content: Content, measured: pd.DataFrame, tmp_path: Path) -> None:
+    html = results(SAY, read_results(tmp_path, content.models), content.models, content.classes)
+    value = measured.set_index(["model", "class", "metric"])["value"]
+    overall, single, pairs = (
+        {
+            head: re.findall(r"<td>([^<]*)", cells)
+            for head, cells in re.findall(r'scope="row">(.*?)</th>(.*?)</tr>', part)
+        }
+        for part in html.split("<tbody>")[1:]
+    )
+    for model in content.models:
+        assert overall[model.title][0] == f"{100 * value[model.name, 'overall', 'accuracy']:.2f} %"
+        assert overall[model.title][3] == f"{value[model.name, 'overall', 'auc']:.4f}"
+    for name in content.classes:
+        sides = [value[model, name, side] for model in DEPTHS for side in ("precision", "recall")]
+        assert single[name] == [*("–" if np.isnan(one) else f"{100 * one:.1f}" for one in sides), "6"]
+    pair = [value["resnet18 vs resnet152", "overall", metric] for metric in PAIRED]
+    assert pairs["ResNet18 · ResNet152"] == [f"{pair[0]:.0f}", f"{pair[1]:.0f}", f"{pair[2]:.3g}"] and len(pairs) == 3
+
+
+def test_metrics_of_other_weights_or_of_no_table_are_left_out(
+    content: Content, measured: pd.DataFrame, tmp_path: Path, capsys: Capture
+) -> None:
+    accuracy = (measured["class"] == "overall") & (measured["metric"] == "accuracy")
+    changed = measured.assign(value=measured["value"].mask(accuracy & (measured["model"] == "resnet50"), 0.99))
+    changed.to_csv(tmp_path / "metrics.csv", index=False)
+    assert set(read_results(tmp_path, content.models)["model"]) == {"resnet18", "resnet152", "resnet18 vs resnet152"}
+    measured[measured["model"] == "resnet50"].to_csv(tmp_path / "metrics_resnet50.csv", index=False)  # evaluated alone
+    assert set(DEPTHS) < set(read_results(tmp_path, content.models)["model"])
+    for damaged in (b"\x80\0", b"model,class\n", b"", b"model,class,metric,value,low,high,note\na,b,c,d,e,f,g\n"):
+        (tmp_path / "metrics.csv").write_bytes(damaged)
+        assert set(read_results(tmp_path, content.models)["model"]) == {"resnet50"}
+        assert "metrics.csv: cannot be read" in capsys.readouterr().err
+    page = str(build(replace(content, results=read_results(tmp_path, content.models))).get_config_file())
+    assert "ResNet18: no metrics of these weights. Run evaluate.py" in page and "ResNet50: no metrics" not in page
 
 
 # ------------------------------------------------------------------------------------------------------ the predictions
