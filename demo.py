@@ -103,6 +103,7 @@ def main(args: argparse.Namespace) -> None:
     report = args.report / name
     if args.images:
         show_images(networks, args.images, hardware, report / "demo_images.png")
+        print(NOT_FOR_DIAGNOSIS)
         return
     valid, why = None, ""
     try:
@@ -126,6 +127,7 @@ def main(args: argparse.Namespace) -> None:
         show_saved(networks, report / "demo.png", name)
     else:
         show_valid(networks, data, valid, hardware, report / "demo.png")
+    print(NOT_FOR_DIAGNOSIS)
 
 
 def show_saved(networks: Networks, path: Path, name: str) -> None:
@@ -205,7 +207,6 @@ def show_images(networks: Networks, paths: list[Path], hardware: Hardware, path:
     if figure_rows:
         save(predictions_figure(figure_rows, classes), path)
         print(f"\nfigure: {path}")
-    print(NOT_FOR_DIAGNOSIS)
 
 
 if __name__ == "__main__":
