@@ -60,7 +60,7 @@ from lab.report.discussion import discussion
 from lab.report.networks import layers
 from lab.report.parts import Parts
 from lab.report.results import results
-from lab.report.runs import Gaps, Run, check_against_metrics, check_lists, read_runs
+from lab.report.runs import Gaps, Run, check_lists, read_metrics, read_runs
 from lab.report.sections import Material, implementation, introduction, preprocessing
 from lab.report.texts import Texts
 from lab.report.typesetting import check_libraries, uncovered, write_html, write_pdf
@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
         return shlex.join(line + ([] if model == "all" and script != "train.py" else ["--model", model]))
 
     runs = read_runs(t, report, args.weights / name, command, gaps)
-    check_against_metrics(t, runs, report / "metrics.csv", command("evaluate.py", "all"), gaps)
+    read_metrics(t, runs, report / "metrics.csv", command("evaluate.py", "all"), gaps)
     data, lists = find_lists(t, args.data, args.root, gaps)
     if data is not None:
         check_lists(runs, data, lists["valid"], args.weights / name, report)

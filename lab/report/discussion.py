@@ -58,7 +58,7 @@ def discussion(material: Material, parts: Parts) -> dict[str, Any]:
         "errors": errors(material, results),
         "hardest": gallery,
         "reliability": reliability,
-        "confidence": confidence(material, calibrations),
+        "confidence": [*confidence(material, calibrations), temperatures(material)],
     }
 
 
@@ -147,18 +147,14 @@ def p_text(p: float) -> str:
 def compared(material: Material, results: Results) -> list[str]:
     """What the accuracies, their intervals and McNemar's tests say."""
     t, runs = material.t, material.evaluated
-    order = sorted(runs, key=lambda model: -runs[model].hits)
-    best, worst, images = runs[order[0]], runs[order[-1]], runs[order[0]].images
-    values = {
-        "model": find(order[0]).title,
-        "hits": best.hits,
-        "images": images,
-        "accuracy": percent(best.hits / images),
-    }
-    sentences = [t("best_of", **values, interval=interval(best))]
-    if len(order) > 1 and best.hits > worst.hits:
-        sentences.append(t("worst_of", model=find(order[-1]).title, less=best.hits - worst.hits))
-    low, high = (float(side) for side in interval(best).split("–"))
+    most, fewest = (choose(run.hits for run in runs.values()) for choose in (max, min))
+    best, worst = ([model for model in runs if runs[model].hits == hits] for hits in (most, fewest))
+    leader, images = runs[best[0]], runs[best[0]].images
+    values = {"hits": most, "images": images, "accuracy": percent(most / images), "interval": interval(leader)}
+    sentences = [t("best_of", models=models(material, best), **values)]
+    if fewest < most:
+        sentences.append(t("worst_of", models=models(material, worst), less=most - fewest))
+    low, high = (float(side) for side in interval(leader).split("–"))
     if high - low > 100 * WIDE:
         sentences.append(t("wide", points=f"{high - low:.0f}", images=images))
     pairs = list(combinations(results.items(), 2))
@@ -204,9 +200,8 @@ def errors(material: Material, results: Results) -> list[str]:
     )
     sentences = [t("errors", counts=counts, images=images)]
     if len(results) > 1:
-        alike = int(wrong.all(axis=0).sum())
-        sentences.append(t("errors_shared", some=int(wrong.any(axis=0).sum()), all=alike, models=len(results)))
-        sentences += [t("errors_hard")] if alike else []
+        some, alike = int(wrong.any(axis=0).sum()), int(wrong.all(axis=0).sum())
+        sentences.append(t("errors_shared" if alike else "errors_apart", some=some, all=alike, models=len(results)))
     true, predicted, each, _ = confusions(results, len(classes), 1)[0]
     names = {"true": classes[true], "predicted": classes[predicted]}
     sentences.append(t("errors_most", **names, count=sum(each), total=total, share=f"{100 * sum(each) / total:.0f}"))
@@ -260,3 +255,16 @@ def confidence(material: Material, calibrations: dict[str, Calibration]) -> list
         }
         sentences.append(material.t(key, **values, points=f"{abs(difference):.1f}", ece=f"{100 * measured.error:.1f}"))
     return sentences
+
+
+def temperatures(material: Material) -> str:
+    """At which temperatures the confidences are, and how large the calibration error is without them."""
+    t, errors = material.t, []
+    for model, run in material.evaluated.items():
+        if run.metrics.get("temperature", 1) != 1:
+            values = {
+                "error": percent(run.metrics["calibration_error_raw"], 1),
+                "value": f"{run.metrics['temperature']:.2f}",
+            }
+            errors.append(t("temperature", model=find(model).title, **values))
+    return t("temperatures", errors=t.listed(errors)) if errors else t("no_temperature")

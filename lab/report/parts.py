@@ -12,7 +12,7 @@ from PIL import Image
 from lab.report.runs import Gaps
 
 MAX_HEIGHT = 88  # of a picture, in % of the text width; a page has 150
-FLOATS = 8  # a table of more lines than this, and every picture, may move, so that text fills the page before it
+FLOATS = 8  # a table of few rows with more lines than this, and every picture, may move, so that text fills the page before it
 
 Cell = str | None  # None is shown as a marked gap
 
@@ -83,7 +83,7 @@ class Table(Part):
     @property
     def long(self) -> bool:
         """Whether it may be split over pages, with a repeated head."""
-        return len(self.rows) > 24
+        return len(self.rows) > 9
 
     @property
     def floats(self) -> bool:

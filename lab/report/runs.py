@@ -43,7 +43,8 @@ class Run:
 
     ``about`` is the description in the best checkpoint, or else that in run_<model>.json (without metrics). ``ids``, ``labels``
     (N,) and ``probabilities`` (N, K) are from evaluate.py on valid.csv; ``d4`` says whether they are averaged over D4, None if it
-    was not recorded. ``log`` has the lines that the training printed.
+    was not recorded. ``log`` has the lines that the training printed, ``metrics`` those of the
+    class overall in metrics.csv.
     """
 
     model: str
@@ -54,6 +55,7 @@ class Run:
     probabilities: np.ndarray | None = None
     d4: bool | None = None
     log: list[str] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -189,17 +191,19 @@ def check_lists(runs: dict[str, Run], data: DataSet, valid: ImageList, weights: 
             )
 
 
-def check_against_metrics(t: Texts, runs: dict[str, Run], path: Path, evaluate: str, gaps: Gaps) -> None:
-    """Note if an accuracy in metrics.csv is not that of the predictions in valid_<model>.csv."""
+def read_metrics(t: Texts, runs: dict[str, Run], path: Path, evaluate: str, gaps: Gaps) -> None:
+    """Read the metrics over all classes in metrics.csv; note if they are not those of the predictions in valid_<model>.csv."""
     if not path.is_file():
         return
     table = pd.read_csv(path)
     if not {"model", "class", "metric", "value"} <= set(table.columns):
         raise UserError(f"{path}: is not what evaluate.py writes; run {evaluate} again.")
-    rows = table[(table["class"] == "overall") & (table["metric"] == "accuracy")].set_index("model")["value"]
     for model, run in runs.items():
-        if run.labels is None or model not in rows.index:
+        rows = table[(table["class"] == "overall") & (table["model"] == model)].set_index("metric")["value"]
+        if run.labels is None or "accuracy" not in rows:
             continue
         # Probabilities have five decimals, so that the class of one image with a tie may differ.
-        if abs(run.hits / run.images - float(rows[model])) > 1.5 / run.images:
+        if abs(run.hits / run.images - float(rows["accuracy"])) > 1.5 / run.images:
             gaps.note(t("gap_metrics", file=f"valid_{model}.csv", command=evaluate))
+        else:
+            run.metrics = {str(name): float(value) for name, value in rows.dropna().items()}

@@ -33,7 +33,7 @@ from lab.errors import UserError
 from lab.evaluation.metrics import mcnemar
 from lab.handin.zips import report_keywords
 from lab.report.ablations import ablations
-from lab.report.discussion import compared, errors, fitting
+from lab.report.discussion import compared, errors, fitting, temperatures
 from lab.report.networks import layers
 from lab.report.runs import Run
 from lab.report.texts import LANGUAGES, Texts
@@ -292,15 +292,23 @@ def test_mcnemars_p_is_interpreted(correct: list[list[int]], expected: str) -> N
     material = evaluated_runs(*correct)
     sentences = compared(material, {model: run.result for model, run in material.runs.items()})
     assert any(expected in sentence for sentence in sentences)
-    assert "ResNet18 classifies 30 of 40 images correctly, 75.00 % (95 % interval 59.81–85.81 %)" in sentences[0]
+    assert "evaluation is 75.00 %, 30 of 40 images (95 % interval 59.81–85.81 %), by ResNet18" in sentences[0]
     assert any("the interval is 26 points wide" in sentence for sentence in sentences)
 
 
 def test_the_errors_are_located() -> None:
     material = evaluated_runs([*range(30)], [*range(28)])
     text = " ".join(errors(material, {model: run.result for model, run in material.runs.items()}))
-    assert "ResNet18 10 and ResNet50 12" in text and "misclassifies 12 images, and all 2 models the same 10" in text
+    assert "Errors on the 40 images: ResNet18 10 and ResNet50 12." in text
+    assert "misclassifies 12 images, and all 2 models misclassify 10 of them" in text
     assert "a predicted as b: 22 of all 22 errors, 100 %" in text and "is a, 72.5 % of its 40 images" in text
+
+
+def test_the_confidences_are_explained_by_their_temperatures() -> None:
+    material = evaluated_runs([*range(30)], [*range(28)])
+    assert "No temperature was fitted" in temperatures(material)
+    material.runs["resnet50"].metrics = {"temperature": 0.7, "calibration_error_raw": 0.081}
+    assert "Without it the ECE would be 8.1 % (ResNet50, temperature 0.70)" in temperatures(material)
 
 
 def test_the_gap_between_training_and_testing_is_interpreted() -> None:
