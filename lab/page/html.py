@@ -133,10 +133,15 @@ def passes(say: Texts, model: TrainedModel) -> str:
 
 # ------------------------------------------------------------------------------------------------------ the results
 
-# Of all classes together; a calibration error or a share in %.
-METRICS = {"accuracy": percent, "balanced_accuracy": percent, "macro_f1": "{:.4f}".format, "auc": "{:.4f}".format}
+# Of all classes together, and how far to trust a prediction.
+METRICS = {
+    "accuracy": percent,
+    "balanced_accuracy": percent,
+    **dict.fromkeys(("macro_f1", "auc", "log_loss"), "{:.4f}".format),
+}
+TRUST = {"temperature": "{:.3f}".format, **dict.fromkeys(("calibration_error_raw", "calibration_error"), percent)}
+TRUST |= dict.fromkeys(("certain_threshold", "certain_coverage", "certain_risk"), percent)
 PAIRED = ("only_first_right", "only_second_right", "mcnemar_p")  # of two models
-METRICS |= {"log_loss": "{:.4f}".format, "calibration_error": percent}
 
 
 def results(say: Texts, table: pd.DataFrame, models: Sequence[TrainedModel], classes: Sequence[str]) -> str:
@@ -150,10 +155,18 @@ def results(say: Texts, table: pd.DataFrame, models: Sequence[TrainedModel], cla
         interval = "" if np.isnan(low) else f"<small>{100 * low:.1f}–{100 * high:.1f}</small>"
         return f"<td>{'–' if np.isnan(value) else form(value)}{interval}</td>"
 
-    metrics = {name: form for name, form in METRICS.items() if name in set(table["metric"])}
-    overall = [
-        (title, "".join(cell(model, OVERALL, name, form) for name, form in metrics.items()))
-        for model, title in titles.items()
+    known = set(table["metric"])
+    parts = [
+        wide(
+            say(heading),
+            [say("model"), *(say(f"metric_{name}") for name in metrics)],
+            [
+                (title, "".join(cell(model, OVERALL, name, form) for name, form in metrics.items()))
+                for model, title in titles.items()
+            ],
+        )
+        for heading, metrics in (("overall", METRICS), ("trust", TRUST))
+        if known & set(metrics)
     ]
     sides = [(model, title, side) for model, title in titles.items() for side in ("precision", "recall")]
     single = [
@@ -174,14 +187,8 @@ def results(say: Texts, table: pd.DataFrame, models: Sequence[TrainedModel], cla
         )
         for first, second in combinations(titles, 2)
     ]
-    parts = [
-        wide(say("overall"), [say("model"), *(say(f"metric_{name}") for name in metrics)], overall),
-        wide(
-            say("by_class"),
-            [say("class"), *(f"{title}<br>{say(side)}" for _, title, side in sides), say("support")],
-            single,
-        ),
-    ]
+    heads = [say("class"), *(f"{title}<br>{say(side)}" for _, title, side in sides), say("support")]
+    parts.append(wide(say("by_class"), heads, single))
     if pairs:
         parts.append(wide(say("mcnemar"), [say("pair_of_models"), *(say(metric) for metric in PAIRED)], pairs))
     return f'<section class="results">{"".join(parts)}</section>'

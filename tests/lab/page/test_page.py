@@ -155,14 +155,19 @@ def test_the_time_for_an_image_is_explained(content: Content) -> None:
 def measured(content: Content, valid: Valid, tmp_path: Path) -> pd.DataFrame:
     """``metrics.csv``, as evaluate.py writes it into the folder."""
     found = {model: (valid.images.labels, rows) for model, rows in valid.probabilities.items()}
-    write_metrics(tmp_path / "metrics.csv", metrics_table(found, content.classes))
+    trust = [
+        {"model": model, "class": "overall", "metric": metric, "value": 0.25}
+        for model in DEPTHS
+        for metric in ("temperature", "calibration_error", "certain_risk")
+    ]
+    write_metrics(tmp_path / "metrics.csv", pd.concat([metrics_table(found, content.classes), pd.DataFrame(trust)]))
     return pd.read_csv(tmp_path / "metrics.csv")
 
 
 def test_the_results_are_those_in_metrics_csv(content: Content, measured: pd.DataFrame, tmp_path: Path) -> None:
     html = results(SAY, read_results(tmp_path, content.models), content.models, content.classes)
     value = measured.set_index(["model", "class", "metric"])["value"]
-    overall, single, pairs = (
+    overall, trust, single, pairs = (
         {
             head: re.findall(r"<td>([^<]*)", cells)
             for head, cells in re.findall(r'scope="row">(.*?)</th>(.*?)</tr>', part)
@@ -172,6 +177,7 @@ def test_the_results_are_those_in_metrics_csv(content: Content, measured: pd.Dat
     for model in content.models:
         assert overall[model.title][0] == f"{100 * value[model.name, 'overall', 'accuracy']:.2f} %"
         assert overall[model.title][3] == f"{value[model.name, 'overall', 'auc']:.4f}"
+        assert trust[model.title] == ["0.250", "–", "25.00 %", "–", "–", "25.00 %"]
     for name in content.classes:
         sides = [value[model, name, side] for model in DEPTHS for side in ("precision", "recall")]
         assert single[name] == [*("–" if np.isnan(one) else f"{100 * one:.1f}" for one in sides), "6"]
