@@ -4,6 +4,8 @@
 document.documentElement.lang = props.lang;
 const wanted = new URLSearchParams(location.search).get('lang');
 if (wanted) document.cookie = `language=${wanted}; path=/; max-age=31536000; samesite=lax`; // server.py reads it
+// On the English page, two characters of the switch are no reason to load a large font before the first answer is seen.
+setTimeout(() => document.querySelector('.top nav').classList.add('drawn'), props.lang === 'en' ? 3000 : 0);
 const text = (key, values = {}) => props.texts[key].replace(/{(\w+)}/g, (_, name) => values[name]);
 
 // The visitor's choice: an image of the list, or uploads. layout.py reads it when a request is sent and not when the visitor
