@@ -255,7 +255,7 @@ def train(files: RunFiles, task: Task, fresh: bool, lr_factor: float | None, at_
             raise
         raise OutOfMemory(f"{run.model}: out of memory") from None
     snapshots.stop_if_asked()
-    finish(run)
+    finish(run, task.log)
     task.tracking.end()
 
 
@@ -525,7 +525,7 @@ def save(run: Run, row: dict[str, float], snapshots: Snapshots) -> None:
 # ---- finish --------------------------------------------------------------------------------------------------------------------
 
 
-def finish(run: Run) -> None:
+def finish(run: Run, log: Log) -> None:
     """Measure the best checkpoint with D4 test-time augmentation on valid, and fit how far to trust its predictions. The results
     are saved in the checkpoint for the other commands, together with the whole history, because the best checkpoint may be the
     only file that is passed on."""
@@ -545,8 +545,12 @@ def finish(run: Run) -> None:
         confidence = fit_confidence(run.valid_labels, plain, averaged) | {"unlike": limit}
         about = replace(about, confidence=confidence, typical=typical)
         tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    print(
+        f"{about.model}: {describe_best(about)}, {100 * accuracy:.2f} % averaged over D4; saved in {path}.", flush=True
+    )
+    log.save()  # before the checkpoint, which tells that the run has finished, so that a run killed in between writes it again
+    if run.ranks.first:
         save_checkpoint(path, about, tensors, read_state(path))
-    print(f"{about.model}: {describe_best(about)}, {100 * accuracy:.2f} % averaged over D4; saved in {path}.")
 
 
 if __name__ == "__main__":

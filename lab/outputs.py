@@ -18,6 +18,7 @@ FILES = [
     ("report/{data}/roc.png", "ROC curves"),
     ("report/{data}/metrics.csv", "accuracy with its interval, precision, recall, AUC, McNemar"),
     ("report/{data}/history_*.csv", "one row per epoch"),
+    ("report/{data}/log_*.txt", "what a training printed"),
     ("report/{data}/run_*.json", "settings, versions, device and image hashes of a run"),
     ("report/{data}/valid_*.csv", "the prediction for each valid image"),
     ("report/{data}/valid_*.json", "the weights that they were predicted with"),

@@ -20,7 +20,7 @@ FOLDERS = ("benchmarks", "docs", "lab", "models", "resnet", "runs", "studies", "
 OUTPUTS = ("csv", "data", "mlruns", "report", "weights")  # outputs of commands: included file by file, or not at all
 NOTES = ("csv/README.md", "weights/README.md")
 PICTURES = ("pbc8/accuracy_comparison.png", "pbc8/confusion_resnet18.png", "cnmc52/preprocessing.png")  # of README.md
-# Suffixes of a data set's histories, metrics and figures, and of the discussion.
+# Suffixes of a data set's histories, logs, metrics and figures, and of the discussion.
 RESULTS = (".csv", ".json", ".png", ".txt")
 KINDS = (".py", ".md", ".txt", ".toml", ".ini")  # suffixes of files in the project's top folder
 NAMES = ("LICENSE", "Makefile")

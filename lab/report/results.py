@@ -73,7 +73,7 @@ def terminal_part(material: Material, run: Run, parts: Parts) -> Part:
     for line in run.log[-SHOWN:]:
         epoch = run.best is not None and f" epoch {run.best['epoch']:.0f}/" in line
         style = "best" if epoch else "sum" if line is run.log[-1] else "plain"
-        lines += [(line[start : start + WIDTH], style) for start in range(0, max(len(line), 1), WIDTH)]
+        lines += [(line[start : start + WIDTH], style) for start in range(0, len(line), WIDTH)]
     title, file = f"{find(run.model).title}, {material.report.name}", f"log_{run.model}.txt"
     caption = material.t("terminal", model=find(run.model).title, file=file)
     return parts.picture(terminal(title, lines), caption, "; ".join(run.log[-SHOWN:]), 100, "svg")

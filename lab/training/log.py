@@ -22,7 +22,7 @@ class Log:
     def __init__(self) -> None:
         self.head = self.text = f"$ python {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}\n"
         self.path: Path | None = None
-        self.earlier, self.begun = "", False
+        self.earlier, self.written, self.begun = "", "", False
 
     def __enter__(self) -> Log:
         self.stack = ExitStack()
@@ -43,7 +43,7 @@ class Log:
         """The block is one run, whose log is written once more at the end."""
         if not self.begun:
             self.head, self.begun = self.text, True
-        self.text, self.path = self.head, None
+        self.text, self.written, self.path = self.head, "", None
         try:
             yield
         finally:
@@ -57,9 +57,10 @@ class Log:
         self.save()
 
     def save(self) -> None:
-        """Write the log, if it is kept."""
-        if self.path:
+        """Write the log, if it is kept and has changed."""
+        if self.path and self.written != self.text:
             write_whole(self.path, self.earlier + self.text)
+            self.written = self.text
 
 
 class Copy:

@@ -17,10 +17,11 @@ from PIL import Image
 from tqdm import tqdm
 
 import train
-from lab.checkpoints.checkpoint import read_state, read_tensors
+from lab.checkpoints.checkpoint import read_state, read_tensors, save_checkpoint
 from lab.errors import UserError
 from lab.hardware import Hardware
 from lab.terminal import warn
+from lab.training import log as log_module
 from lab.training.log import Log
 from lab.training.resume import check_record, read_settings, resumed_settings, same_run
 from tests import hostile_images, made
@@ -199,6 +200,20 @@ def test_the_log_is_what_the_terminal_showed(tmp_path: Path, run: Run, capsys: C
     assert log.read_text(encoding="utf-8") == text
     run("--fresh")
     assert log.read_text(encoding="utf-8").count("$ python ") == 1
+
+
+def test_the_log_is_written_before_the_run_has_finished(run: Run, work: Patch) -> None:
+    """Otherwise a run killed in between would leave a log without its end, or a half-written one, for good."""
+    written: list[str] = []
+
+    def save(*arguments: Any) -> None:
+        save_checkpoint(*arguments)
+        written.append("best")
+
+    work.setattr(log_module, "write_whole", lambda path, text: written.append(text.splitlines()[-1]))
+    work.setattr(train, "save_checkpoint", save)
+    run("--epochs", "1")
+    assert written[-2].startswith("resnet18: best valid accuracy") and written[-1] == "best"
 
 
 def test_a_log_has_warnings_but_no_progress_bars(tmp_path: Path) -> None:
