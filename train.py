@@ -116,6 +116,7 @@ from lab.data.augmentation import parts_of
 from lab.data.batches import EVALUATION_BATCH, STORES, Batches
 from lab.data.lists import DataSet, ImageList, list_digest, read_data_set, read_lists
 from lab.data.preprocessing import Preprocessing, channel_statistics, choose_preprocessing
+from lab.data.random_numbers import step_seed
 from lab.data.store import Store, open_stores, warn_of_shared_images
 from lab.distributed import Ranks, join
 from lab.errors import UserError, out_of_memory, run
@@ -445,7 +446,9 @@ def train_epoch(run: Run, snapshots: Snapshots) -> None:
     settings, optimizer, scaler = run.settings, run.optimizer, run.scaler
     run.begin_epoch()
     for step, parts in run.optimizer_steps(snapshots.after_step):
-        for images, labels in parts:
+        for part, (images, labels) in enumerate(parts):
+            if run.has_dropout:  # so that a resumed run draws the same
+                torch.manual_seed(step_seed(settings.seed, step, part, run.ranks.rank))
             with run.hardware.autocast():
                 logits = run.forward(images)
                 # Not reduction="mean": it divides by the sum of the part's class weights, so that parts would not add up.

@@ -120,6 +120,8 @@ def check_numbers(args: argparse.Namespace) -> None:
     for row in map(find, depths() if args.model == "all" else [args.model]):
         if args.size is not None and args.size < row.smallest:
             raise UserError(f"--size {args.size} is too small: {row.title} needs {row.smallest} px or more.")
+        if args.size is not None and args.size % row.multiple:
+            raise UserError(f"--size {args.size}: {row.title} needs a multiple of {row.multiple} px.")
     least = {"epochs": 1, "batch_size": 2, "accumulate": 1}
     for name in (*least, "weight_decay", "warmup", "clip", "patience", "seed"):
         value = getattr(args, name)

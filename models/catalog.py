@@ -27,9 +27,10 @@ class Model:
         colour_on_dark: on a dark page, if ``colour`` is too dark for it.
         marker: in figures, one of matplotlib's.
         stages: the layers that Grad-CAM can explain, the deepest first: name of the submodule, and the stride of its feature
-            map in px of the input.
+            map in px of the input. Empty if the network has no feature maps.
         sized: whether the network accepts only the input size that it was built for.
         smallest: the smallest side of the input, px.
+        multiple: the side of the input is a multiple of this number of px.
         test_list: the list that it predicts for a submission. Each of the lab's depths has its own.
         recipe: the model's defaults of train.py's options, by the field names of ``lab.training.recipe.Settings`` without
             ``model``, ``size`` and ``window``.
@@ -46,6 +47,7 @@ class Model:
     stages: Mapping[str, int]
     sized: bool = False
     smallest: int = 32
+    multiple: int = 1
     test_list: str = "resnet_18_test"
     recipe: Mapping[str, Any] = field(default_factory=dict)
     depth: int = 0
@@ -80,14 +82,96 @@ def resnet(
     )
 
 
-# In the order of lists and figures. The colours are Okabe and Ito's (2008). Of the lab's three depths, deeper is darker, so that
-# they can be distinguished when printed in grey. All markers differ.
+def small_cnn(
+    name: str, title: str, colour: str, marker: str, stages: Mapping[str, int], recipe: Mapping[str, Any]
+) -> Model:
+    """The row of a network in ``models/small_cnns.py``."""
+    builder = f"models.small_cnns:{name}"
+    return Model(name=name, title=title, builder=builder, colour=colour, marker=marker, stages=stages, recipe=recipe)
+
+
+# Without batch norm the default of train.py diverges: SGD at a tenth of the rate, or AdamW.
+ADAMW = {"optimizer": "adamw", "lr": 0.001, "weight_decay": 0.05}
+LOW = {"optimizer": "sgd", "lr": 0.01, "warmup": 3.0}
+TRANSFORMER = {"optimizer": "adamw", "lr": 0.001, "weight_decay": 0.05, "warmup": 5.0, "clip": 1.0}
+BLOCKS = {"features.2": 8, "features.1": 4, "features.0": 2}
+
+# In the order of lists and figures. The colours of the ResNets are Okabe and Ito's (2008). Of the lab's three depths, deeper is
+# darker, so that they can be distinguished when printed in grey. Others are theirs or Paul Tol's. All markers differ.
 ROWS = (
     resnet(18, "#E69F00", "o", lab=True),
     resnet(34, "#CC79A7", "v"),
     resnet(50, "#0072B2", "s", colour_on_dark="#4DA3DB", progressive=True, lab=True),
     resnet(101, "#009E73", "D", progressive=True),
     resnet(152, "#000000", "^", colour_on_dark="#F2F2F2", progressive=True, lab=True),
+    Model(
+        name="fc",
+        title="Fully connected",
+        builder="models.fully_connected:fc",
+        colour="#888888",
+        marker="d",
+        stages={},
+        sized=True,
+        recipe=ADAMW,
+    ),
+    small_cnn("cnn_light", "Light CNN", "#999933", "<", BLOCKS, {}),
+    small_cnn("cnn6", "6-conv CNN", "#D55E00", "P", BLOCKS, {}),
+    small_cnn("cnn4", "4-conv CNN", "#56B4E9", "h", {"features.1": 4, "features.0": 2}, ADAMW),
+    small_cnn("cnn2", "2-conv CNN", "#44AA99", ">", {"features.0": 2}, ADAMW),
+    small_cnn("cnn2_dropout", "2-conv CNN, dropout", "#117733", "8", {"features.0": 2}, ADAMW),
+    Model(
+        name="alexnet",
+        title="AlexNet",
+        builder="models.alexnet:alexnet",
+        colour="#882255",
+        colour_on_dark="#CC6699",
+        marker="p",
+        stages={"features.12": 32, "features.11": 16, "features.4": 8},
+        smallest=63,
+        recipe=LOW,
+    ),
+    Model(
+        name="vgg16",
+        title="VGG-16",
+        builder="models.vgg:vgg16",
+        colour="#332288",
+        colour_on_dark="#8877DD",
+        marker="X",
+        stages={"features.30": 32, "features.23": 16, "features.16": 8},
+        recipe=LOW,
+    ),
+    Model(
+        name="vgg16_bn",
+        title="VGG-16, batch norm",
+        builder="models.vgg:vgg16_bn",
+        colour="#6699CC",
+        marker="H",
+        stages={"features.43": 32, "features.33": 16, "features.23": 8},
+        recipe={"lr": 0.02},
+    ),
+    Model(
+        name="vit_tiny",
+        title="ViT-Tiny/8",
+        builder="models.vit:vit_tiny",
+        colour="#AA4499",
+        marker="x",
+        stages={},
+        sized=True,
+        multiple=8,
+        recipe=TRANSFORMER,
+    ),
+    Model(
+        name="vit_b16",
+        title="ViT-B/16",
+        builder="models.vit:vit_b16",
+        colour="#661100",
+        colour_on_dark="#CC7766",
+        marker="+",
+        stages={},
+        sized=True,
+        multiple=16,
+        recipe=TRANSFORMER,
+    ),
 )
 MODELS = {row.name: row for row in ROWS}
 

@@ -26,6 +26,12 @@ def uniform(seed: int, epoch: int, indices: np.ndarray, count: int) -> np.ndarra
     return ((draws >> np.uint64(40)).astype(np.float32)) * np.float32(2**-24)
 
 
+def step_seed(seed: int, step: int, part: int, rank: int) -> int:
+    """Return the seed of a network's own random numbers, its dropout, for one part of an optimizer step on one rank."""
+    (draws,) = uniform(seed ^ 0xD209, step, np.array([part * 4096 + rank]), 2).astype(np.float64)
+    return int(draws @ (2.0**24, 2.0**48))
+
+
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     """Return a random order of ``count`` images for one epoch, by sorting a random 48-bit key of each image."""
     keys = uniform(seed ^ 0x5EED, epoch, np.arange(count), 2).astype(np.float64) @ (1.0, 2.0**-24)

@@ -22,6 +22,8 @@ from models import catalog
 CLEAR, GREY, GRID = "rgba(0, 0, 0, 0)", "#888888", "rgba(128, 128, 128, 0.25)"
 # matplotlib's markers in models/catalog.py as Plotly's symbols.
 SYMBOLS = {"o": "circle", "v": "triangle-down", "s": "square", "D": "diamond", "^": "triangle-up", "X": "x"}
+SYMBOLS |= {"d": "diamond-tall", "<": "triangle-left", ">": "triangle-right", "P": "cross", "p": "pentagon"}
+SYMBOLS |= {"h": "hexagon", "H": "hexagon2", "8": "octagon", "x": "x-thin-open", "+": "cross-thin-open"}
 
 
 def colour(model: str, dark: bool) -> str:

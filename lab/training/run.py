@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -112,6 +113,11 @@ class Run:
     def model(self) -> str:
         """The model's name."""
         return self.about.model
+
+    @functools.cached_property
+    def has_dropout(self) -> bool:
+        """Whether the network draws random numbers in training."""
+        return any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.network.modules())
 
     @property
     def steps(self) -> int:

