@@ -118,7 +118,7 @@ ROWS = (
     small_cnn("cnn6", "6-conv CNN", "#D55E00", "P", BLOCKS, {}),
     small_cnn("cnn4", "4-conv CNN", "#56B4E9", "h", {"features.1": 4, "features.0": 2}, ADAMW),
     small_cnn("cnn2", "2-conv CNN", "#44AA99", ">", {"features.0": 2}, ADAMW),
-    small_cnn("cnn2_dropout", "2-conv CNN, dropout", "#117733", "8", {"features.0": 2}, ADAMW),
+    small_cnn("cnn2_dropout", "2-conv CNN with dropout", "#117733", "8", {"features.0": 2}, ADAMW),
     Model(
         name="alexnet",
         title="AlexNet",
@@ -142,7 +142,7 @@ ROWS = (
     ),
     Model(
         name="vgg16_bn",
-        title="VGG-16, batch norm",
+        title="VGG-16 with batch norm",
         builder="models.vgg:vgg16_bn",
         colour="#6699CC",
         marker="H",

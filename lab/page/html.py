@@ -334,7 +334,6 @@ def panel(say: Texts, prediction: Prediction, classes: Sequence[str], labels: Se
         kind = "correct" if top == truth else "wrong"
         mark = f'<span class="mark {kind}">{say(kind)}</span>'
     side = prediction.input.shape[0]
-    evidence = say("evidence" if prediction.has_evidence else "no_evidence", label=escape(classes[prediction.label]))
     bars = "".join(
         f'<li class="{"top" if label == top else ""}"><span>{escape(classes[label])}</span>'
         f'<i><b style="width:{100 * shares[label]:.2f}%"></b></i><em>{probability(shares[label])}</em></li>'
@@ -345,10 +344,20 @@ def panel(say: Texts, prediction: Prediction, classes: Sequence[str], labels: Se
         f'<p class="predicted">{predicted(say, model, shares, classes)}</p>'
         f'<div class="pair"><figure>{picture(prediction.input, say("input_of", model=model.title), lossless=True)}'
         f"<figcaption>{say('input', side=side)}</figcaption></figure>"
+        f'{explanation(say, prediction, classes)}</div><ul class="bars">{bars}</ul></article>'
+    )
+
+
+def explanation(say: Texts, prediction: Prediction, classes: Sequence[str]) -> str:
+    """The heat map with a link to save it, or why there is none."""
+    model = prediction.model
+    if prediction.heat is None:
+        return f"<figure><figcaption>{say('no_heat_map')}</figcaption></figure>"
+    evidence = say("evidence" if prediction.has_evidence else "no_evidence", label=escape(classes[prediction.label]))
+    return (
         f'<figure class="heat">{picture(prediction.heat, say("heat_map_of", model=model.title))}<figcaption>{evidence} '
         f'<a href="#" download="heat_map_{model.name}.png" aria-label="{say("save_heat_map", model=model.title)}">PNG</a>'
-        "</figcaption></figure></div>"
-        f'<ul class="bars">{bars}</ul></article>'
+        "</figcaption></figure>"
     )
 
 
@@ -372,8 +381,12 @@ def framed(say: Texts, image: np.ndarray, preprocessing: Preprocessing) -> str:
 
 
 def legend(say: Texts, predictions: Sequence[Prediction]) -> str:
-    """How to read the heat maps."""
-    stages = [say("stage", model=one.model.title, stage=one.stage, side=one.map_side) for one in predictions]
+    """How to read the heat maps, if there are any."""
+    stages = [
+        say("stage", model=one.model.title, stage=one.stage, side=one.map_side) for one in predictions if one.stage
+    ]
+    if not stages:
+        return ""
     return f'<p class="legend"><span class="ramp"></span> {say("legend", stages=say("semicolon").join(stages))}</p>'
 
 

@@ -79,7 +79,7 @@ class Prediction:
     Attributes:
         probabilities: float32 [K].
         input: the network's input, uint8 [S, S, 3].
-        heat: Grad-CAM heat map over the window, uint8 [T, T, 3].
+        heat: Grad-CAM heat map over the window, uint8 [T, T, 3]; None if the network has no feature maps.
         label: the class that the heat map explains.
         stage: the layer at which it was computed.
         map_side: side of that layer's feature map.
@@ -89,7 +89,7 @@ class Prediction:
     model: TrainedModel
     probabilities: np.ndarray
     input: np.ndarray
-    heat: np.ndarray
+    heat: np.ndarray | None
     label: int
     stage: str
     map_side: int
@@ -155,6 +155,9 @@ def predict_and_explain(
     if label is None and len(inputs) > 1:  # for a single member, explain() finds the predicted class in its one pass
         label = int(predict_inputs(model, inputs, hardware).argmax())
     known = find(model.name).stages
+    if not known:
+        row = predict_inputs(model, inputs, hardware)
+        return Prediction(model, row, input_image, None, int(row.argmax()), "", 0, False)
     stages = [stage] if stage in known else usable_stages(known, input_image.shape[0]) or list(known)[-1:]
     for stage in stages:
         hardware.threads.begin(("explain", model.name, stage))
