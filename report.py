@@ -52,6 +52,7 @@ import re
 import shlex
 from datetime import UTC, date, datetime
 
+from dataloader import LeukemiaLoader
 from lab.checkpoints.origin import weights_digests
 from lab.data.lists import DataSet, ImageList, data_name, read_data_set, read_list
 from lab.errors import UserError, run
@@ -61,7 +62,7 @@ from lab.report.networks import layers
 from lab.report.parts import Parts
 from lab.report.results import results
 from lab.report.runs import Gaps, Run, check_lists, read_metrics, read_runs
-from lab.report.sections import Material, implementation, introduction, preprocessing
+from lab.report.sections import Material, implementation, introduction, preprocessing, source
 from lab.report.texts import Texts
 from lab.report.typesetting import check_libraries, uncovered, write_html, write_pdf
 from lab.tables import read_text
@@ -83,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
         return shlex.join(line + ([] if model == "all" and script != "train.py" else ["--model", model]))
 
     runs = read_runs(t, report, args.weights / name, command, gaps)
-    read_metrics(t, runs, report / "metrics.csv", command("evaluate.py", "all"), gaps)
+    read_metrics(t, runs, report, command("evaluate.py", "all"), gaps)
     data, lists = find_lists(t, args.data, args.root, gaps)
     if data is not None:
         check_lists(runs, data, lists["valid"], args.weights / name, report)
@@ -106,6 +107,7 @@ def main(args: argparse.Namespace) -> None:
         classes=classes,
         layers={model: layers(model, max(len(classes), 2), run.size or full) for model, run in runs.items()},
         ablations=PROJECT / "benchmarks" / "results" / "ablations.csv",
+        loader=source(LeukemiaLoader.__getitem__),
     )
     words = own_words(t, report / "discussion.txt", gaps)
     filled = {"name": args.name, "student ID": args.student_id, "discussion": words}

@@ -27,7 +27,7 @@ def prepare(
 ) -> Content:
     """The content of the page. Without a list of ``images``, for the reason ``why``, the accuracies are those saved in the
     checkpoints."""
-    models, probabilities, batches = [], {}, {}
+    models, probabilities, batches, doubted = [], {}, {}, set()
     if images is not None:
         cuts = {about.preprocessing for members in networks.values() for _, about in members}
         batches = {cut: stored_batches(data, "valid", images, cut, hardware.device) for cut in cuts}
@@ -38,7 +38,10 @@ def prepare(
         accuracy = saved_accuracy(about.metrics, d4)
         if images is not None:
             table = report / f"valid_{name}.csv"
-            rows = probabilities[name] = valid_probabilities(members, images, batches, hardware, d4, table)
+            rows, saved = valid_probabilities(members, images, batches, hardware, d4, table)
+            probabilities[name] = rows
+            if table.is_file() and not saved:  # evaluate.py measured other weights, perhaps of the same accuracy
+                doubted.add(name)
             hits = int((rows.argmax(axis=1) == images.labels).sum())
             accuracy = hits / len(images), *wilson(hits, len(images))
         model = TrainedModel(name, members, d4, accuracy, histories.get(name))
@@ -46,24 +49,27 @@ def prepare(
         models.append(model)
     classes, first = models[0].classes, models[0].preprocessing
     valid = Valid(images, classes, batches[first].store, probabilities) if images is not None else None
-    return Content(data, classes, models, hardware, valid, why, read_results(report, models))
+    results = read_results(report, [model for model in models if model.name not in doubted])
+    return Content(data, classes, models, hardware, valid, why, results)
 
 
 def read_results(report: Path, models: list[TrainedModel]) -> pd.DataFrame:
-    """The rows of evaluate.py's ``metrics.csv`` and ``metrics_<model>.csv`` for models that have the accuracy which the page
-    shows; those of other weights are left out."""
+    """The rows of evaluate.py's ``metrics.csv`` and ``metrics_<model>.csv``, the newer one first, for models that have the
+    accuracy which the page shows; those of other weights are left out."""
     tables = [no_results()]
-    for path in (report / "metrics.csv", *(report / f"metrics_{model.name}.csv" for model in models)):
+    paths = [*(report / f"metrics_{model.name}.csv" for model in models), report / "metrics.csv"]
+    for path in sorted(filter(Path.is_file, paths), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
-            table = pd.read_csv(path)[COLUMNS].astype({"value": float, "low": float, "high": float})
-        except FileNotFoundError:
-            continue
+            # Only an empty number is undefined: NA may be a class.
+            empty = dict.fromkeys(("value", "low", "high"), "")
+            table = pd.read_csv(path, dtype={"model": str, "class": str}, keep_default_na=False, na_values=empty)
+            table = table[COLUMNS].astype(dict.fromkeys(empty, float))
+            rows = table[(table["class"] == OVERALL) & (table["metric"] == "accuracy")].set_index("model")["value"]
+            # The same tolerance as for a table of predictions (gallery.py).
+            same = {one.name for one in models if abs(rows.get(one.name, np.nan) - one.accuracy[0]) <= 1e-3}
         except (OSError, ValueError, KeyError) as error:
             warn(f"{path}: cannot be read ({error}); run evaluate.py again.")
             continue
-        rows = table[(table["class"] == OVERALL) & (table["metric"] == "accuracy")].set_index("model")["value"]
-        # The same tolerance as for a table of predictions (gallery.py).
-        same = {one.name for one in models if abs(rows.get(one.name, np.nan) - one.accuracy[0]) <= 1e-3}
         tables.append(table[[set(name.split(" vs ")) <= same for name in table["model"]]])
     return pd.concat(tables).drop_duplicates(["model", "class", "metric"])
 

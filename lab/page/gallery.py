@@ -89,9 +89,9 @@ def valid_probabilities(
     hardware: Hardware,
     d4: bool,
     path: Path,
-) -> np.ndarray:
+) -> tuple[np.ndarray, bool]:
     """Class probabilities [N, K] of the valid list: read from the table that evaluate.py wrote to ``path`` if it belongs to these
-    weights and images, or else computed."""
+    weights and images, or else computed; and whether they were read."""
     about = members[0][1]
     table = read_table(path, images, about, d4)
     if table is None:
@@ -107,15 +107,15 @@ def valid_probabilities(
         again = calibrated(predict_members(members, feed, hardware, d4), about, d4)
         if np.abs(again - table[indices]).max() <= TOLERANCE:
             print(f"{about.model}: using the predictions in {path}, which match these weights")
-            return table
+            return table, True
         print(f"{about.model}: {path} is of other weights; predicting valid.csv again")
     rows = predict_members(members, batches.__getitem__, hardware, d4, f"{about.model} on valid")
-    return calibrated(rows, about, d4)
+    return calibrated(rows, about, d4), False
 
 
 def read_table(path: Path, images: ImageList, about: About, d4: bool) -> np.ndarray | None:
     """The probabilities [N, K] in a table of evaluate.py; None unless its rows are those of the list and its accuracy is that of
-    the checkpoint."""
+    the checkpoint, where known."""
     try:
         table = pd.read_csv(path, dtype={"ID": str}, keep_default_na=False)
         rows = table[[f"probability_{label}" for label in range(len(about.classes))]].to_numpy(dtype=float)
@@ -127,4 +127,4 @@ def read_table(path: Path, images: ImageList, about: About, d4: bool) -> np.ndar
     accuracy = about.metrics.get("valid_accuracy_d4" if d4 else "valid_accuracy")
     hits = int((rows.argmax(axis=1) == images.labels).sum())
     # Another machine may resolve a tie between two probabilities differently: one image in a thousand is tolerated.
-    return rows if accuracy is not None and abs(accuracy * len(images) - hits) <= len(images) / 1000 else None
+    return rows if accuracy is None or abs(accuracy * len(images) - hits) <= len(images) / 1000 else None

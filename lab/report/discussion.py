@@ -11,7 +11,8 @@ import numpy as np
 from lab.data.images import read_image
 from lab.errors import UserError
 from lab.evaluation.calibration import Calibration, calibration
-from lab.evaluation.metrics import Results, mcnemar, metrics_table
+from lab.evaluation.confidence import setting
+from lab.evaluation.metrics import Results, mcnemar, metrics_table, wilson
 from lab.evaluation.mistakes import confusions, hardest, wrong_by_model
 from lab.figures.style import png
 from lab.report.figures import reliability_figure, thumbnail
@@ -58,7 +59,7 @@ def discussion(material: Material, parts: Parts) -> dict[str, Any]:
         "errors": errors(material, results),
         "hardest": gallery,
         "reliability": reliability,
-        "confidence": [*confidence(material, calibrations), temperatures(material)],
+        "confidence": [*confidence(material, calibrations), *temperatures(material)],
     }
 
 
@@ -154,9 +155,9 @@ def compared(material: Material, results: Results) -> list[str]:
     sentences = [t("best_of", models=models(material, best), **values)]
     if fewest < most:
         sentences.append(t("worst_of", models=models(material, worst), less=most - fewest))
-    low, high = (float(side) for side in interval(leader).split("–"))
-    if high - low > 100 * WIDE:
-        sentences.append(t("wide", points=f"{high - low:.0f}", images=images))
+    low, high = wilson(most, images)
+    if high - low > WIDE:
+        sentences.append(t("wide", points=f"{100 * (high - low):.0f}", images=images))
     pairs = list(combinations(results.items(), 2))
     for (one, (labels, first)), (two, (_, second)) in pairs:
         b, c, p = mcnemar(labels, first.argmax(axis=1), second.argmax(axis=1))
@@ -201,7 +202,8 @@ def errors(material: Material, results: Results) -> list[str]:
     sentences = [t("errors", counts=counts, images=images)]
     if len(results) > 1:
         some, alike = int(wrong.any(axis=0).sum()), int(wrong.all(axis=0).sum())
-        sentences.append(t("errors_shared" if alike else "errors_apart", some=some, all=alike, models=len(results)))
+        every = t("both_models") if len(results) == 2 else t("every_model", models=len(results))
+        sentences.append(t("errors_shared" if alike else "errors_apart", some=some, all=alike, every=every))
     true, predicted, each, _ = confusions(results, len(classes), 1)[0]
     names = {"true": classes[true], "predicted": classes[predicted]}
     sentences.append(t("errors_most", **names, count=sum(each), total=total, share=f"{100 * sum(each) / total:.0f}"))
@@ -257,14 +259,24 @@ def confidence(material: Material, calibrations: dict[str, Calibration]) -> list
     return sentences
 
 
-def temperatures(material: Material) -> str:
-    """At which temperatures the confidences are, and how large the calibration error is without them."""
+def temperature(run: Run) -> float | None:
+    """The temperature of an evaluation, from the checkpoint if the evaluation is of its weights, or else from the metrics; 1 if
+    none was fitted, None if it is unknown."""
+    if run.about is not None and run.about.confidence and run.d4 is not None and "fresh" not in run.missing:
+        return setting(run.about, "temperature", run.d4, 1.0)
+    return run.metrics.get("temperature")
+
+
+def temperatures(material: Material) -> list[str]:
+    """At which temperatures the confidences are, and how large the calibration error is without them; nothing if unknown."""
     t, errors = material.t, []
-    for model, run in material.evaluated.items():
-        if run.metrics.get("temperature", 1) != 1:
-            values = {
-                "error": percent(run.metrics["calibration_error_raw"], 1),
-                "value": f"{run.metrics['temperature']:.2f}",
-            }
-            errors.append(t("temperature", model=find(model).title, **values))
-    return t("temperatures", errors=t.listed(errors)) if errors else t("no_temperature")
+    known = {model: temperature(run) for model, run in material.evaluated.items()}
+    for model, value in known.items():
+        metrics = material.evaluated[model].metrics
+        # The metrics may be of an earlier evaluation with the same accuracy.
+        if value not in (None, 1) and np.isclose(metrics.get("temperature", np.nan), value, rtol=1e-4):
+            error = percent(metrics["calibration_error_raw"], 1)
+            errors.append(t("temperature", model=find(model).title, error=error, value=f"{value:.2f}"))
+    if errors:
+        return [t("temperatures", errors=t.listed(errors))]
+    return [t("no_temperature")] if set(known.values()) == {1} else []

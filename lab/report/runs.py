@@ -44,7 +44,7 @@ class Run:
     ``about`` is the description in the best checkpoint, or else that in run_<model>.json (without metrics). ``ids``, ``labels``
     (N,) and ``probabilities`` (N, K) are from evaluate.py on valid.csv; ``d4`` says whether they are averaged over D4, None if it
     was not recorded. ``log`` has the lines that the training printed, ``metrics`` those of the
-    class overall in metrics.csv.
+    class overall in metrics.csv or metrics_<model>.csv.
     """
 
     model: str
@@ -191,19 +191,23 @@ def check_lists(runs: dict[str, Run], data: DataSet, valid: ImageList, weights: 
             )
 
 
-def read_metrics(t: Texts, runs: dict[str, Run], path: Path, evaluate: str, gaps: Gaps) -> None:
-    """Read the metrics over all classes in metrics.csv; note if they are not those of the predictions in valid_<model>.csv."""
-    if not path.is_file():
-        return
-    table = pd.read_csv(path)
-    if not {"model", "class", "metric", "value"} <= set(table.columns):
-        raise UserError(f"{path}: is not what evaluate.py writes; run {evaluate} again.")
+def read_metrics(t: Texts, runs: dict[str, Run], report: Path, evaluate: str, gaps: Gaps) -> None:
+    """Read the metrics over all classes in metrics.csv and metrics_<model>.csv, the newer one last; note if none are those of the
+    predictions in valid_<model>.csv."""
     for model, run in runs.items():
-        rows = table[(table["class"] == "overall") & (table["model"] == model)].set_index("metric")["value"]
-        if run.labels is None or "accuracy" not in rows:
+        if run.labels is None:
             continue
-        # Probabilities have five decimals, so that the class of one image with a tie may differ.
-        if abs(run.hits / run.images - float(rows["accuracy"])) > 1.5 / run.images:
-            gaps.note(t("gap_metrics", file=f"valid_{model}.csv", command=evaluate))
-        else:
-            run.metrics = {str(name): float(value) for name, value in rows.dropna().items()}
+        other = ""
+        paths = [path for path in (report / "metrics.csv", report / f"metrics_{model}.csv") if path.is_file()]
+        for path in sorted(paths, key=lambda path: path.stat().st_mtime):
+            table = pd.read_csv(path)
+            if not {"model", "class", "metric", "value"} <= set(table.columns):
+                raise UserError(f"{path}: is not what evaluate.py writes; run {evaluate} again.")
+            rows = table[(table["class"] == "overall") & (table["model"] == model)].set_index("metric")["value"]
+            # Probabilities have five decimals, so that the class of one image with a tie may differ.
+            if "accuracy" in rows and abs(run.hits / run.images - float(rows["accuracy"])) <= 1.5 / run.images:
+                run.metrics = {str(name): float(value) for name, value in rows.dropna().items()}
+            elif "accuracy" in rows:
+                other = path.name
+        if other and not run.metrics:
+            gaps.note(t("gap_metrics", metrics=other, file=f"valid_{model}.csv", command=evaluate))

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-import dataloader
 import resnet
 from lab.checkpoints.checkpoint import About
 from lab.data.augmentation import STANDARD
@@ -40,7 +39,7 @@ from models.catalog import find
 @dataclass
 class Material:
     """The data of all sections: ``lists`` are train and valid of ``data``, if found; ``layers`` are those of each model at its
-    own input size."""
+    own input size; ``loader`` is the source of one image of the DataLoader."""
 
     t: Texts
     report: Path
@@ -50,6 +49,7 @@ class Material:
     classes: list[str]
     layers: dict[str, list[Layer]]
     ablations: Path
+    loader: str
 
     @property
     def evaluated(self) -> dict[str, Run]:
@@ -141,7 +141,7 @@ def implementation(material: Material, parts: Parts) -> dict[str, Any]:
         "assembly": source(
             network.stage, network.ResNet.__init__, network.resnet18, network.resnet50, network.resnet152
         ),
-        "loader": source(dataloader.LeukemiaLoader.__getitem__),
+        "loader": material.loader,
         "matrix": source(confusion, row_shares),
     }
     matrices = confusion_parts(material, parts)

@@ -194,6 +194,13 @@ def test_metrics_of_other_weights_or_of_no_table_are_left_out(
     assert set(read_results(tmp_path, content.models)["model"]) == {"resnet18", "resnet152", "resnet18 vs resnet152"}
     measured[measured["model"] == "resnet50"].to_csv(tmp_path / "metrics_resnet50.csv", index=False)  # evaluated alone
     assert set(DEPTHS) < set(read_results(tmp_path, content.models)["model"])
+    newer = measured.assign(value=measured["value"].mask(measured["metric"] == "auc", 0.125))
+    newer = newer.replace({"class": {"normal": "NA"}})
+    newer[newer["model"] == "resnet50"].to_csv(tmp_path / "metrics_resnet50.csv", index=False)
+    read = read_results(tmp_path, content.models).set_index(["model", "class", "metric"])["value"]
+    assert read["resnet50", "overall", "auc"] == 0.125 and ("resnet50", "NA", "recall") in read
+    measured.assign(model=measured["model"].replace("resnet18", np.nan)).to_csv(tmp_path / "metrics.csv", index=False)
+    assert "resnet152" in set(read_results(tmp_path, content.models)["model"])
     for damaged in (b"\x80\0", b"model,class\n", b"", b"model,class,metric,value,low,high,note\na,b,c,d,e,f,g\n"):
         (tmp_path / "metrics.csv").write_bytes(damaged)
         assert set(read_results(tmp_path, content.models)["model"]) == {"resnet50"}
@@ -484,10 +491,14 @@ def test_a_saved_table_is_used_only_with_its_weights(evaluated: Path, capsys: Ca
     assert content.valid.probabilities["resnet18"][:, 0].tolist() == table["probability_0"].tolist()
     best = evaluated / "weights/tiny/resnet18/best.safetensors"
     tensors = read_tensors(best)
+    found = {"resnet18": (content.valid.images.labels, content.valid.probabilities["resnet18"])}
+    write_metrics(evaluated / "report/tiny/metrics.csv", metrics_table(found, content.classes))
+    assert len(make_content(evaluated, ["resnet18"]).results)
     tensors["model.fc.weight"] = tensors["model.fc.weight"] * 1.05  # changes no predicted class
     save_checkpoint(best, read_about(best), tensors)
     content = make_content(evaluated, ["resnet18"])
     assert content.valid and "is of other weights" in capsys.readouterr().out
+    assert content.results.empty  # although the accuracy is the same
     assert np.abs(content.valid.probabilities["resnet18"][:, 0] - table["probability_0"]).max() > 1e-3
 
 

@@ -38,7 +38,7 @@ from lab.report.networks import layers
 from lab.report.runs import Run
 from lab.report.texts import LANGUAGES, Texts
 from lab.report.typesetting import TEMPLATES, page
-from tests.made import DEPTHS, TRAIN, VALID, Capture, Patch, command, inside, make_data, thin
+from tests.made import DEPTHS, TRAIN, VALID, Capture, Patch, about, command, inside, make_data, thin
 
 NAME = "劉子齊"
 BEST50 = "weights/tiny/resnet50/best.safetensors"
@@ -300,15 +300,43 @@ def test_the_errors_are_located() -> None:
     material = evaluated_runs([*range(30)], [*range(28)])
     text = " ".join(errors(material, {model: run.result for model, run in material.runs.items()}))
     assert "Errors on the 40 images: ResNet18 10 and ResNet50 12." in text
-    assert "misclassifies 12 images, and all 2 models misclassify 10 of them" in text
+    assert "misclassifies 12 images, and both models misclassify 10 of them" in text
     assert "a predicted as b: 22 of all 22 errors, 100 %" in text and "is a, 72.5 % of its 40 images" in text
+    for correct, every in (
+        ([[*range(20)], [*range(20, 40)]], "both models"),
+        ([[0], [1], [*range(2, 40)]], "all 3 models"),
+    ):
+        apart = evaluated_runs(*correct)
+        sentences = errors(apart, {model: run.result for model, run in apart.runs.items()})
+        assert f"40 images, but no image is misclassified by {every}." in sentences[1]
 
 
 def test_the_confidences_are_explained_by_their_temperatures() -> None:
     material = evaluated_runs([*range(30)], [*range(28)])
-    assert "No temperature was fitted" in temperatures(material)
-    material.runs["resnet50"].metrics = {"temperature": 0.7, "calibration_error_raw": 0.081}
-    assert "Without it the ECE would be 8.1 % (ResNet50, temperature 0.70)" in temperatures(material)
+    assert temperatures(material) == []  # nothing says whether one was fitted
+    for run in material.runs.values():
+        run.metrics = {"temperature": 1.0, "calibration_error_raw": 0.05}
+    assert "No temperature was fitted" in temperatures(material)[0]
+    run = material.runs["resnet50"]
+    run.metrics = {"temperature": 0.7, "calibration_error_raw": 0.081}
+    assert "Without it the ECE would be 8.1 % (ResNet50, temperature 0.70)" in temperatures(material)[0]
+    # The checkpoint knows better, unless the evaluation is of other weights.
+    run.about, run.d4 = about("resnet50", confidence={"temperature": 0.9, "temperature_d4": 0.8}), True
+    assert temperatures(material) == []
+    run.metrics["temperature"] = 0.8
+    assert "8.1 % (ResNet50, temperature 0.80)" in temperatures(material)[0]
+    run.missing["fresh"], run.metrics["temperature"] = "other weights", 1.0
+    assert "No temperature was fitted" in temperatures(material)[0]
+
+
+def test_the_metrics_of_a_model_that_was_evaluated_alone_are_read(write: Write, folder: Path) -> None:
+    html, _ = write()
+    assert "Without it the ECE would be" in html.text
+    table = pd.read_csv(folder / "metrics.csv")
+    for model in DEPTHS:
+        table[table["model"] == model].to_csv(folder / f"metrics_{model}.csv", index=False)
+    (folder / "metrics.csv").unlink()
+    assert write()[0].text == html.text
 
 
 def test_the_gap_between_training_and_testing_is_interpreted() -> None:
