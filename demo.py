@@ -201,7 +201,9 @@ def show_images(networks: Networks, paths: list[Path], hardware: Hardware, path:
             probabilities[model] = row
             shares = ", ".join(f"{name} {percent(share, 1)}" for name, share in zip(classes, row, strict=True))
             limit = threshold(about, d4)
-            doubt = f", uncertain: below {percent(limit, 1)}" if row.max() < limit else ""
+            doubt = ""
+            if row.max() < limit:
+                doubt = ", uncertain" + (f": below {percent(limit, 1)}" if limit <= 1 else "")
             print(f"  {model}: {classes[int(row.argmax())]} ({shares}){doubt}")
         figure_rows.append({"title": source.name, "image": image, "probabilities": probabilities})
     if figure_rows:

@@ -4,7 +4,7 @@
     python evaluate.py --data csv/sample --model resnet50
 
 Writes into report/<data>/: accuracy_comparison.png (accuracy per epoch, training and testing), a confusion matrix for each
-model, roc.png, metrics.csv, and each image's prediction.
+model, roc.png, risk_coverage.png, metrics.csv, and each image's prediction.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
     python predict.py --check csv/lab3/submission_resnet50.csv      # compare a submission with its test list
     python predict.py --data sample --check csv/sample/submission_resnet50.csv --labels csv/sample/test_labels.csv
 
-Each depth has its own test list in its own order. The preprocessing is read from the checkpoint.
+Each depth has its own test list in its own order. The preprocessing is read from the checkpoint. confidence_<model>.csv beside a
+submission says which predictions are certain.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@
     torchrun --nproc-per-node=4 train.py --model resnet152  # four processes, one per GPU
 
 The same command resumes an unfinished run; --fresh starts over. A run writes weights/<data>/<model>/best.safetensors (the epoch
-with the best valid accuracy), last.safetensors (to resume from), report/<data>/history_<model>.csv and accuracy_comparison.png.
+with the best valid accuracy) and last.safetensors (to resume from), and into report/<data>/ history_<model>.csv,
+run_<model>.json, log_<model>.txt and accuracy_comparison.png.
 """
 
 from __future__ import annotations
@@ -232,7 +233,7 @@ def train(files: RunFiles, task: Task, fresh: bool, lr_factor: float | None, at_
         raise Stopped(task.stop.asked)
     check_like(files, task, fresh)
     saved = None if fresh else earlier_run(files, task.data, list_digest(task.data), task.given)
-    if saved and saved.about.finished and "valid_accuracy_d4" in read_about(files.best).metrics:
+    if saved and saved.about.finished and read_about(files.best).confidence:  # which the end of the run writes
         print(f"{saved.about.model}: finished already, {describe_best(saved.about)}; --fresh trains it anew.")
         task.tracking.begin(saved, files.best)  # in case an earlier command did not track it, or not to the end
         task.tracking.end()

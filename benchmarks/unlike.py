@@ -131,10 +131,12 @@ def main() -> None:
             cells = [f"{100 * (distances(beyond, typical) > limit).mean():.2f} % of {len(beyond):,}"]
             groups = {kind: draw(np.random.default_rng(0)) for kind, draw in kinds.items()}
             others = [path for other, both in lists.items() if other != name for path in both["valid"].paths[:500]]
-            groups["cells"] = map(read_image, others)
+            if others:
+                groups["cells"] = map(read_image, others)
             for images in groups.values():
                 values = found(iter(images), size, preprocessing)
                 cells.append(f"{100 * (distances(values, typical) > limit).mean():.2f} % of {len(values):,}")
+            cells += ["–"] * (len(kinds) + 2 - len(cells))
             rows.append(f"| {name} | {size} | {' | '.join(cells)} |")
             print(rows[-1], flush=True)
     head = table_head("data | px | own valid images refused | plain | noise | text | photographs | others' cells")

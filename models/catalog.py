@@ -90,7 +90,7 @@ def small_cnn(
     return Model(name=name, title=title, builder=builder, colour=colour, marker=marker, stages=stages, recipe=recipe)
 
 
-# Without batch norm the default of train.py diverges: SGD at a tenth of the rate, or AdamW.
+# Recipes for networks without batch norm, which need lower learning rates than the default. They are not tuned.
 ADAMW = {"optimizer": "adamw", "lr": 0.001, "weight_decay": 0.05}
 LOW = {"optimizer": "sgd", "lr": 0.01, "warmup": 3.0}
 TRANSFORMER = {"optimizer": "adamw", "lr": 0.001, "weight_decay": 0.05, "warmup": 5.0, "clip": 1.0}

@@ -44,7 +44,7 @@ def test_the_commands_in_order(trainer: Trainer, tmp_path: Path) -> None:
     accuracy = metrics.loc[metrics["metric"] == "accuracy", "value"].item()
     assert accuracy == pytest.approx(history["valid_accuracy"].max(), rel=1e-4)
     assert f"accuracy {100 * accuracy:.2f} %" in output
-    figures = {"preprocessing", "augmentation", "accuracy_comparison", "confusion_resnet18", "roc"}
+    figures = {"preprocessing", "augmentation", "accuracy_comparison", "confusion_resnet18", "roc", "risk_coverage"}
     assert {path.stem for path in report.glob("*.png")} == figures
 
     run("predict.py", "--data", "csv/sample", *CPU)

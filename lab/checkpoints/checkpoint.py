@@ -161,9 +161,8 @@ def check_fields(about: About, state: TrainingState) -> None:
             "members": about.members >= 1,
             "confidence": all(map(math.isfinite, about.confidence.values()))
             and all(about.confidence.get(name, 1) > 0 for name in ("temperature", "temperature_d4")),
-            "typical": all(
-                len(row) == len(about.typical) - 1 and all(map(math.isfinite, row)) for row in about.typical
-            ),
+            "typical": (not about.typical or "unlike" in about.confidence)
+            and all(len(row) == len(about.typical) - 1 and all(map(math.isfinite, row)) for row in about.typical),
             "threads": all(len(pair) == 2 and pair[0] >= 0 and pair[1] >= 1 for pair in about.threads),
             "epoch": state.epoch >= 0,
             "step": state.step >= 0,

@@ -14,6 +14,7 @@ from scipy.special import log_softmax, softmax
 from lab.checkpoints.checkpoint import About
 
 RISK = 0.5  # of the errors that all of valid has: the share of errors that is left among the certain predictions
+NONE = 2.0  # a threshold that no confidence reaches
 RANGE = math.log(20)  # a temperature is between 1/20 and 20
 
 
@@ -57,9 +58,10 @@ def fit_threshold(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, fl
     confidence, coverage, risk = risk_and_coverage(labels, probabilities)
     fits = np.flatnonzero(risk <= RISK * risk[-1])
     if not len(fits):  # the most confident predictions are wrong
-        return {"certain": 1.0, "certain_risk": 0.0, "certain_coverage": 0.0}
+        return {"certain": NONE, "certain_risk": 0.0, "certain_coverage": 0.0}
     index = fits[-1]
-    threshold = 0.0 if index == len(risk) - 1 else float(confidence[index])
+    # Between two images, so that rounding on another machine changes neither.
+    threshold = 0.0 if index == len(risk) - 1 else float(confidence[index : index + 2].mean())
     return {"certain": threshold, "certain_risk": float(risk[index]), "certain_coverage": float(coverage[index])}
 
 

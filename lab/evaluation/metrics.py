@@ -212,14 +212,14 @@ def confidence_metrics(labels: np.ndarray, found: Predicted) -> pd.DataFrame:
     certain = found.probabilities.max(axis=1) >= limit
     errors = int((certain & (found.probabilities.argmax(axis=1) != labels)).sum())
     count, unlike = int(certain.sum()), int(found.unlike.sum())
-    fitted = found.about.confidence
-    none = "none: the checkpoint was written before its run ended, or by an earlier version"
+    fitted = "temperature" in found.about.confidence
+    none = "none in the checkpoint; if train.py wrote it, the same command once more adds it"
     bins = f"expected calibration error, {BINS} bins"
     rows = [
         _row(OVERALL, "temperature", setting(found.about, "temperature", found.d4, 1.0), note="" if fitted else none),
         _row(OVERALL, "calibration_error_raw", calibration(labels, found.raw).error, note=f"{bins}, no temperature"),
         _row(OVERALL, "calibration_error", calibration(labels, found.probabilities).error, note=bins),
-        _row(OVERALL, "certain_threshold", limit, note="confidence" if fitted else none),
+        _row(OVERALL, "certain_threshold", limit if limit <= 1 else np.nan, note="confidence" if fitted else none),
         _row(OVERALL, "certain_coverage", count / images, (count, images)),
         _row(OVERALL, "certain_risk", errors / count if count else np.nan, (errors, count)),
         _row(OVERALL, "unlike", unlike / images, (unlike, images)),

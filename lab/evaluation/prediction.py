@@ -63,5 +63,5 @@ def predict_list(
 
     averaged = decide_d4(about, d4)
     raw = predict_members(members, feed, hardware, averaged, f"predicting {model}")
-    unlike = are_unlike(feed(about.preprocessing), about)
+    unlike = are_unlike(feed(about.preprocessing), about) if about.typical else np.zeros(len(images), dtype=bool)
     return Predicted(raw, calibrated(raw, about, averaged), unlike, averaged, about)

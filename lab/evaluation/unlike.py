@@ -23,6 +23,7 @@ from lab.evaluation.inference import Feed
 UNLIKE = "unlike the training images"
 MOST = 2000  # images of a list that are compared
 SHARE = 0.005  # of valid's images that may be beyond the limit
+FEW = 1.2  # factor of the limit if valid is too short for this share
 RINGS = (0.0, 0.5, 1.0, 2.0)  # radii of the rings around the centre, in half sides; the corners are at 1.41
 SCALES = 3  # each half the one before
 FLOOR = 0.01  # added to standard deviations, because a black background has none
@@ -62,7 +63,8 @@ def fit_typical(train: Batches, valid: Batches, size: int) -> tuple[list[list[fl
     """For a checkpoint: the typical training image at ``size`` px, and the distance that at most ``SHARE`` of valid exceed."""
     typical = typical_of(all_statistics(train.sample(MOST).epoch(size=size)))
     found = distances(all_statistics(valid.sample(MOST).epoch(size=size)), typical)
-    return typical, float(np.quantile(found, 1 - SHARE, method="higher"))
+    # The largest distance of a shorter list is too small a limit for other images.
+    return typical, float(np.quantile(found, 1 - SHARE, method="higher")) * (FEW if len(found) * SHARE < 1 else 1.0)
 
 
 def typical_of(values: np.ndarray) -> list[list[float]]:

@@ -33,7 +33,8 @@ def risk_figure(results: Results, thresholds: Mapping[str, float], title: str = 
         if limit > 0 and (confidence >= limit).any():
             at = (confidence >= limit).nonzero()[0][-1]
             text += f", {100 * risk[at]:.2f} % of the certain {100 * coverage[at]:.1f} %"
-            axes.plot(100 * coverage[at], 100 * risk[at], row.marker, color=row.colour, ms=9, clip_on=False)
+            if shown[at]:
+                axes.plot(100 * coverage[at], 100 * risk[at], row.marker, color=row.colour, ms=9, clip_on=False)
         axes.plot(100 * coverage[shown], 100 * risk[shown], color=row.colour, lw=2, drawstyle="steps-post", label=text)
     axes.set(xlim=(100 * LEAST, 100.5), ylim=(0, 1.15 * highest or 1))
     axes.set_xlabel("Coverage: most confident share of the images (%)", fontsize=LABEL)

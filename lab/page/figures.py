@@ -24,6 +24,7 @@ CLEAR, GREY, GRID = "rgba(0, 0, 0, 0)", "#888888", "rgba(128, 128, 128, 0.25)"
 SYMBOLS = {"o": "circle", "v": "triangle-down", "s": "square", "D": "diamond", "^": "triangle-up", "X": "x"}
 SYMBOLS |= {"d": "diamond-tall", "<": "triangle-left", ">": "triangle-right", "P": "cross", "p": "pentagon"}
 SYMBOLS |= {"h": "hexagon", "H": "hexagon2", "8": "octagon", "x": "x-thin-open", "+": "cross-thin-open"}
+SYMBOLS |= {"1": "y-down-open", "2": "y-up-open", "3": "y-left-open", "4": "y-right-open"}
 
 
 def colour(model: str, dark: bool) -> str:

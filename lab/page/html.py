@@ -300,7 +300,8 @@ def predicted(say: Texts, model: TrainedModel, shares: np.ndarray, classes: Sequ
     label, share = escape(classes[int(shares.argmax())]), probability(float(shares.max()))
     if model.is_certain(shares):
         return f"<b>{label}</b> <span>{share}</span>"
-    return f"<b>{say('uncertain')}</b>{say('below', label=label, share=share, limit=probability(model.threshold))}"
+    key = "below" if model.threshold <= 1 else "below_all"
+    return f"<b>{say('uncertain')}</b>{say(key, label=label, share=share, limit=probability(min(model.threshold, 1)))}"
 
 
 def doubts(say: Texts, predictions: Sequence[Prediction]) -> str:
@@ -314,7 +315,7 @@ def doubts(say: Texts, predictions: Sequence[Prediction]) -> str:
             coverage=percent(setting(one.model.about, "certain_coverage", one.model.d4, 0.0), 1),
         )
         for one in predictions
-        if not one.certain
+        if one.model.threshold <= 1 and not one.certain
     ]
     return f'<p class="legend">{say("doubts", models=say("semicolon").join(texts))}</p>' if texts else ""
 

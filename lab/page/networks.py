@@ -77,7 +77,7 @@ class Prediction:
     """A model's prediction for one image.
 
     Attributes:
-        probabilities: float32 [K].
+        probabilities: float [K].
         input: the network's input, uint8 [S, S, 3].
         heat: Grad-CAM heat map over the window, uint8 [T, T, 3]; None if the network has no feature maps.
         label: the class that the heat map explains.
@@ -131,7 +131,7 @@ def is_unlike(models: Sequence[TrainedModel], image: np.ndarray) -> bool:
 
 
 def predict_inputs(model: TrainedModel, inputs: list[Tensor], hardware: Hardware) -> np.ndarray:
-    """Class probabilities of one image, float32 [K], averaged over the members."""
+    """Class probabilities of one image, float [K], averaged over the members."""
     hardware.threads.begin(("predict", model.name))
     pairs = zip(model.members, inputs, strict=True)
     rows = [probabilities(network, input, hardware, model.d4)[0].cpu().numpy() for (network, _), input in pairs]
@@ -139,7 +139,7 @@ def predict_inputs(model: TrainedModel, inputs: list[Tensor], hardware: Hardware
 
 
 def predict_image(model: TrainedModel, image: np.ndarray, hardware: Hardware) -> np.ndarray:
-    """Class probabilities of a raw image, RGB uint8 [H, W, 3]: float32 [K]."""
+    """Class probabilities of a raw image, RGB uint8 [H, W, 3]: float [K]."""
     return predict_inputs(model, network_inputs(model, image, hardware)[2], hardware)
 
 

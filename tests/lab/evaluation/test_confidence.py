@@ -12,10 +12,14 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from sklearn.metrics import log_loss
 
+from lab.data.batches import Batches
+from lab.data.preprocessing import Preprocessing
+from lab.data.store import Store
+from lab.distributed import Ranks
 from lab.evaluation.calibration import calibration
 from lab.evaluation.confidence import fit_confidence, fit_temperature, fit_threshold, risk_and_coverage, scaled
 from lab.evaluation.inference import dihedral
-from lab.evaluation.unlike import are_unlike, distances, judge, statistics, typical_of
+from lab.evaluation.unlike import all_statistics, are_unlike, distances, fit_typical, judge, statistics, typical_of
 from tests.made import about
 
 RANDOM = np.random.default_rng(3)
@@ -160,6 +164,31 @@ def test_equal_training_images_and_few_of_them_give_a_distance(images: int) -> N
 
 def batch(images: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor, np.ndarray]]:
     return [(images, torch.empty(0), np.arange(len(images)))]
+
+
+def batches(images: int, classes: int = 2) -> Batches:
+    """A store of ``images`` with a level of grey each, in the order of their classes, as batches of a training."""
+    levels = np.arange(images, dtype=np.uint8)
+    store = Store(np.broadcast_to(levels[:, None, None, None], (images, 64, 64, 3)), np.arange(images), [""] * images)
+    labels, preprocessing = np.arange(images) * classes // images, Preprocessing(64, 64, 32, "centre")
+    return Batches(store, labels, preprocessing, 4, torch.device("cpu"), seed=0, ranks=Ranks(1, 2))
+
+
+@pytest.mark.parametrize(("images", "most"), [(20, 100), (20, 20), (20, 19), (21, 5), (2, 1)])
+def test_a_sample_is_evenly_spaced_not_augmented_and_not_divided_among_ranks(images: int, most: int) -> None:
+    parts = list(batches(images).sample(most).epoch())
+    labels = torch.cat([label for _, label, _ in parts])
+    levels = torch.cat([(image[:, 0, 0, 0] * 0.25 + 0.5) * 255 for image, _, _ in parts]).round().int().tolist()
+    step = -(-images // most)
+    assert levels == list(range(0, images, step)) and len(levels) <= most
+    assert labels.tolist() == (np.arange(0, images, step) * 2 // images).tolist()
+
+
+def test_a_short_valid_list_gets_a_wider_limit() -> None:
+    train, valid = batches(40), batches(20)
+    typical, limit = fit_typical(train, valid, 32)
+    found = distances(all_statistics(valid.sample(100).epoch(size=32)), typical)
+    assert limit == pytest.approx(1.2 * found.max())
 
 
 def test_white_black_noise_and_stripes_are_unlike_stained_cells() -> None:

@@ -426,6 +426,7 @@ def test_the_page_in_chinese_shows_no_english_and_is_remembered(page: Served, vi
             window.locator("#examples button").nth(1).click()
             window.wait_for_function(f"{ANSWERED} === '{content.valid.images.ids[content.examples()[1]]}'")
         if name == "驗證影像":
+            window.locator("#gallery button").first.wait_for()  # its answer may come after that to a filter
             window.locator("#result").get_by_text("錯誤").click()
             window.locator("#counts").get_by_text("篩選").wait_for()
         figures = {"評估結果": "#roc-plot", "學習曲線": "#curves-plot", "混淆矩陣": ".matrix"}
@@ -440,7 +441,7 @@ def test_the_page_in_chinese_shows_no_english_and_is_remembered(page: Served, vi
     window.goto(address)
     window.wait_for_function("document.documentElement.lang === 'zh-Hant-TW'")
     window.get_by_role("link", name="EN", exact=True).click()
-    window.wait_for_function("document.documentElement.lang === 'en'")
+    window.wait_for_function("document.cookie.includes('language=en')")  # lang alone is en before page.js runs
     window.goto(address)
     window.wait_for_selector("#examples button")
     assert window.evaluate("document.documentElement.lang") == "en"

@@ -159,14 +159,20 @@ def test_validation_has_the_threads_that_the_run_notes(tmp_path: Path, use: Use,
     """They change after the last step of an epoch at the earliest, so that a repeated run validates with the same."""
     seen, predict = [], train.predict
 
-    def note(network: Any, batches: Any, hardware: Hardware, **options: Any) -> Any:
+    def note(network: Any, batches: Any, hardware: Hardware, *more: Any, **options: Any) -> Any:
         seen.append((hardware.threads.number, hardware.threads.fixed))
-        return predict(network, batches, hardware, **options)
+        return predict(network, batches, hardware, *more, **options)
 
     work.setattr(train, "predict", note)
     use({3: 1, 5: 2})
     run()
-    assert seen == [(1, True), (2, True), (2, True), (2, False)]  # three epochs, and D4 at the end
+    assert seen == [
+        (1, True),
+        (2, True),
+        (2, True),
+        (2, False),
+        (2, False),
+    ]  # three epochs, and at the end without and with D4
     assert read_about(tmp_path / LAST).threads == [[0, 2], [3, 1], [5, 2]]
 
 
