@@ -6,7 +6,7 @@ import functools
 import io
 import json
 from contextlib import redirect_stderr
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import train
-from lab.checkpoints.checkpoint import read_state, read_tensors, save_checkpoint
+from lab.checkpoints.checkpoint import read_about, read_state, read_tensors, save_checkpoint
 from lab.errors import UserError
 from lab.hardware import Hardware
 from lab.terminal import warn
@@ -124,6 +124,13 @@ def test_options_left_out_are_those_that_the_run_began_with(
     made.command(train, *short)
     assert "resnet18: finished already, best valid accuracy" in capsys.readouterr().out
     assert made.outputs(tmp_path) == before
+    # An earlier version ended the run without a temperature: the same command adds it.
+    best = tmp_path / BEST
+    complete = read_about(best)
+    save_checkpoint(best, replace(complete, confidence={}, typical=[]), read_tensors(best), read_state(best))
+    made.command(train, *short)
+    after = read_about(best)
+    assert after == complete and after.confidence and after.typical
 
 
 OLD = {"valid_accuracy": "test_accuracy", "valid_loss": "test_loss"}  # columns as earlier versions named them

@@ -62,6 +62,10 @@ def test_two_ranks_train_as_one_process_with_two_parts(together: tuple[Path, str
     for name, tensor in alone.items():
         if "running" not in name and "batches" not in name:
             torch.testing.assert_close(together_tensors[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+    # Both know the whole lists, although each of two processes validates half of one.
+    abouts = [read_about(path / BEST) for path in (folder, folder / "alone")]
+    np.testing.assert_allclose(abouts[0].typical, abouts[1].typical, rtol=1e-5)
+    assert abouts[0].confidence["unlike"] == pytest.approx(abouts[1].confidence["unlike"], rel=1e-5)
     columns = ["train_accuracy", "train_loss", "learning_rate", "epoch"]
     one, other = (pd.read_csv(path / HISTORY)[columns].to_numpy() for path in (folder, folder / "alone"))
     np.testing.assert_allclose(one, other, rtol=1e-3)
