@@ -403,10 +403,10 @@ def test_no_name_and_no_number_is_cut(bare: str, visit: Open, tmp_path: Path) ->
                 assert len(set(map(round, visited.page.evaluate(tops, selector)))) == 1, (width, selector)
 
 
-# What may stand in Latin letters on the Chinese page: names of models, layers, classes, data, files and formats, units, and a
-# text that Gradio lacks in Chinese.
+# What may stand in Latin letters on the Chinese page: names of models, metrics, layers, classes, data, files and formats, units,
+# and a text that Gradio lacks in Chinese.
 NAMES = r"EN|common\.complete|ResNet\d*|layer\d|leukemia blast|normal|tiny|\S*\.(png|csv)|Grad-CAM|D4"
-NAMES += "|AUC|ROC|F1|McNemar|BMP|PNG|JPEG|TIFF|CSV|CPU|MiB|px|ms|nats|M"
+NAMES += "|AUC|ROC|(macro )?F1|McNemar|BMP|PNG|JPEG|TIFF|CSV|CPU|MiB|px|ms|nats|M"
 # The texts that are seen, and those that are read out; but not Gradio's own of the latter, which are in English.
 WORDS = """[document.title, document.body.innerText, ...[...document.querySelectorAll('.page *')]
   .flatMap(one => [one.ariaLabel, one.alt, one.title, one.placeholder])].join('\\n')"""
