@@ -4,10 +4,11 @@
     for package in *.deb; do dpkg -x $package .; done; cd -
     python -m benchmarks.unlike --data ../shared/data/pbc8 ../shared/data/all4 --photos photos
 
-Photographs are every PNG, JPEG and WebP file of more than 50 kB below ``--photos``, one of those that look the same: the middle,
-and four random parts of it. The other images are drawn here: plain ones with and without a gradient or a little noise, noise of
-four kinds, lines of text. Cells are those of the other data sets' valid lists. Nothing here was used to choose the statistics'
-limit, which comes from the data set's own valid list, as at the end of a training.
+The committed table also has the pictures of desktop-base, python3-skimage and four small packages. Photographs are every PNG,
+JPEG and WebP file of more than 50 kB below ``--photos``, one of those that look the same: the middle, and four random parts of
+it. The other images are drawn here: plain ones with and without a gradient or a little noise, noise of four kinds, lines of
+text. Cells are those of the other data sets' valid lists. Nothing here was used to choose the statistics' limit, which comes
+from the data set's own valid list, as at the end of a training.
 """
 
 from __future__ import annotations
