@@ -209,9 +209,8 @@ def confidence_metrics(labels: np.ndarray, found: Predicted) -> pd.DataFrame:
     predictions. The temperature and the threshold were themselves fitted on valid.
     """
     images, limit = len(labels), threshold(found.about, found.d4)
-    certain = found.probabilities.max(axis=1) >= limit
-    errors = int((certain & (found.probabilities.argmax(axis=1) != labels)).sum())
-    count, unlike = int(certain.sum()), int(found.unlike.sum())
+    errors = int((found.certain & (found.probabilities.argmax(axis=1) != labels)).sum())
+    count, unlike = int(found.certain.sum()), int(found.unlike.sum())
     fitted = "temperature" in found.about.confidence
     none = "none in the checkpoint; if train.py wrote it, the same command once more adds it"
     bins = f"expected calibration error, {BINS} bins"

@@ -39,10 +39,14 @@ class Predicted:
     about: About
 
     @property
+    def certain(self) -> np.ndarray:
+        """Whether each image's confidence reaches the checkpoint's threshold, bool [N]."""
+        return np.asarray(self.probabilities.max(axis=1) >= threshold(self.about, self.d4))
+
+    @property
     def verdicts(self) -> np.ndarray:
         """``certain``, ``uncertain`` or ``unlike the training images`` for each image, [N]."""
-        certain = self.probabilities.max(axis=1) >= threshold(self.about, self.d4)
-        return np.where(self.unlike, UNLIKE, np.where(certain, "certain", "uncertain"))
+        return np.where(self.unlike, UNLIKE, np.where(self.certain, "certain", "uncertain"))
 
 
 def predict_list(
