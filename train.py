@@ -122,7 +122,7 @@ from lab.data.store import Store, open_stores, warn_of_shared_images
 from lab.distributed import Ranks, join
 from lab.errors import UserError, out_of_memory, run
 from lab.evaluation.confidence import fit_confidence
-from lab.evaluation.inference import predict, score
+from lab.evaluation.inference import macro_scores, predict, score
 from lab.evaluation.unlike import fit_typical
 from lab.figures.runs import draw_data_figures, redraw_accuracy
 from lab.files import alone, check_writable
@@ -493,12 +493,16 @@ def validate(run: Run, size: int, snapshots: Snapshots) -> dict[str, float]:
     accuracy, loss = score(probabilities, run.valid_labels)
     if not math.isfinite(loss):
         raise Diverged(f"{run.model} epoch {epoch}: the network's outputs are no longer finite numbers")
+    precision, recall, f1 = macro_scores(probabilities, run.valid_labels)
     return {
         "epoch": epoch,
         "train_accuracy": correct / run.images,
         "valid_accuracy": accuracy,
         "train_loss": loss_sum / run.images,
         "valid_loss": loss,
+        "valid_precision": precision,
+        "valid_recall": recall,
+        "valid_f1": f1,
         "learning_rate": learning_rate(epoch * run.steps - 1, run.steps, run.settings) * run.state.lr_factor,
         "size": size,
         "seconds": round(time.perf_counter() - run.began, 2),

@@ -66,8 +66,9 @@ def compare(folder: Path, before: Path, args: argparse.Namespace, optimizer: str
         count += len(expected)
         differ += [key for key in expected.keys() | found.keys() if not same(expected.get(key), found.get(key))]
     histories = (pd.read_csv(report / f"history_{args.model}.csv") for report in (one_report, other_report))
-    # By position, because a column may have been renamed.
-    numbers = [history.drop(columns=["seconds", "images_per_second"]).to_numpy() for history in histories]
+    # By position, because a column may have been renamed. Not all versions have precision, recall and F1.
+    left_out = ["seconds", "images_per_second", "valid_precision", "valid_recall", "valid_f1"]
+    numbers = [history.drop(columns=left_out, errors="ignore").to_numpy() for history in histories]
     history = "the same" if (numbers[0] == numbers[1]).all() else "differs"
     return f"| {optimizer} | {processes} | {count} | {len(differ)} | {history} |"
 

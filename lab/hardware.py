@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,13 +97,26 @@ def best_precision(device: torch.device) -> tuple[str, str]:
         return "fp16", "the GPU has no bf16 matrix units; a loss scaler keeps fp16 gradients from vanishing"
     if device.type != "cpu":
         return "fp32", f"nothing else was tried on {device.type}"
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        flags = []
-    if "avx512_bf16" in flags or "amx_bf16" in flags:
+    if {"avx512_bf16", "amx_bf16"} & set(cpu_information().split()):
         return "bf16", "the CPU multiplies bf16 in hardware"
     return "fp32", "the CPU has no bf16 arithmetic, and emulating it is slower"
+
+
+def cpu_information() -> str:
+    """What the kernel says about the CPU; empty on systems other than Linux."""
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def processor() -> str:
+    """The CPU's name, and its widest vector unit, on which its speed depends: ``AMD EPYC 9B14, AVX512-BF16``."""
+    text = cpu_information()
+    name = re.search(r"model name\s*: (.+)", text)
+    units = [unit for unit in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if unit in text.split()]
+    names = [name[1] if name else platform.machine(), *(unit.upper().replace("_", "-") for unit in units[:1])]
+    return ", ".join(names)
 
 
 def keep_memory() -> None:

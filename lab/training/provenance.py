@@ -18,7 +18,7 @@ from lab.checkpoints.checkpoint import About, TrainingState, read_about, read_st
 from lab.checkpoints.headers import run_file
 from lab.errors import UserError
 from lab.files import PROJECT
-from lab.hardware import Hardware
+from lab.hardware import Hardware, processor
 from lab.threads import described
 
 FOLDERS = ("resnet", "models", "lab/data", "lab/training", "lab/cpu")  # of the code that determines the weights
@@ -35,6 +35,7 @@ def make_record(hardware: Hardware, processes: int, digests: Iterable[str]) -> d
         "pillow": PIL.__version__,
         "python": platform.python_version(),
         "device": hardware.describe(),
+        "processor": processor(),
         "precision": hardware.precision,
         "deterministic": "yes" if exact else "no",
         "processes": str(processes),

@@ -22,6 +22,7 @@ from tests.made import BEST, DEPTHS, FAST, HISTORY, LAST, TRAIN, VALID, Capture,
 
 COLUMNS = ["epoch", "train_accuracy", "valid_accuracy", "train_loss", "valid_loss", "learning_rate", "size", "seconds"]
 COLUMNS += ["images_per_second"]
+COLUMNS[5:5] = ["valid_precision", "valid_recall", "valid_f1"]
 
 
 def set_scores(patch: Patch, *scores: tuple[float, float]) -> None:

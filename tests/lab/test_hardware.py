@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+import lab.hardware
 from lab.errors import UserError
-from lab.hardware import Hardware, best_precision, choose_hardware
+from lab.hardware import Hardware, best_precision, choose_hardware, processor
 from tests.made import Capture, Patch
 
 CPU = torch.device("cpu")
@@ -77,3 +78,17 @@ def test_placed_networks_are_channels_last_with_the_same_values() -> None:
     weight = Hardware(CPU, "fp32").place(network).get_parameter("weight")
     assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     assert torch.equal(weight, before)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model name\t: AMD EPYC\nflags\t: fpu avx2 avx512f avx512_bf16\n", "AMD EPYC, AVX512-BF16"),
+        ("model name\t: Old CPU\nflags\t: fpu sse2\n", "Old CPU"),
+        ("", "riscv64"),  # another system than Linux
+    ],
+)
+def test_the_processor_is_named_with_its_widest_unit(monkeypatch: Patch, text: str, expected: str) -> None:
+    monkeypatch.setattr(lab.hardware, "cpu_information", lambda: text)
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    assert processor() == expected

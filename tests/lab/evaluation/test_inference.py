@@ -8,10 +8,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor, nn
 
 from lab.evaluation.gradcam import explain
-from lab.evaluation.inference import decide_d4, dihedral, folded, predict
+from lab.evaluation.inference import decide_d4, dihedral, folded, macro_scores, predict
 from lab.hardware import Hardware
 from lab.threads import Threads
 from models import catalog
@@ -164,3 +167,15 @@ def test_a_heat_map_is_a_step_too() -> None:
     expected_row, expected = explain(made, image, 1, stage, HARDWARE, d4=False)
     np.testing.assert_array_equal(row, expected_row)
     assert torch.equal(cam, expected)
+
+
+# ---- scores
+
+
+@given(st.integers(2, 5), st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30))
+def test_macro_scores_are_those_of_scikit_learn(classes: int, pairs: list[tuple[int, int]]) -> None:
+    labels, predictions = (np.array(values) % classes for values in zip(*pairs, strict=True))
+    expected = precision_recall_fscore_support(
+        labels, predictions, labels=np.unique(labels), average="macro", zero_division=0
+    )
+    np.testing.assert_allclose(macro_scores(np.eye(classes)[predictions], labels), expected[:3], rtol=1e-12)
