@@ -47,18 +47,17 @@ import pandas as pd
 
 from lab.checkpoints.headers import chosen_models
 from lab.checkpoints.origin import weights_digests, write_origin
-from lab.data.lists import ImageList, read_data_set, read_list
+from lab.data.lists import read_data_set, read_list
 from lab.errors import run
 from lab.evaluation.confidence import threshold
 from lab.evaluation.metrics import confidence_metrics, metrics_table, wilson, write_metrics
 from lab.evaluation.mistakes import confusion
-from lab.evaluation.prediction import NOT_FOR_DIAGNOSIS, predict_list
+from lab.evaluation.prediction import NOT_FOR_DIAGNOSIS, predict_list, write_predictions
 from lab.figures.confusion import confusion_figure
 from lab.figures.risk import risk_figure
 from lab.figures.roc import roc_figure
 from lab.figures.runs import redraw_accuracy
 from lab.figures.style import save
-from lab.files import write_whole
 from lab.hardware import choose_hardware
 from lab.text import percent
 from models.catalog import find
@@ -101,13 +100,6 @@ def main(args: argparse.Namespace) -> None:
     curves = redraw_accuracy(report, args.model)
     names = f"metrics{only}.csv, roc{only}.png, risk_coverage{only}.png, {curves}, confusion_*.png, valid_*.csv"
     print(f"written to {report}: {names}\n{NOT_FOR_DIAGNOSIS}")
-
-
-def write_predictions(path: Path, images: ImageList, probabilities: np.ndarray) -> None:
-    """Write each image's true class, predicted class and class probabilities."""
-    columns = {"ID": images.ids, "label": images.labels, "prediction": probabilities.argmax(axis=1)}
-    columns |= {f"probability_{label}": probabilities[:, label] for label in range(probabilities.shape[1])}
-    write_whole(path, pd.DataFrame(columns).to_csv(index=False, float_format="%.5f", lineterminator="\n"))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,17 @@ MISSING = not (find_spec("mlflow") and find_spec("tensorboard"))
 extras = pytest.mark.skipif(MISSING, reason="needs mlflow and tensorboard (requirements-extras.txt)")
 COLUMNS = ["train_accuracy", "valid_accuracy", "train_loss", "valid_loss", "learning_rate", "size", "seconds"]
 COLUMNS += ["images_per_second", "valid_precision", "valid_recall", "valid_f1"]
-CURVES = ["accuracy/train", "accuracy/valid", "loss/train", "loss/valid", *COLUMNS[4:8], "precision/valid", "recall/valid", "f1/valid"]
+CURVES = ["accuracy/train", "accuracy/valid", "loss/train", "loss/valid", *COLUMNS[4:8]]
+CURVES += ["precision/valid", "recall/valid", "f1/valid"]
+    "accuracy/train",
+    "accuracy/valid",
+    "loss/train",
+    "loss/valid",
+    *COLUMNS[4:8],
+    "precision/valid",
+    "recall/valid",
+    "f1/valid",
+]
 Train = Callable[..., list[str]]
 
 

@@ -1,0 +1,90 @@
+"""What a study writes about a system that it trained or fitted, so that ``studies.compare`` finds all systems alike.
+
+A system is anything that predicts the classes: a network, or features with a classical head. Its name is part of file names:
+``hog_logreg``, ``efficientnet_lite0_tuned``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lab.data.lists import DataSet, ImageList, list_digest, read_list
+from lab.evaluation.metrics import wilson
+from lab.evaluation.mistakes import confusion
+from lab.evaluation.prediction import write_predictions
+from lab.figures.confusion import confusion_figure
+from lab.figures.style import save
+from lab.files import write_whole
+from lab.hardware import Hardware, processor
+from lab.kaggle.submissions import submission_folder, write_submission
+from lab.text import percent
+
+TEST_LIST = "resnet_18_test"  # the test list of every system that is no ResNet of the lab
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """A system, as ``run_<name>.json`` describes it.
+
+    Attributes:
+        name: in file names; letters, digits and underscores.
+        title: in figures and texts.
+        base: what computes its features: ``hog``, a model of the catalogue, or a network with ImageNet weights.
+        size: side of the input image, px.
+        settings: everything that was chosen for it.
+        parameters: number of parameters, those of the base included.
+        macs: multiply-accumulates for one image; None if they are not counted, as for HOG.
+        training_flop: floating-point operations of the training: 6 for each multiply-accumulate of a layer that is trained, 2 of
+            a frozen one, for each image seen; None if they are not counted.
+        seconds: duration of the training or of the fit, features included.
+    """
+
+    name: str
+    title: str
+    base: str
+    size: int
+    settings: dict[str, Any]
+    parameters: int
+    macs: int | None
+    training_flop: float | None
+    seconds: float
+
+
+def write_system(
+    system: System, data: DataSet, hardware: Hardware, valid: ImageList, probabilities: np.ndarray, report: Path
+) -> None:
+    """Write ``run_<name>.json``, ``valid_<name>.csv`` and ``confusion_<name>.png`` into ``report``, and print the accuracy.
+
+    ``probabilities`` [N, K] are those of the images of ``valid``.
+    """
+    place = {"data": data.name, "classes": data.classes, "lists": list_digest(data)}
+    machine = {"device": hardware.describe(), "processor": processor(), "threads": torch.get_num_threads()}
+    about = asdict(system) | place | machine | {"torch": str(torch.__version__)}
+    write_whole(report / f"run_{system.name}.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+    write_predictions(report / f"valid_{system.name}.csv", valid, probabilities)
+    matrix = confusion(valid.labels, probabilities)
+    hits = int(np.trace(matrix))
+    low, high = wilson(hits, len(valid))
+    accuracy = f"{percent(hits / len(valid))} ({100 * low:.2f}–{100 * high:.2f})"
+    title = f"{system.title} on {data.name}: accuracy {accuracy}"
+    save(confusion_figure(matrix, data.classes, title), report / f"confusion_{system.name}.png")
+    print(f"{system.name}: accuracy {accuracy}, {hits:,} of {len(valid):,} images of valid.csv", flush=True)
+
+
+def test_images(data: DataSet) -> ImageList | None:
+    """The test list that systems predict for a submission; None if the data set has none."""
+    exists = (data.folder / f"{TEST_LIST}.csv").is_file()
+    return read_list(data, TEST_LIST, labelled=False) if exists else None
+
+
+def write_answers(system: System, data: DataSet, images: ImageList, predictions: np.ndarray) -> None:
+    """Write the submission ``csv/<data>/submission_<name>.csv``; ``predictions`` [N] are the classes of the test ``images``."""
+    path = submission_folder(data) / f"submission_{system.name}.csv"
+    write_submission(path, images, predictions, data)
+    print(f"{system.name}: {images.csv.name} → {path}, {len(images):,} rows", flush=True)
