@@ -37,15 +37,6 @@ COLUMNS = ["train_accuracy", "valid_accuracy", "train_loss", "valid_loss", "lear
 COLUMNS += ["images_per_second", "valid_precision", "valid_recall", "valid_f1"]
 CURVES = ["accuracy/train", "accuracy/valid", "loss/train", "loss/valid", *COLUMNS[4:8]]
 CURVES += ["precision/valid", "recall/valid", "f1/valid"]
-    "accuracy/train",
-    "accuracy/valid",
-    "loss/train",
-    "loss/valid",
-    *COLUMNS[4:8],
-    "precision/valid",
-    "recall/valid",
-    "f1/valid",
-]
 Train = Callable[..., list[str]]
 
 
