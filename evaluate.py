@@ -25,6 +25,8 @@ def arguments() -> argparse.ArgumentParser:
     add_places(parser)
     add_trained_model(parser)
     add_report(parser)
+    help_scores = "also draw precision, recall and F1 per epoch, from the histories: scores.png"
+    parser.add_argument("--scores", action="store_true", help=help_scores)
     add_machine(parser)
     add_quiet(parser)
     return parser
@@ -52,11 +54,12 @@ from lab.errors import run
 from lab.evaluation.confidence import threshold
 from lab.evaluation.metrics import confidence_metrics, metrics_table, wilson, write_metrics
 from lab.evaluation.mistakes import confusion
-from lab.evaluation.prediction import NOT_FOR_DIAGNOSIS, predict_list, write_predictions
+from lab.evaluation.prediction import NOT_FOR_DIAGNOSIS, predict_list
+from lab.evaluation.valid_table import write_predictions
 from lab.figures.confusion import confusion_figure
 from lab.figures.risk import risk_figure
 from lab.figures.roc import roc_figure
-from lab.figures.runs import redraw_accuracy
+from lab.figures.runs import draw_scores, redraw_accuracy
 from lab.figures.style import save
 from lab.hardware import choose_hardware
 from lab.text import percent
@@ -98,6 +101,8 @@ def main(args: argparse.Namespace) -> None:
     title = f"Risk and coverage on {data.name}, valid.csv"
     save(risk_figure(results, limits, title), report / f"risk_coverage{only}.png")
     curves = redraw_accuracy(report, args.model)
+    if args.scores:
+        curves += f", {draw_scores(report, args.model)}"
     names = f"metrics{only}.csv, roc{only}.png, risk_coverage{only}.png, {curves}, confusion_*.png, valid_*.csv"
     print(f"written to {report}: {names}\n{NOT_FOR_DIAGNOSIS}")
 

@@ -1,7 +1,7 @@
 """What a study writes about a system that it trained or fitted, so that ``studies.compare`` finds all systems alike.
 
-A system is anything that predicts the classes: a network, or features with a classical head. Its name is part of file names:
-``hog_logreg``, ``efficientnet_lite0_tuned``.
+A system is anything that predicts the classes: a network, or features with a classical head. Its name is part of file names,
+and begins with what computes its features: ``hog_logreg``, ``resnet18_knn``, ``efficientnet_lite0_frozen``, ``…_tuned``.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from lab.data.lists import DataSet, ImageList, list_digest, read_list
 from lab.evaluation.metrics import wilson
 from lab.evaluation.mistakes import confusion
-from lab.evaluation.prediction import write_predictions
+from lab.evaluation.valid_table import write_predictions
 from lab.figures.confusion import confusion_figure
 from lab.figures.style import save
 from lab.files import write_whole
 from lab.hardware import Hardware, processor
 from lab.kaggle.submissions import submission_folder, write_submission
 from lab.text import percent
+from models import catalog
 
 TEST_LIST = "resnet_18_test"  # the test list of every system that is no ResNet of the lab
 
@@ -88,3 +91,18 @@ def write_answers(system: System, data: DataSet, images: ImageList, predictions:
     path = submission_folder(data) / f"submission_{system.name}.csv"
     write_submission(path, images, predictions, data)
     print(f"{system.name}: {images.csv.name} → {path}, {len(images):,} rows", flush=True)
+
+
+def count(model: str, classes: int, size: int) -> tuple[int, int]:
+    """The parameters of a model of the catalogue, and its multiply-accumulates for one image of ``size`` px."""
+    with torch.device("meta"):  # computes shapes only
+        return count_network(catalog.build(model, classes, size), size)
+
+
+def count_network(network: nn.Module, size: int) -> tuple[int, int]:
+    """The parameters of a network, and its multiply-accumulates for one image [3, size, size]."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    image = torch.empty(1, 3, size, size, device=next(network.parameters()).device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.eval()(image)
+    return parameters, counter.get_total_flops() // 2  # it counts a multiplication and an addition as two

@@ -1,4 +1,4 @@
-"""Predict a list with a trained model, and write the predictions of the valid list."""
+"""Predict a list with a trained model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from lab.checkpoints.checkpoint import About, check_data
 from lab.checkpoints.ensembles import load_members
@@ -16,7 +15,6 @@ from lab.data.preprocessing import Preprocessing
 from lab.evaluation.confidence import calibrated, threshold
 from lab.evaluation.inference import decide_d4, predict_members
 from lab.evaluation.unlike import UNLIKE, are_unlike
-from lab.files import write_whole
 from lab.hardware import Hardware
 
 NOT_FOR_DIAGNOSIS = "These predictions are not for diagnosis."
@@ -71,10 +69,3 @@ def predict_list(
     raw = predict_members(members, feed, hardware, averaged, f"predicting {model}")
     unlike = are_unlike(feed(about.preprocessing), about) if about.typical else np.zeros(len(images), dtype=bool)
     return Predicted(raw, calibrated(raw, about, averaged), unlike, averaged, about)
-
-
-def write_predictions(path: Path, images: ImageList, probabilities: np.ndarray) -> None:
-    """Write each image's true class, predicted class and class probabilities."""
-    columns = {"ID": images.ids, "label": images.labels, "prediction": probabilities.argmax(axis=1)}
-    columns |= {f"probability_{label}": probabilities[:, label] for label in range(probabilities.shape[1])}
-    write_whole(path, pd.DataFrame(columns).to_csv(index=False, float_format="%.5f", lineterminator="\n"))

@@ -1,4 +1,4 @@
-"""The figures that train.py draws: accuracy per epoch, preprocessing and augmentation."""
+"""The figures that commands draw of a folder's runs: accuracy and scores per epoch, preprocessing and augmentation."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lab.data.preprocessing import Preprocessing, window_corner
 from lab.errors import UserError
 from lab.figures.accuracy import accuracy_figure
 from lab.figures.galleries import augmented_figure, preprocessing_figure
+from lab.figures.scores import scores_figure
 from lab.figures.style import save
 from lab.terminal import warn
 from models.catalog import resnets
@@ -38,6 +39,15 @@ def redraw_accuracy(folder: Path, model: str = "all", training: bool = False) ->
     drawn = {name: table for name, table in histories.items() if name in models}
     if drawn:
         save(accuracy_figure(drawn, f"Accuracy per epoch on {folder.name}"), folder / figure)
+    return figure
+
+
+def draw_scores(folder: Path, model: str = "all") -> str:
+    """Draw precision, recall and F1 per epoch of all ResNets, or of another ``model`` alone. Returns the name of the figure."""
+    models = resnets() if model == "all" else [model]
+    histories = {name: table for name, table in read_histories(folder).items() if name in models}
+    figure = f"scores{'' if model == 'all' else f'_{model}'}.png"
+    save(scores_figure(histories, f"Macro scores per epoch on {folder.name}, valid.csv"), folder / figure)
     return figure
 
 

@@ -19,6 +19,7 @@ from lab.page.texts import TEXTS, Texts
 from lab.text import percent
 from models import catalog
 
+KINDS = ("accuracy", "loss", "precision", "recall", "f1")  # what the curves show
 CLEAR, GREY, GRID = "rgba(0, 0, 0, 0)", "#888888", "rgba(128, 128, 128, 0.25)"
 # matplotlib's markers in models/catalog.py as Plotly's symbols.
 SYMBOLS = {"o": "circle", "v": "triangle-down", "s": "square", "D": "diamond", "^": "triangle-up", "X": "x"}
@@ -62,24 +63,27 @@ def new_figure(height: int, dark: bool) -> go.Figure:
 def curves_figure(
     histories: Mapping[str, pd.DataFrame], kind: str = "accuracy", dark: bool = False, say: Texts = TEXTS["en"]
 ) -> go.Figure:
-    """Accuracy in % or loss in nats over the epochs, on train (dotted) and on valid; a star marks each best epoch on valid.
+    """Accuracy in % or loss in nats over the epochs, on train (dotted) and on valid, or a macro score in % on valid; a star marks
+    each best epoch on valid. ``kind`` is one of :data:`KINDS`.
 
     Raises UserError for a table that is not a history.
     """
     figure = new_figure(440, dark)
     tables = {model: accuracy_columns(model, history) for model, history in histories.items()}
-    unit, digits = ("%", ".2f") if kind == "accuracy" else ("nats", ".3f")
+    unit, digits = ("nats", ".3f") if kind == "loss" else ("%", ".2f")
     for model, table in tables.items():
         row, hue = catalog.find(model), colour(model, dark)
         sides = {"train": table["train"], "valid": table["valid"]}
-        if kind == "loss":
-            missing = pd.Series(np.nan, index=table.index)
-            sides = {side: histories[model].get(f"{side}_loss", missing) for side in sides}
+        if kind != "accuracy":
+            missing, factor = pd.Series(np.nan, index=table.index), 1 if kind == "loss" else 100
+            measured = ("train", "valid") if kind == "loss" else ("valid",)
+            sides = {side: factor * histories[model].get(f"{side}_{kind}", missing) for side in measured}
         styles = {"train": (1.4, "dot", 4), "valid": (2.6, "solid", 7)}
-        for side, (width, dash, size) in styles.items():
+        for side, values in sides.items():
+            width, dash, size = styles[side]
             figure.add_scatter(
                 x=table["epoch"].tolist(),
-                y=sides[side].tolist(),
+                y=values.tolist(),
                 name=say(f"line_{side}", model=row.title),
                 legendgroup=model,
                 mode="lines+markers",
@@ -88,11 +92,11 @@ def curves_figure(
                 hovertemplate=f"%{{y:{digits}}} {unit}",
             )
         if sides["valid"].notna().any():
-            values = sides["valid"].to_numpy(dtype=float)
-            best = best_epoch(table) if kind == "accuracy" else int(np.nanargmin(values))
+            valid = sides["valid"].to_numpy(dtype=float)
+            best = best_epoch(table) if kind == "accuracy" else int(np.nanargmax(-valid if kind == "loss" else valid))
             figure.add_scatter(
                 x=[int(table["epoch"].iloc[best])],
-                y=[float(values[best])],
+                y=[float(valid[best])],
                 legendgroup=model,
                 showlegend=False,
                 mode="markers",

@@ -13,7 +13,7 @@ import gradio as gr
 
 from lab.figures.roc import roc_points
 from lab.page.answers import MAX_BYTES, MAX_UPLOADS, Content, read_upload
-from lab.page.figures import coloured_shares, confusion_figure, curves_figure, roc_figure
+from lab.page.figures import KINDS, coloured_shares, confusion_figure, curves_figure, roc_figure
 from lab.page.html import MARK, Answer, cards, drop_zone, header, notice, results
 from lab.page.texts import LANGUAGES, TEXTS
 from models.catalog import find
@@ -201,7 +201,7 @@ def curves_tab(content: Content, tab: gr.Tab) -> None:
         return
     with gr.Row():
         models = gr.CheckboxGroup(names, value=list(histories), label=say("models"), elem_id="curves-of")
-        kinds = [(say(f"kind_{kind}"), kind) for kind in ("accuracy", "loss")]
+        kinds = [(say(f"kind_{kind}"), kind) for kind in KINDS]
         kind = gr.Radio(kinds, value="accuracy", label=say("metric"), elem_id="kind")
     dark = gr.Checkbox(visible=False)
     plot = gr.Plot(show_label=False, elem_id="curves-plot")

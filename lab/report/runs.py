@@ -19,7 +19,8 @@ from lab.checkpoints.origin import origin_doubt, read_origin
 from lab.data.lists import DataSet, ImageList
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
-from lab.evaluation.metrics import checked, wilson
+from lab.evaluation.metrics import wilson
+from lab.evaluation.valid_table import read_predictions
 from lab.report.texts import Texts
 from models.catalog import depths, resnets
 
@@ -168,13 +169,8 @@ def read_evaluation(t: Texts, run: Run, path: Path, best: Path, command: Callabl
         return
     if best.is_file() and (doubt := origin_doubt(path, best)):
         run.missing["fresh"] = gaps.note(t("gap_stale", file=path.name, doubt=doubt, command=evaluate))
-    try:
-        table = pd.read_csv(path, keep_default_na=False, dtype={"ID": str})
-        columns = [name for name in table.columns if name.startswith("probability_")]
-        labels, probabilities = checked(table["label"].to_numpy(), table[columns].to_numpy())
-    except (KeyError, TypeError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{path}: is not what evaluate.py writes ({error}); run {evaluate} again.") from None
-    run.ids, run.labels, run.probabilities = table["ID"].tolist(), labels, probabilities
+    table = read_predictions(path, evaluate)
+    run.ids, run.labels, run.probabilities = table.ids, table.labels, table.probabilities
     run.d4 = read_origin(path).get("d4")
 
 

@@ -19,6 +19,7 @@ import report
 from lab.checkpoints.checkpoint import read_about
 from lab.errors import UserError
 from lab.evaluation.calibration import calibration
+from lab.figures.scores import scores_figure
 from tests.made import DEPTHS, VALID, Capture, about, command, inside, save_thin, slow_probabilities, thin
 
 CPU = ["--device", "cpu", "--precision", "fp32"]
@@ -124,3 +125,19 @@ def test_without_the_option_the_only_trained_data_set_is_taken(work: Path, train
         )
     written = ["report/tiny/valid_resnet18.csv", "csv/tiny/submission_resnet18.csv", "report/tiny/demo.png"]
     assert all(Path(name).is_file() for name in [*written, "report/tiny/report.pdf"])
+
+
+def test_scores_per_epoch_are_drawn_on_request(work: Path, trained: Path) -> None:
+    lists, weights, report = trained / "csv" / "tiny", trained / "weights", work / "report" / "tiny"
+    options = ["--data", lists, "--weights", weights, "--model", "resnet18", "--d4", "off", *CPU]
+    command(evaluate, *options)
+    assert not (report / "scores_resnet18.png").exists()
+    command(evaluate, *options, "--scores")
+    assert (report / "scores_resnet18.png").read_bytes().startswith(b"\x89PNG")
+    history = pd.read_csv(report / "history_resnet18.csv")
+    panels = scores_figure({"resnet18": history}).axes
+    assert [np.asarray(panel.lines[0].get_ydata()).tolist() for panel in panels] == [
+        (100 * history[f"valid_{name}"]).tolist() for name in ("precision", "recall", "f1")
+    ]
+    with pytest.raises(UserError, match="no history has the columns"):
+        scores_figure({"resnet18": history.drop(columns="valid_f1")})

@@ -541,6 +541,9 @@ def test_the_curves_are_the_histories() -> None:
     assert tie.data[-1].x == (2,)  # the lower loss, as in training
     loss = curves_figure({"resnet18": pd.DataFrame(HISTORY)}, "loss")
     assert [list(trace.y) for trace in loss.data] == [[0.7, 0.5, 0.3], [0.65, 0.45, 0.5], [0.45]]
+    scored = pd.DataFrame(HISTORY).assign(valid_f1=[0.5, 0.6, 0.75])
+    f1 = curves_figure({"resnet18": scored}, "f1")
+    assert [list(trace.y) for trace in f1.data] == [pytest.approx([50, 60, 75]), [pytest.approx(75)]]
 
 
 def test_no_line_is_black_in_the_dark_theme_or_white_in_the_light_one() -> None:

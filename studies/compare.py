@@ -1,0 +1,318 @@
+"""Compare all systems that were trained or fitted on a data set: one table and one figure.
+
+    python -m studies.compare --data csv/sample                          # what is in report/sample
+    python -m studies.compare --data pbc8 --report report/results        # what is in report/results/pbc8
+
+A system is every valid_<system>.csv in the folder. Its row also needs run_<system>.json or history_<system>.csv, so that rows
+from several machines stand together. Writes compare.csv, compare.md and compare.png into the same folder. The images per second
+are measured here, for all systems in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lab.options import add_machine, add_places, add_quiet, add_report, parse
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The options and their defaults."""
+    parser = argparse.ArgumentParser(description="Compare all systems of a data set: one table and one figure.")
+    add_places(parser)
+    add_report(parser)
+    add_machine(parser)
+    add_quiet(parser)
+    return parser
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    """Report a wrong path before torch is imported."""
+    from lab.data.lists import data_name, find_folder
+    from lab.errors import UserError
+
+    folder = args.report / data_name(find_folder(args.data, args.root, ("train", "valid")))
+    if not any(folder.glob("valid_*.csv")):
+        raise UserError(f"{folder}: there is no valid_<system>.csv; train and evaluate a model first (evaluate.py).")
+
+
+ARGS = parse(arguments, __name__, check_paths)
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import accuracy_score
+from statsmodels.stats.multitest import multipletests
+from torch import nn
+
+from lab.checkpoints.histories import best_row, read_histories
+from lab.checkpoints.origin import read_origin
+from lab.data.batches import EVALUATION_BATCH
+from lab.data.lists import DataSet, read_data_set, read_lists
+from lab.errors import UserError, run
+from lab.evaluation.calibration import calibration
+from lab.evaluation.inference import for_prediction, macro_scores, outputs
+from lab.evaluation.metrics import auc_per_class, mcnemar, overall_auc, wilson
+from lab.evaluation.valid_table import ValidTable, read_predictions
+from lab.figures.style import save
+from lab.files import write_whole
+from lab.hardware import Hardware, choose_hardware, processor
+from lab.terminal import progress
+from lab.text import duration, percent
+from models import catalog
+from studies.comparison_figure import comparison_figure
+from studies.systems import count
+
+REFERENCE = "resnet18"  # besides the best, what every system is tested against
+SECONDS = 2.0  # of each measurement of speed
+PUBLISHED = Path(__file__).with_name("published.csv")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Read the systems, measure their speed, and write table and figure."""
+    data = read_data_set(args.data, args.root)
+    folder = args.report / data.name
+    tables, images = read_tables(folder, data)
+    hardware = choose_hardware(args.device, args.precision)
+    rows = []
+    for name in progress(list(tables), "measuring", unit=" systems"):
+        row = {"system": name, **describe(name, folder, data, images), **scores(tables[name])}
+        rows.append(row | {"images_per_second": speed(row, len(data.classes), hardware)})
+    table = pd.DataFrame(rows).sort_values(["accuracy", "log_loss"], ascending=[False, True], ignore_index=True)
+    table = with_tests(table, tables)
+    write_whole(folder / "compare.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    machine = f"{hardware.describe()}, {processor()}, {hardware.precision}, {torch.get_num_threads()} threads"
+    machine += f", load {os.getloadavg()[0]:.1f}"
+    write_whole(folder / "compare.md", markdown(table, data, len(next(iter(tables.values())).ids), machine))
+    save(comparison_figure(table, f"Systems on {data.name}, valid.csv"), folder / "compare.png")
+    for one in table.to_dict("records"):
+        print(f"{one['system']}: accuracy {percent(one['accuracy'])} ({100 * one['low']:.2f}–{100 * one['high']:.2f})")
+    print(f"written to {folder}: compare.csv, compare.md, compare.png; {len(table)} systems, measured on {machine}")
+
+
+# ---- read ----------------------------------------------------------------------------------------------------------------------
+
+
+def read_tables(folder: Path, data: DataSet) -> tuple[dict[str, ValidTable], int]:
+    """The predictions of each system, and the number of training images. Raises :class:`UserError` for a table of other images
+    or labels than valid.csv's."""
+    lists = read_lists(data, ("train", "valid"))
+    valid, tables = lists["valid"], {}
+    for path in sorted(folder.glob("valid_*.csv")):
+        table = read_predictions(path, "the command that wrote it")
+        if table.ids != valid.ids or not np.array_equal(table.labels, valid.labels):
+            raise UserError(
+                f"{path}: is of another list than {valid.csv}; evaluate the system again, or move the file."
+            )
+        tables[path.stem.removeprefix("valid_")] = table
+    return tables, len(lists["train"])
+
+
+def describe(name: str, folder: Path, data: DataSet, images: int) -> dict[str, Any]:
+    """Title, base, input size, parameters, multiply-accumulates, training cost and machine of a system.
+
+    The ``images`` are those of the training list. Raises :class:`UserError` if nothing describes the system.
+    """
+    path = folder / f"run_{name}.json"
+    known = read_json(path)
+    if known and known.get("classes", data.classes) != data.classes:
+        raise UserError(f"{path}: is of other classes than {data.folder}; move it, or give other --report.")
+    if "base" in known:
+        fields = (
+            "title",
+            "base",
+            "size",
+            "parameters",
+            "macs",
+            "training_flop",
+            "seconds",
+            "device",
+            "processor",
+            "threads",
+        )
+        missing = [field for field in fields if field not in known]
+        if missing:
+            raise UserError(f"{path}: lacks {', '.join(missing)}; run the study that wrote it again.")
+        return {field: known[field] for field in fields} | {"d4": known.get("settings", {}).get("d4")}
+    if name not in catalog.names():
+        raise UserError(f"valid_{name}.csv: {folder} has no run_{name}.json that describes the system; move the file.")
+    return trained(name, folder, known, data, images)
+
+
+def trained(name: str, folder: Path, known: Mapping[str, Any], data: DataSet, images: int) -> dict[str, Any]:
+    """The description of a model that train.py trained: its cost follows from the history, the machine from the last record."""
+    histories = {model: history for model, history in read_histories(folder).items() if model == name}
+    if name not in histories or "size" not in histories[name]:
+        raise UserError(f"{folder}: history_{name}.csv is missing, or has no column size; train the model again.")
+    history, classes = histories[name], len(data.classes)
+    macs = {int(size): count(name, classes, int(size))[1] for size in history["size"].unique()}
+    size = int(history["size"].iloc[best_row(history)])
+    record = (known.get("records") or [{}])[-1]
+    return {
+        "title": catalog.find(name).title,
+        "base": name,
+        "size": size,
+        "parameters": count(name, classes, size)[0],
+        "macs": macs[size],
+        # A backward pass costs twice a forward pass: the gradients of the inputs and of the weights.
+        "training_flop": float(sum(6 * macs[int(size)] * images for size in history["size"])),
+        "seconds": float(history["seconds"].sum()) if "seconds" in history else None,
+        "device": record.get("device", ""),
+        "processor": record.get("processor", ""),
+        "threads": (known.get("threads") or [[0, None]])[-1][1],
+        "d4": read_origin(folder / f"valid_{name}.csv").get("d4"),
+    }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a run's file; empty if there is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); train or fit the system again.") from None
+
+
+# ---- measure -------------------------------------------------------------------------------------------------------------------
+
+
+def scores(table: ValidTable) -> dict[str, float]:
+    """The metrics of a system on valid, fractions 0…1; precision, recall and F1 are macro averages."""
+    labels, rows = table.labels, table.probabilities
+    accuracy = float(accuracy_score(labels, rows.argmax(axis=1)))
+    low, high = wilson(round(accuracy * len(labels)), len(labels))
+    precision, recall, f1 = macro_scores(rows, labels)
+    picked = rows[np.arange(len(labels)), labels]
+    return {
+        "accuracy": accuracy,
+        "low": low,
+        "high": high,
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "auc": overall_auc(auc_per_class(labels, rows)),
+        "log_loss": float(-np.log(picked.clip(1e-12)).mean()),
+        "calibration_error": calibration(labels, rows).error,
+    }
+
+
+def speed(row: Mapping[str, Any], classes: int, hardware: Hardware) -> float | None:
+    """Images per second of a system's base, one view of each image, from the normalised input on; None if it cannot be built
+    here. The weights do not matter, so that no checkpoint is needed."""
+    if row["base"] not in catalog.names():
+        return None
+    torch.manual_seed(0)
+    return throughput(network_of(row["base"], classes, row["size"], hardware), row["size"], hardware)
+
+
+def network_of(model: str, classes: int, size: int, hardware: Hardware) -> nn.Module:
+    """A model of the catalogue, ready for prediction."""
+    return for_prediction(hardware.place(catalog.build(model, classes, size)), hardware)
+
+
+@torch.inference_mode()
+def throughput(network: nn.Module, size: int, hardware: Hardware) -> float:
+    """Images per second of a network in batches as for prediction, after one batch to warm up."""
+    images = torch.randn(EVALUATION_BATCH, 3, size, size, device=hardware.device)
+    return repeated(lambda: outputs(network, images, hardware), len(images), hardware)
+
+
+def repeated(step: Callable[[], object], images: int, hardware: Hardware) -> float:
+    """Images per second of a step of ``images``, repeated for :data:`SECONDS`, after one to warm up."""
+    step()
+    hardware.synchronise()
+    began, done = time.perf_counter(), 0
+    while not done or time.perf_counter() - began < SECONDS:
+        step()
+        hardware.synchronise()
+        done += images
+    return done / (time.perf_counter() - began)
+
+
+def with_tests(table: pd.DataFrame, tables: Mapping[str, ValidTable]) -> pd.DataFrame:
+    """The table, whose first row is the best system, with the p values of McNemar's test against the best and against ResNet18.
+    Each column is corrected for its number of tests (Holm 1979)."""
+    for column, reference in (("p_best", table["system"].iloc[0]), ("p_resnet18", REFERENCE)):
+        table[column] = np.nan
+        others = [name for name in table["system"] if name != reference]
+        if reference not in tables or not others:
+            continue
+        labels, first = tables[reference].labels, tables[reference].probabilities.argmax(axis=1)
+        raw = [mcnemar(labels, tables[name].probabilities.argmax(axis=1), first)[2] for name in others]
+        corrected = dict(zip(others, multipletests(raw, method="holm")[1], strict=True))
+        table[column] = table["system"].map(corrected)
+    return table
+
+
+# ---- write ---------------------------------------------------------------------------------------------------------------------
+
+
+def markdown(table: pd.DataFrame, data: DataSet, images: int, machine: str) -> str:
+    """The table for people, and below it the figures that others published."""
+    head = "system | px | accuracy, % | precision | recall | macro F1 | AUC | calibration error | parameters | MMAC | "
+    head += "training, TFLOP | training time | images/s | p, best | p, ResNet18"
+    lines = [
+        f"# Systems on {data.name}",
+        "",
+        f"{images:,} images of valid.csv, with 95 % intervals (Wilson). Precision, recall and F1 are means over the classes "
+        "(macro), in %. p: McNemar's exact test against the best system and against ResNet18, corrected by Holm for the number "
+        "of systems. Epochs and settings were chosen on this list, so that all accuracies are slightly optimistic. One training "
+        "each.",
+        "",
+        f"| {head} |",
+        "|---" + "|---:" * head.count("|") + "|",
+        *(f"| {' | '.join(cells(row))} |" for row in table.to_dict("records")),
+        "",
+        "Training: 6 floating-point operations for each multiply-accumulate of a trained layer, 2 of a frozen one, for each "
+        "image seen; classical heads are not counted. The time is as recorded, and each row may be of another machine: see the "
+        "columns device, processor and threads of compare.csv. Images/s: one view of each image, measured in one run on "
+        f"{machine}. A row marked D4 averages eight views, and takes eight times as long. Classical heads are timed without "
+        "the head.",
+    ]
+    published = pd.read_csv(PUBLISHED)
+    published = published[published["data"] == data.name]
+    if len(published):
+        lines += [
+            "",
+            "## Published by others",
+            "",
+            "From other splits of the same images, one training each, without intervals: not comparable with the table above to "
+            "the last point.",
+            "",
+            "| system | accuracy, % | |",
+            "|---|---:|---|",
+            *(f"| {row['system']} | {row['accuracy']:g} | {row['note']} |" for row in published.to_dict("records")),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def cells(row: Mapping[Any, Any]) -> list[str]:
+    """The cells of a row, as text; what is not known is a dash."""
+
+    def number(name: str, form: str, factor: float = 1) -> str:
+        return "–" if pd.isna(row[name]) else format(row[name] * factor, form)
+
+    return [
+        row["title"] + (", D4" if row["d4"] is True else ""),
+        f"{row['size']}",
+        f"**{100 * row['accuracy']:.2f}** ({100 * row['low']:.2f}–{100 * row['high']:.2f})",
+        *(number(name, ".2f", 100) for name in ("precision", "recall", "f1")),
+        *(number(name, ".4f") for name in ("auc", "calibration_error")),
+        f"{row['parameters']:,}",
+        number("macs", ",.1f", 1e-6),
+        number("training_flop", ",.0f", 1e-12),
+        "–" if pd.isna(row["seconds"]) else duration(row["seconds"]),
+        number("images_per_second", ",.0f"),
+        *("–" if pd.isna(row[name]) else f"{row[name]:.2g}" for name in ("p_best", "p_resnet18")),
+    ]
+
+
+if __name__ == "__main__":
+    run(main, ARGS)
