@@ -129,7 +129,7 @@ def test_without_the_option_the_only_trained_data_set_is_taken(work: Path, train
 
 def test_scores_per_epoch_are_drawn_on_request(work: Path, trained: Path) -> None:
     lists, weights, report = trained / "csv" / "tiny", trained / "weights", work / "report" / "tiny"
-    options = ["--data", lists, "--weights", weights, "--model", "resnet18", "--d4", "off", *CPU]
+    options = ["--data", str(lists), "--weights", str(weights), "--model", "resnet18", "--d4", "off", *CPU]
     command(evaluate, *options)
     assert not (report / "scores_resnet18.png").exists()
     command(evaluate, *options, "--scores")
