@@ -60,13 +60,13 @@ from lab.evaluation.calibration import calibration
 from lab.evaluation.inference import for_prediction, macro_scores, outputs
 from lab.evaluation.metrics import auc_per_class, mcnemar, overall_auc, wilson
 from lab.evaluation.valid_table import ValidTable, read_predictions
+from lab.figures.comparison import comparison_figure
 from lab.figures.style import save
 from lab.files import write_whole
 from lab.hardware import Hardware, choose_hardware, processor
 from lab.terminal import progress
 from lab.text import duration, percent
 from models import catalog
-from studies.comparison_figure import comparison_figure
 from studies.systems import count
 
 REFERENCE = "resnet18"  # besides the best, what every system is tested against

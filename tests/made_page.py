@@ -21,7 +21,7 @@ from lab.page.answers import Content
 from lab.page.content import prepare, read_results
 from models import catalog
 from resnet.resnet import BasicBlock
-from tests.made import DEPTHS, Thin, about, cell, inside, make_data, save_thin
+from tests.made import DEPTHS, Thin, about, cell, inside, make_data, save_thin, write_systems
 
 Served = tuple[str, Content]  # the address of a page and its content
 CPU = Hardware(torch.device("cpu"), "fp32")
@@ -101,6 +101,7 @@ def made_page(folder: Path) -> Iterator[Served]:
     """Serve a page of three models and twelve valid images; yield its address and content."""
     make_data(folder / "csv" / "tiny")
     save_staged(folder / "weights")
+    write_systems(folder / "report" / "tiny" / "compare.csv")
     with inside(folder, staged):
         content = make_content(folder)
         assert content.valid

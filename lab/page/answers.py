@@ -46,6 +46,7 @@ class Content:
     valid: Valid | None
     why: str = ""
     results: pd.DataFrame = field(default_factory=no_results)
+    systems: pd.DataFrame | None = None
     say: Texts = TEXTS["en"]
     # Networks run in one thread: concurrent requests wait for each other, and torch keeps a single thread pool.
     worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "networks"))

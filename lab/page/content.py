@@ -12,6 +12,7 @@ from lab.checkpoints.histories import read_histories
 from lab.data.batches import stored_batches
 from lab.data.lists import ImageList
 from lab.errors import UserError
+from lab.evaluation.comparison import read_comparison
 from lab.evaluation.inference import decide_d4
 from lab.evaluation.metrics import COLUMNS, OVERALL, saved_accuracy, wilson
 from lab.figures.accuracy import accuracy_columns
@@ -50,7 +51,7 @@ def prepare(
     classes, first = models[0].classes, models[0].preprocessing
     valid = Valid(images, classes, batches[first].store, probabilities) if images is not None else None
     results = read_results(report, [model for model in models if model.name not in doubted])
-    return Content(data, classes, models, hardware, valid, why, results)
+    return Content(data, classes, models, hardware, valid, why, results, read_systems(report))
 
 
 def read_results(report: Path, models: list[TrainedModel]) -> pd.DataFrame:
@@ -72,6 +73,15 @@ def read_results(report: Path, models: list[TrainedModel]) -> pd.DataFrame:
             continue
         tables.append(table[[set(name.split(" vs ")) <= same for name in table["model"]]])
     return pd.concat(tables).drop_duplicates(["model", "class", "metric"])
+
+
+def read_systems(report: Path) -> pd.DataFrame | None:
+    """The systems of ``compare.csv``; None, with a warning, if it cannot be read."""
+    try:
+        return read_comparison(report / "compare.csv")
+    except UserError as error:
+        warn(str(error))
+        return None
 
 
 def read_curves(networks: dict[str, list[Member]], report: Path) -> dict[str, pd.DataFrame]:

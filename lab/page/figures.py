@@ -14,6 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lab.figures.accuracy import accuracy_columns, best_epoch, lowest_shown
+from lab.figures.comparison import GROUPS, group_of, lowest
 from lab.figures.confusion import row_shares
 from lab.page.texts import TEXTS, Texts
 from lab.text import percent
@@ -118,6 +119,39 @@ def curves_figure(
         margin={"l": 62, "r": 16, "t": 14, "b": 50},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )
+    return figure
+
+
+def systems_figure(table: pd.DataFrame, dark: bool, say: Texts) -> go.Figure:
+    """Accuracy in % with its 95 % interval over the training cost, of the systems whose cost is counted. A number is that of the
+    row in the table."""
+    figure = new_figure(460, dark)
+    table = table.assign(number=range(1, len(table) + 1), group=[group_of(name).name for name in table["system"]])
+    table = table[table["training_flop"] > 0]
+    for group in GROUPS:
+        rows = table[table["group"] == group.name]
+        if rows.empty:
+            continue
+        shares = {name: 100 * rows[name] for name in ("accuracy", "low", "high")}
+        figure.add_scatter(
+            x=rows["training_flop"] / 1e12,
+            y=shares["accuracy"],
+            error_y={"array": shares["high"] - shares["accuracy"], "arrayminus": shares["accuracy"] - shares["low"]},
+            name=say(f"group_{group.name}"),
+            mode="markers+text",
+            text=rows["number"],
+            textposition="middle right",
+            marker={"symbol": SYMBOLS[group.marker], "size": 11, "color": group.colour},
+            customdata=np.stack([rows["title"].map(escape), rows["parameters"] / 1e6], axis=1),
+            hovertemplate="%{customdata[0]}<br>%{y:.2f} %, %{x:,.0f} TFLOP, %{customdata[1]:,.2f} M<extra></extra>",
+        )
+    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "ticks": "outside", "tickcolor": GRID}
+    figure.update_xaxes(title=say("axis_cost"), type="log", dtick=1, **axis)
+    figure.update_yaxes(title=say("axis_accuracy"), **axis)
+    if len(table):
+        low = lowest(table)
+        figure.update_yaxes(range=[low, 100 + (100 - low) * 0.03])
+    figure.update_layout(margin={"l": 62, "r": 16, "t": 14, "b": 50}, legend={"orientation": "h", "y": -0.2})
     return figure
 
 

@@ -141,6 +141,7 @@ METRICS = {
 }
 TRUST = {"temperature": "{:.3f}".format, **dict.fromkeys(("calibration_error_raw", "calibration_error"), percent)}
 TRUST |= dict.fromkeys(("certain_threshold", "certain_coverage", "certain_risk"), percent)
+SYSTEM = ("accuracy", "f1", "auc", "calibration_error", "parameters", "cost", "speed", "p")
 PAIRED = ("only_first_right", "only_second_right", "mcnemar_p")  # of two models
 
 
@@ -192,6 +193,30 @@ def results(say: Texts, table: pd.DataFrame, models: Sequence[TrainedModel], cla
     if pairs:
         parts.append(wide(say("mcnemar"), [say("pair_of_models"), *(say(metric) for metric in PAIRED)], pairs))
     return f'<section class="results">{"".join(parts)}</section>'
+
+
+def systems(say: Texts, table: pd.DataFrame) -> str:
+    """All systems that ``studies.compare`` compared, the best first."""
+
+    def number(value: float, form: str) -> str:
+        return f"<td>{'–' if np.isnan(value) else format(value, form)}</td>"
+
+    rows = [
+        (
+            f"{position}. {escape(row['title'])}",
+            f"<td>{percent(row['accuracy'])}<small>{100 * row['low']:.1f}–{100 * row['high']:.1f}</small></td>"
+            + number(100 * row["f1"], ".2f")
+            + number(row["auc"], ".4f")
+            + number(100 * row["calibration_error"], ".1f")
+            + number(row["parameters"] / 1e6, ",.2f")
+            + number(row["training_flop"] / 1e12, ",.0f")
+            + number(row["images_per_second"], ",.0f")
+            + number(row["p_resnet18"], ".2g"),
+        )
+        for position, row in enumerate(table.to_dict("records"), 1)
+    ]
+    heads = [say("system"), *(say(f"system_{name}") for name in SYSTEM)]
+    return f'<section class="results">{wide(say("systems"), heads, rows)}<p>{say("systems_note")}</p></section>'
 
 
 def wide(title: str, heads: Sequence[str], rows: Sequence[tuple[str, str]], shown: bool = True) -> str:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import pandas as pd
 
 from lab.figures.roc import roc_points
 from lab.page.answers import MAX_BYTES, MAX_UPLOADS, Content, read_upload
-from lab.page.figures import KINDS, coloured_shares, confusion_figure, curves_figure, roc_figure
-from lab.page.html import MARK, Answer, cards, drop_zone, header, notice, results
+from lab.page.figures import KINDS, coloured_shares, confusion_figure, curves_figure, roc_figure, systems_figure
+from lab.page.html import MARK, Answer, cards, drop_zone, header, notice, results, systems
 from lab.page.texts import LANGUAGES, TEXTS
 from models.catalog import find
 
@@ -61,6 +62,9 @@ def fill(content: Content, examples: list[int], first: Answer | None) -> None:
             gallery_tab(content, tab, tabs)
         with gr.Tab(say("tab_results"), id="results") as tab:
             results_tab(content, tab)
+        if content.systems is not None:
+            with gr.Tab(say("tab_systems"), id="systems") as tab:
+                systems_tab(content, content.systems, tab)
         with gr.Tab(say("tab_curves"), id="curves") as tab:
             curves_tab(content, tab)
         with gr.Tab(say("tab_confusion"), id="confusion") as tab:
@@ -187,6 +191,14 @@ def results_tab(content: Content, tab: gr.Tab) -> None:
                 dark, plot = gr.Checkbox(visible=False), gr.Plot(show_label=False, elem_id="roc-plot")
             curves = {name: roc_points(valid.images.labels, rows) for name, rows in valid.probabilities.items()}
             tab.select(lambda dark: roc_figure(curves, content.classes, dark, say), dark, plot, js=WITH_DARK, **EVENT)
+
+
+def systems_tab(content: Content, table: pd.DataFrame, tab: gr.Tab) -> None:
+    """The systems that ``studies.compare`` compared: a table, and a figure that is drawn when the tab is opened."""
+    say = content.say
+    gr.HTML(systems(say, table), elem_classes="page")
+    dark, plot = gr.Checkbox(visible=False), gr.Plot(show_label=False, elem_id="systems-plot")
+    tab.select(lambda dark: systems_figure(table, dark, say), dark, plot, js=WITH_DARK, **EVENT)
 
 
 def curves_tab(content: Content, tab: gr.Tab) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lab.evaluation.comparison import read_comparison
 from lab.evaluation.metrics import metrics_table
 from lab.figures.accuracy import accuracy_figure
+from lab.figures.comparison import comparison_figure
 from lab.figures.roc import roc_figure
 from lab.figures.style import png
 from lab.report.parts import Part, Parts
@@ -22,7 +24,7 @@ SHOWN, WIDTH = 7, 100  # lines of a log, and characters of a line
 
 
 def results(material: Material, parts: Parts) -> dict[str, Any]:
-    """The values of the section: highest testing accuracy, terminal output, curves, metrics, training time."""
+    """The values of the section: highest testing accuracy, terminal output, curves, metrics, training time, other systems."""
     t, data = material.t, material.report.name
     best = best_table(material, parts)
     terminals = [terminal_part(material, run, parts) for run in material.runs.values() if run.log]
@@ -47,6 +49,8 @@ def results(material: Material, parts: Parts) -> dict[str, Any]:
         "roc": roc,
         "time": time_table(material, parts),
         "recipe": ablation_table(material, parts, images=False),
+        "systems": systems_table(material, parts),
+        "systems_figure": systems_picture(material, parts),
     }
 
 
@@ -77,6 +81,42 @@ def terminal_part(material: Material, run: Run, parts: Parts) -> Part:
     title, file = f"{find(run.model).title}, {material.report.name}", f"log_{run.model}.txt"
     caption = material.t("terminal", model=find(run.model).title, file=file)
     return parts.picture(terminal(title, lines), caption, "; ".join(run.log[-SHOWN:]), 100, "svg")
+
+
+def systems_table(material: Material, parts: Parts) -> Part | None:
+    """The systems of ``compare.csv``; None without that file. Notes if it has another accuracy of a model than its evaluation."""
+    t, table = material.t, read_comparison(material.report / "compare.csv")
+    if table is None:
+        return None
+    measured = dict(zip(table["system"], table["accuracy"], strict=True))
+    for model, run in material.evaluated.items():
+        if abs(measured.get(model, np.inf) - run.hits / run.images) > 1e-5:
+            parts.gaps.note(t("gap_systems", model=model, data=material.report.name))
+    rows: list[list[str | None]] = []
+    for row in table.to_dict("records"):
+        flop, rate, p = (row[name] for name in ("training_flop", "images_per_second", "p_resnet18"))
+        rows.append(
+            [
+                row["title"],
+                f"{row['size']:.0f}",
+                percent_or_gap(row["accuracy"]),
+                f"{100 * row['low']:.2f}–{100 * row['high']:.2f}",
+                percent_or_gap(row["f1"]),
+                f"{row['parameters'] / 1e6:.2f}",
+                "–" if np.isnan(flop) else f"{flop / 1e12:,.0f}",
+                "–" if np.isnan(rate) else f"{rate:,.0f}",
+                "–" if np.isnan(p) else f"{p:.2g}",
+            ]
+        )
+    return parts.table(t.words("systems_head"), rows, t("systems"), "lrrcrrrrr")
+
+
+def systems_picture(material: Material, parts: Parts) -> Part | None:
+    """The figure of ``compare.csv``; None without that file."""
+    table = read_comparison(material.report / "compare.csv")
+    if table is None:
+        return None
+    return parts.picture(png(comparison_figure(table)), material.t("systems_figure"), material.t("systems_alt"), 100)
 
 
 def no_evaluation(material: Material) -> str:

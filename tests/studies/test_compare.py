@@ -17,9 +17,9 @@ from lab.data.lists import DataSet, read_data_set, read_list
 from lab.errors import UserError
 from lab.evaluation.metrics import mcnemar, wilson
 from lab.evaluation.valid_table import write_predictions
+from lab.figures.comparison import comparison_figure
 from lab.hardware import Hardware
 from studies import compare
-from studies.comparison_figure import comparison_figure
 from studies.systems import System, count_network, write_system
 from tests.made import TRAIN, VALID, Capture, Patch, command, make_data
 

@@ -450,9 +450,10 @@ def test_the_page_in_chinese_shows_no_english_and_is_remembered(page: Served, vi
 @pytest.mark.parametrize(("language", "dark"), [("en", False), ("zh", True)])
 def test_axe_finds_no_violation(page: Served, visit: Open, tmp_path: Path, language: str, dark: bool) -> None:
     visited = visit(f"{page[0]}/{'' if language == 'en' else language}", dark, 1366, 768)
-    for number, key in enumerate(("predict", "valid", "results", "curves", "confusion")):
+    for number, key in enumerate(("predict", "valid", "results", "systems", "curves", "confusion")):
         visited.tab(TEXTS[language](f"tab_{key}"))
         figures = {"valid": "#gallery img", "results": "#roc-plot .xtitle", "curves": "#curves-plot .xtitle"}
+        figures["systems"] = "#systems-plot .xtitle"
         visited.page.locator(
             figures.get(key, ".matrix .xtitle" if key == "confusion" else "#answer .panel")
         ).last.wait_for()
@@ -472,7 +473,7 @@ def no_violation(page: Page) -> None:
 
 def test_a_narrow_screen_needs_no_horizontal_scrolling(page: Served, visit: Open) -> None:
     visited = visit(page[0], width=360)
-    for name in ("Predict an image", "Valid images", "Results", "Curves", "Confusion matrices"):
+    for name in ("Predict an image", "Valid images", "Results", "Systems", "Curves", "Confusion matrices"):
         visited.tab(name)
         visited.page.wait_for_timeout(300)
         assert visited.page.evaluate("document.documentElement.scrollWidth") <= 360, name

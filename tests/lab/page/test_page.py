@@ -36,14 +36,25 @@ from lab.evaluation.metrics import metrics_table, wilson, write_metrics
 from lab.evaluation.unlike import distances, statistics, typical_of
 from lab.page import answers, networks
 from lab.page.answers import Content, read_upload
-from lab.page.content import read_results
-from lab.page.figures import coloured_shares, confusion_figure, curves_figure
+from lab.page.content import read_results, read_systems
+from lab.page.figures import coloured_shares, confusion_figure, curves_figure, systems_figure
 from lab.page.gallery import Valid, read_table
-from lab.page.html import PAIRED, cards, header, notice, probability, results, verdict
+from lab.page.html import PAIRED, cards, header, notice, probability, results, systems, verdict
 from lab.page.layout import build
 from lab.page.networks import predict_and_explain
 from lab.page.texts import TEXTS
-from tests.made import DEPTHS, VALID, Capture, Patch, cell, command, inside, make_data, slow_probabilities
+from tests.made import (
+    DEPTHS,
+    VALID,
+    Capture,
+    Patch,
+    cell,
+    command,
+    inside,
+    make_data,
+    slow_probabilities,
+    write_systems,
+)
 from tests.made_page import CPU, HISTORY, make_content, random_image, save_staged, staged
 
 SAY = TEXTS["en"]
@@ -146,6 +157,24 @@ def test_the_time_for_an_image_is_explained(content: Content) -> None:
         one = replace(model, d4=d4, members=model.members * members, milliseconds=96.0)
         ((time, reason),) = re.findall(r"<dt>(per image[^<]*)</dt><dd>([^<]*)</dd>", cards(SAY, [one], "CPU"))
         assert f"{reason} {time}".startswith(expected) and ("each" in time) == ("each" in expected)
+
+
+# ------------------------------------------------------------------------------------------------------ other systems
+
+
+def test_other_systems_are_shown_as_compared(tmp_path: Path, capsys: Capture) -> None:
+    assert read_systems(tmp_path) is None
+    write_systems(tmp_path / "compare.csv")
+    table = read_systems(tmp_path)
+    assert table is not None
+    html = systems(TEXTS["en"], table)
+    assert "1. EfficientNet-Lite0, fine-tuned" in html and "<td>97.50 %<small>96.0–98.5</small></td>" in html
+    assert "&lt;b&gt;logistic" in html and "<b>" not in html
+    figure = systems_figure(table, False, TEXTS["en"])
+    points = {trace.name: (list(trace.x), list(trace.y), list(trace.text)) for trace in figure.data}
+    assert points == {"ResNet, from scratch": ([200], [97.5], [2]), "ImageNet weights": ([80], [99], [1])}
+    (tmp_path / "compare.csv").write_text("system\nresnet18\n")
+    assert read_systems(tmp_path) is None and "compare.csv: is not what" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------ the results

@@ -38,7 +38,7 @@ from lab.report.networks import layers
 from lab.report.runs import Run
 from lab.report.texts import LANGUAGES, Texts
 from lab.report.typesetting import TEMPLATES, page
-from tests.made import DEPTHS, TRAIN, VALID, Capture, Patch, about, command, inside, make_data, thin
+from tests.made import DEPTHS, TRAIN, VALID, Capture, Patch, about, command, inside, make_data, thin, write_systems
 
 NAME = "劉子齊"
 BEST50 = "weights/tiny/resnet50/best.safetensors"
@@ -112,7 +112,8 @@ def quick(request: pytest.FixtureRequest, monkeypatch: Patch) -> None:
         Image.new("RGB", (1, 1)).save(buffer, "PNG")
         for module in (lab.report.sections, lab.report.results, lab.report.discussion):
             monkeypatch.setattr(module, "png", lambda _figure: buffer.getvalue())
-            for name in ("accuracy_figure", "confusions_figure", "roc_figure", "reliability_figure", "block_figure"):
+            names = ["accuracy_figure", "comparison_figure", "confusions_figure", "roc_figure", "reliability_figure"]
+            for name in (*names, "block_figure"):
                 monkeypatch.setattr(module, name, lambda *_: None, raising=False)
 
 
@@ -134,6 +135,18 @@ def write(folder: Path, trained: Path, capsys: Capture) -> Write:
 
 
 # --------------------------------------------------------------------------------------------------- the whole report
+
+
+def test_other_systems_are_compared_where_there_is_a_table(write: Write, folder: Path) -> None:
+    assert "Comparison with other systems" not in write()[0].text
+    write_systems(folder / "compare.csv")
+    html, warnings = write()
+    assert "Comparison with other systems" in html.text
+    rows = html.table("system", "px", "accuracy", "95 % interval")
+    assert rows["ResNet18"] == ["64", "97.50 %", "96.00–98.50", "97.00 %", "11.20", "200", "300", "–"]
+    assert rows["HOG and <b>logistic</b> regression"][-3:] == ["–", "–", "1e-09"]
+    # None of the three depths has the accuracy of its evaluation there.
+    assert sum("studies.compare --data tiny again" in warning for warning in warnings) == 3
 
 
 def test_every_number_is_that_in_the_runs_files(write: Write, work: Path, folder: Path) -> None:
@@ -439,6 +452,7 @@ def test_a_data_set_of_the_same_name_is_refused(write: Write, work: Path) -> Non
         ("valid_resnet18.csv", b"ID,label,probability_0,probability_1\na,0,nan,nan\n", "are not numbers"),
         ("valid_resnet18.csv", b"ID,label,probability_0,probability_1\na,0,0.5,0.5\n", "another valid list"),
         ("metrics.csv", b"a\n1\n", r"metrics\.csv: is not what evaluate\.py writes"),
+        ("compare.csv", b"system,title\na,b\n", r"compare\.csv: is not what studies\.compare writes"),
         ("discussion.txt", b"\xff\xfe", r"discussion\.txt line 1: cannot be read"),
     ],
 )

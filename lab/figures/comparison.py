@@ -1,4 +1,4 @@
-"""The figure of ``studies.compare``: the accuracy of each system with its interval, and what it cost to train."""
+"""The accuracy of each system of a data set with its interval, and what it cost to train."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from models import catalog
 class Group:
     """A kind of system, its colour (Okabe and Ito 2008) and its marker."""
 
+    name: str
     title: str
     colour: str
     marker: str
 
 
-RESNET = Group("ResNet, from scratch", "#0072B2", "o")
-NETWORK = Group("other network, from scratch", "#009E73", "s")
-IMAGENET = Group("ImageNet weights", "#D55E00", "^")
-HEAD = Group("features and a classical head", "#7F7F7F", "D")
+RESNET = Group("resnet", "ResNet, from scratch", "#0072B2", "o")
+NETWORK = Group("network", "other network, from scratch", "#009E73", "s")
+IMAGENET = Group("imagenet", "ImageNet weights", "#D55E00", "^")
+HEAD = Group("head", "features and a classical head", "#7F7F7F", "D")
+GROUPS = (RESNET, NETWORK, IMAGENET, HEAD)
 
 
 def group_of(system: str) -> Group:
@@ -48,7 +50,7 @@ def comparison_figure(table: pd.DataFrame, title: str = "") -> Figure:
         axes.grid(alpha=0.3, lw=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=TICK)
-    used = [group for group in (RESNET, NETWORK, IMAGENET, HEAD) if group in groups]
+    used = [group for group in GROUPS if group in groups]
     handles = [
         Line2D([], [], color=group.colour, marker=group.marker, ls="none", ms=9, label=group.title) for group in used
     ]
