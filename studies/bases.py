@@ -24,7 +24,8 @@ Channels = tuple[float, float, float]
 
 
 class Kind(NamedTuple):
-    """A network: its title, the number of its features, its builder in torchvision.models, and the sizes of its input in px."""
+    """A network: its title, the number of its features, its builder in torchvision.models, the sizes of its input in px, and the
+    peak learning rate of its layers in fine-tuning."""
 
     title: str
     width: int
@@ -32,10 +33,11 @@ class Kind(NamedTuple):
     smallest: int = 32
     multiple: int = 1
     largest: int = 1024
+    lr: float = 3e-5  # as published for ResNet18 on blood cells (SYSTEMS.md, project 1)
 
 
 KINDS = {
-    "efficientnet_lite0": Kind("EfficientNet-Lite0", 1280, "", multiple=32),
+    "efficientnet_lite0": Kind("EfficientNet-Lite0", 1280, "", multiple=32, lr=1e-3),
     "imagenet_resnet18": Kind("ResNet18 (ImageNet)", 512, "resnet18"),
     "imagenet_resnet50": Kind("ResNet50 (ImageNet)", 2048, "resnet50"),
     "imagenet_alexnet": Kind("AlexNet (ImageNet)", 256, "alexnet", smallest=63),

@@ -18,15 +18,15 @@ from typing import Any
 
 from lab.errors import UserError
 from lab.options import add_machine, add_places, add_quiet, add_report, parse
-from studies.bases import NAMES, SIZE, Base, check_base, check_size, open_base
+from studies.bases import KINDS, NAMES, SIZE, Base, check_base, check_size, open_base
 
 __all__ = ["NAMES", "Base", "open_base"]  # studies.bases has what other studies need
 
 MODES = {"frozen": "new head", "tuned": "fine-tuned"}
-# Epochs, images per step, learning rate of the head: the frozen base's head costs nothing and begins with random weights.
+# An epoch of a head on features that are computed takes a second.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "frozen": {"epochs": 40, "batch_size": 64, "lr_head": 1e-3, "augmentation": "none"},
-    "tuned": {"epochs": 10, "batch_size": 32, "lr_head": 1e-3, "augmentation": "geometry,colour"},
+    "frozen": {"epochs": 40, "batch_size": 64, "augmentation": "none"},
+    "tuned": {"epochs": 10, "batch_size": 32, "augmentation": "geometry,colour"},
 }
 FIXED = {"progressive": False, "accumulate": 1, "optimizer": "adamw", "class_weights": "none", "zero_init": False}
 FIXED |= {"weight_decay": 0.05, "warmup": 1.0, "smoothing": 0.1, "ema": 0.99, "clip": 5.0}
@@ -50,8 +50,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--augmentation", help="as in train.py; tuned only (default: geometry,colour)")
     parser.add_argument("--epochs", type=int, help="passes over the training list (default: 40 frozen, 10 tuned)")
     parser.add_argument("--batch-size", type=int, help="images per optimizer step (default: 64 frozen, 32 tuned)")
-    parser.add_argument("--lr-base", type=float, default=3e-4, help="peak learning rate of the base (default: 0.0003)")
-    parser.add_argument("--lr-head", type=float, help="peak learning rate of the head (default: 0.001)")
+    help_base = "peak learning rate of the base; tuned only (default: 0.001 for EfficientNet-Lite0, else 0.00003)"
+    parser.add_argument("--lr-base", type=float, help=help_base)
+    parser.add_argument("--lr-head", type=float, default=1e-3, help="peak learning rate of the head (default: 0.001)")
     help_share = "share of the base's layers, from the input on, that stay as they are; tuned only (default: 0)"
     parser.add_argument("--frozen-share", type=float, default=0.0, help=help_share)
     parser.add_argument("--dropout", type=float, default=0.2, help="dropout of the head (default: 0.2)")
@@ -67,9 +68,11 @@ def check_paths(args: argparse.Namespace) -> None:
     """Set the defaults of the mode, and report a wrong path or number before torch is imported."""
     from lab.data.lists import find_folder
 
-    if args.mode == "frozen" and (args.augmentation not in (None, "none") or args.frozen_share):
-        raise UserError("--augmentation and --frozen-share need --mode tuned; a frozen base sees each image once.")
-    for name, value in DEFAULTS[args.mode].items():
+    if args.mode == "frozen" and (args.augmentation not in (None, "none") or args.frozen_share or args.lr_base):
+        raise UserError(
+            "--augmentation, --frozen-share and --lr-base need --mode tuned; here the base does not change."
+        )
+    for name, value in (DEFAULTS[args.mode] | {"lr_base": KINDS[args.base].lr}).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     limits = {"epochs": (1, 10_000), "batch_size": (2, 65_536), "patience": (0, 10_000), "seed": (0, 2**63 - 1)}
@@ -282,7 +285,8 @@ def prepare(task: Task) -> Training:
     options = vars(args) | FIXED | {"model": task.system, "window": task.preprocessing.window, "lr": args.lr_head}
     settings = Settings(**{name: options[name] for name in Settings.__dataclass_fields__})
     images = "".join(stores["train"].list_digests() + stores["valid"].list_digests())
-    own = {name: options[name] for name in ("base", "mode", "lr_base", "frozen_share", "dropout")}
+    own = {name: options[name] for name in ("base", "mode", "dropout")}
+    own |= {name: options[name] for name in ("lr_base", "frozen_share") if args.mode == "tuned"}
     own |= {"weights_sha256": task.base.digest, "images_sha256": hashlib.sha256(images.encode()).hexdigest()}
     digest, values = list_digest(task.data), asdict(settings) | own
     about = About(task.system, task.data.classes, task.preprocessing, task.data.name, digest, settings=values)
@@ -445,7 +449,7 @@ def resume(training: Training, file: Path) -> None:
         raise UserError(f"{file}: the description is damaged ({error!r}); --fresh starts over.") from None
     if changed or saved.preprocessing != training.about.preprocessing:
         name = changed[0] if changed else "preprocessing"
-        was = f" ({name} {shown(str(before.get(name)), 70)}, now {shown(str(now[name]), 70)})" if changed else ""
+        was = f" ({shown(str(before.get(name)), 70)}, now {shown(str(now[name]), 70)})" if changed else ""
         raise UserError(
             f"{file}: an earlier training has another {name}{was}; repeat its options, or --fresh starts over."
         )

@@ -69,7 +69,7 @@ def test_a_system_is_trained_and_described(train: System, mode: str, capsys: Cap
         finish(task, training, prepared)
 
     monkeypatch.setattr(pretrained, "finish", keep)
-    file, system = train(mode, "--epochs", "3", "--lr-base", "0.001"), f"efficientnet_lite0_{mode}"
+    file, system = train(mode, "--epochs", "3"), f"efficientnet_lite0_{mode}"
     about = json.loads(Path(f"report/tiny/run_{system}.json").read_text())
     assert about["parameters"] == count_parameters(pretrained.open_base("efficientnet_lite0").network) + (
         2562 if mode == "tuned" else 1281 * 256 + 257 * 128 + 129 * 64 + 65 * 16 + 17 * 8 + 9 * 2
@@ -111,18 +111,18 @@ def stop_after(patch: Patch, epoch: int) -> None:
 def test_a_resumed_training_is_the_uninterrupted_one(
     train: System, mode: str, monkeypatch: Patch, capsys: Capture
 ) -> None:
-    options, system = ["--epochs", "3", "--dropout", "0.5"], f"efficientnet_lite0_{mode}"
+    options, system = ["--epochs", "2", "--dropout", "0.5"], f"efficientnet_lite0_{mode}"
     options += ["--frozen-share", "0.3"] if mode == "tuned" else []
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_after(patch, 2)
+        stop_after(patch, 1)
         train(mode, *options)
     file = train(mode, *options)
-    assert "resuming after epoch 2 of 3" in capsys.readouterr().out
+    assert "resuming after epoch 1 of 2" in capsys.readouterr().out
     resumed, history, answers = read_tensors(file), untimed(system), Path(f"submission_{system}.csv").read_text()
     train(mode, *options)
     assert "finished already" in capsys.readouterr().out
     train(mode, *options, "--fresh")
-    assert "epoch 1/3" in capsys.readouterr().out
+    assert "epoch 1/2" in capsys.readouterr().out
     expected = read_tensors(file)
     assert expected.keys() == resumed.keys()
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in expected.items())
@@ -210,7 +210,7 @@ def test_another_training_is_not_resumed(train: System, lists: Path) -> None:
         with pytest.raises(UserError, match=pattern):
             train("frozen", *options)
 
-    refused(r"another lr \(lr 0.001, now 0.01\); repeat its options, or --fresh", "--epochs", "1", "--lr-head", "0.01")
+    refused(r"another lr \(0.001, now 0.01\); repeat its options, or --fresh", "--epochs", "1", "--lr-head", "0.01")
     refused("another size", "--epochs", "1", "--size", "64")
     Path("csv/tiny").unlink()
     make_data(Path("csv/tiny"), seed=1)
