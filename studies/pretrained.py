@@ -321,8 +321,16 @@ Feeds = tuple[Callable[[int], Iterable[tuple[Tensor, Tensor]]], int, Callable[[n
 def image_feeds(task: Task, stores: dict[str, Store], settings: Settings) -> Feeds:
     """Augmented batches of the training images, their number per epoch, and the prediction of the valid images."""
     device, labels = task.hardware.device, {name: images.labels for name, images in task.lists.items()}
-    train = Batches(stores["train"], labels["train"], task.preprocessing, settings.batch_size, device, settings.seed)
-    train.augmentation, train.classes = settings.augmentation, len(task.data.classes)
+    train = Batches(
+        stores["train"],
+        labels["train"],
+        task.preprocessing,
+        settings.batch_size,
+        device,
+        settings.seed,
+        augmentation=settings.augmentation,
+        classes=len(task.data.classes),
+    )
     valid = Batches(stores["valid"], labels["valid"], task.preprocessing, EVALUATION_BATCH, device)
 
     def batches(epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
