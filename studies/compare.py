@@ -65,7 +65,7 @@ from lab.figures.style import save
 from lab.files import write_whole
 from lab.hardware import Hardware, choose_hardware, processor
 from lab.terminal import progress
-from lab.text import duration, percent
+from lab.text import counted, duration, percent
 from models import catalog
 from studies.systems import count
 
@@ -87,7 +87,9 @@ def main(args: argparse.Namespace) -> None:
     table = pd.DataFrame(rows).sort_values(["accuracy", "log_loss"], ascending=[False, True], ignore_index=True)
     table = with_tests(table, tables)
     write_whole(folder / "compare.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    machine = f"{hardware.describe()}, {processor()}, {hardware.precision}, {torch.get_num_threads()} threads"
+    machine = (
+        f"{hardware.describe()}, {processor()}, {hardware.precision}, {counted(torch.get_num_threads(), 'thread')}"
+    )
     machine += f", load {os.getloadavg()[0]:.1f}"
     write_whole(folder / "compare.md", markdown(table, data, len(next(iter(tables.values())).ids), machine))
     save(comparison_figure(table, f"Systems on {data.name}, valid.csv"), folder / "compare.png")
@@ -271,10 +273,9 @@ def markdown(table: pd.DataFrame, data: DataSet, images: int, machine: str) -> s
         *(f"| {' | '.join(cells(row))} |" for row in table.to_dict("records")),
         "",
         "Training: 6 floating-point operations for each multiply-accumulate of a trained layer, 2 of a frozen one, for each "
-        "image seen; classical heads are not counted. The time is as recorded, and each row may be of another machine: see the "
-        "columns device, processor and threads of compare.csv. Images/s: one view of each image, measured in one run on "
-        f"{machine}. A row marked D4 averages eight views, and takes eight times as long. Classical heads are timed without "
-        "the head.",
+        "image seen; classical heads are not counted. The time is as recorded, perhaps beside other work. Images/s: one view of "
+        f"each image, measured in one run on {machine}. A row marked D4 averages eight views, and takes eight times as long. "
+        "Classical heads are timed without the head.",
     ]
     published = pd.read_csv(PUBLISHED)
     published = published[published["data"] == data.name]
@@ -308,10 +309,18 @@ def cells(row: Mapping[Any, Any]) -> list[str]:
         f"{row['parameters']:,}",
         number("macs", ",.1f", 1e-6),
         number("training_flop", ",.0f", 1e-12),
-        "–" if pd.isna(row["seconds"]) else duration(row["seconds"]),
+        "–" if pd.isna(row["seconds"]) else f"{duration(row['seconds'])}{machine_of(row)}",
         number("images_per_second", ",.0f"),
         *("–" if pd.isna(row[name]) else f"{row[name]:.2g}" for name in ("p_best", "p_resnet18")),
     ]
+
+
+def machine_of(row: Mapping[Any, Any]) -> str:
+    """The machine of a training in brackets, as far as it was recorded: processor or device, threads."""
+    known = [row[name] for name in ("processor", "device") if isinstance(row[name], str) and row[name]][:1]
+    if not pd.isna(row["threads"]):
+        known.append(counted(int(row["threads"]), "thread"))
+    return f" ({', '.join(known)})" if known else ""
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from lab.errors import UserError
 from lab.page.html import legend, panel
 from lab.page.networks import TrainedModel, predict_and_explain
 from lab.page.texts import TEXTS
+from lab.training.ema import EMA
 from models import catalog
-from tests.made import Patch, assert_same_run, command, inside, interrupted, make_data
+from tests.made import Patch, assert_same_run, command, inside, interrupted, make_data, signalled
 from tests.made_page import CPU
 
 OPTIONS = ("--data", "tiny", "--device", "cpu", "--precision", "fp32")
@@ -59,7 +61,9 @@ def test_a_network_with_dropout_that_is_resumed_ends_the_same(work: Path) -> Non
     run = (*OPTIONS, *FAST, "--model", "cnn_light", "--epochs", "3")
     command(train, *run, "--weights", "whole/weights", "--report", "whole/report")
     parts = (*run, "--weights", "parts/weights", "--report", "parts/report")
-    with interrupted(at=1):
+    with interrupted(at=1):  # between two epochs
+        command(train, *parts)
+    with signalled(EMA, "update", 2, signal.SIGINT):  # within the next one
         command(train, *parts)
     command(train, *parts)
     assert_same_run(work / "whole", work / "parts", "cnn_light")

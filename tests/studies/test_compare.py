@@ -122,6 +122,7 @@ def test_the_page_for_people_has_all_systems_and_the_published_figures(data: Dat
     compared()
     text = (FOLDER / "compare.md").read_text()
     assert "| HOG and logistic regression | 360 | **100.00** (75.75–100.00) |" in text
+    assert "| 30 s (Some CPU, AVX2, 2 threads) |" in text
     assert "| Theirs | 97.1 | valid |" in text and "Another" not in text
     assert (FOLDER / "compare.png").read_bytes().startswith(b"\x89PNG")
 
