@@ -32,7 +32,8 @@ it (with D4 averaging if it helped on valid). Both were chosen on valid. Publish
 ImageNet: PBC 98 (ViT, fine-tuned; ResNet18 at 128 px 98.34), ALL 98.2 (VGG-16). Intervals are Wilson's 95 % intervals. ALL has
 479 valid images, so one image is 0.2 points. Each row is one run of one seed. All but PBC's ResNet50 were trained more than once,
 with other recipes, and the table shows the best on valid, so it is optimistic. PBC's other runs reached 98.12 (ResNet18, 12
-epochs up to 128 px with AdamW 0.002, 108 minutes), 97.93 (ResNet18, 16 epochs up to 64 px with SGD 0.05, 79 minutes) and 96.48 (ResNet152, 8 epochs up to 48 px, 114 minutes).
+epochs up to 128 px with AdamW 0.002, 108 minutes), 97.93 (ResNet18, 16 epochs up to 64 px with SGD 0.05, 79 minutes) and 96.48
+(ResNet152, 8 epochs up to 48 px, 114 minutes).
 """
 TAIL = """
 ![Error on valid over training time](accuracy.png)

