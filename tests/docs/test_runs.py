@@ -7,13 +7,16 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import train
+from models.catalog import find
 from tests.made import PROJECT
 
-RUNS = sorted((PROJECT / "runs").glob("*.sh"))
+RUNS = sorted((PROJECT / "runs").glob("*_resnet*.sh"))
+COMPARISONS = sorted((PROJECT / "runs").glob("compare_*.sh"))
 
 
 def options(script: Path) -> dict[str, object]:
@@ -41,6 +44,25 @@ def test_a_script_is_valid_and_repeats_the_committed_run(script: Path) -> None:
     data, model = script.stem.split("_")
     committed = PROJECT / "report" / "results" / data / f"run_{model}.json"
     if committed.is_file():
-        settings, given = json.loads(committed.read_text(encoding="utf-8"))["settings"], options(script)
-        differ = {key: (value, given[key]) for key, value in settings.items() if given.get(key) not in (None, value)}
-        assert differ == {}
+        assert differences(committed, options(script)) == {}
+
+
+def differences(committed: Path, given: dict[str, Any]) -> dict[str, tuple[object, object]]:
+    """The settings of a committed run that differ from the options of a script, which leaves some to the model's recipe."""
+    settings = json.loads(committed.read_text(encoding="utf-8"))["settings"]
+    given |= {name: value for name, value in find(given["model"]).recipe.items() if name not in given["given"]}
+    return {key: (value, given[key]) for key, value in settings.items() if given.get(key) not in (None, value)}
+
+
+@pytest.mark.parametrize("script", COMPARISONS, ids=lambda path: path.stem)
+def test_a_comparison_repeats_the_committed_runs(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True)
+    done = subprocess.run(["bash", script], capture_output=True, text=True)
+    assert done.returncode != 0 and "name the folder that holds" in done.stderr
+    lines = re.findall(r"^model (.*)", script.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    parsed = [vars(train.arguments().parse_args(["--size", "64", *shlex.split(line)])) for line in lines]
+    assert len(parsed) >= 7
+    for given in parsed:
+        committed = PROJECT / "report" / "results" / script.stem.split("_")[1] / f"run_{given['model']}.json"
+        if committed.is_file():
+            assert differences(committed, given) == {}, given["model"]
