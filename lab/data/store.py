@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -56,8 +57,13 @@ def code_version() -> str:
 
 def store_key(paths: list[Path], preprocessing: Preprocessing) -> str:
     """Return a hash of everything that a store's content depends on."""
-    crop = [code_version(), preprocessing.window, preprocessing.locate, preprocessing.source, preprocessing.white]
-    digest = hashlib.sha256(json.dumps(crop).encode())
+    crop = [preprocessing.window, preprocessing.locate, preprocessing.source, preprocessing.white]
+    return files_key(paths, crop)
+
+
+def files_key(paths: list[Path], parameters: list[Any]) -> str:
+    """Return a hash of image files, by path, size and time, of the code that decodes them, and of what else is done with them."""
+    digest = hashlib.sha256(json.dumps([code_version(), *parameters]).encode())
     for path in paths:
         try:
             stat = path.stat()

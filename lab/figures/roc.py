@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -16,7 +17,7 @@ from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure, plain
 from models.catalog import find
 
 
-def _mean_roc(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def mean_roc(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Average ROC curves vertically (Fawcett 2006): the mean true-positive rate at each false-positive rate."""
     grid = np.unique(np.concatenate([fpr for fpr, _ in curves]))
     mean = np.mean([np.interp(grid, fpr, tpr) for fpr, tpr in curves], axis=0)
@@ -32,7 +33,23 @@ def roc_points(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarra
     curves = [roc_curve(labels == c, probabilities[:, c])[:2] for c in chosen if not np.isnan(aucs[c])]
     if not curves:
         return np.empty(0), np.empty(0), np.nan
-    return *(curves[0] if len(aucs) == 2 else _mean_roc(curves)), overall_auc(aucs)
+    return *(curves[0] if len(aucs) == 2 else mean_roc(curves)), overall_auc(aucs)
+
+
+def enlarge_corner(axes: Axes, areas: Sequence[float]) -> list[Axes]:
+    """Add an inset that enlarges the upper left corner, if an area exceeds 0.97. Returns the inset, or an empty list."""
+    if not areas or max(areas) <= 0.97:
+        return []
+    inset = axes.inset_axes((0.28, 0.1, 0.58, 0.58))
+    inset.yaxis.tick_right()
+    corner = 0.03 if min(areas) > 0.995 else 0.1
+    inset.set(xlim=(-0.02 * corner, corner), ylim=(1 - corner, 1 + 0.02 * corner))
+    inset.xaxis.set_major_locator(MaxNLocator(3))
+    inset.yaxis.set_major_locator(MaxNLocator(3))
+    halo = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+    inset.set_title("upper left corner, enlarged", fontsize=SMALL, color=GREY, bbox=halo)
+    axes.indicate_inset_zoom(inset, edgecolor=GREY)
+    return [inset]
 
 
 def roc_figure(results: Results, class_names: Sequence[str], title: str = "") -> Figure:
@@ -60,23 +77,11 @@ def roc_figure(results: Results, class_names: Sequence[str], title: str = "") ->
             text = f"{row.title}: AUC {areas[-1]:.4f}"
             if 2 < k <= 8:
                 drawn += [(*curve, {"color": row.colour, "lw": 0.6, "alpha": 0.5, "zorder": 2}) for curve in curves]
-            x, y = curves[0] if k == 2 else _mean_roc(curves)
+            x, y = curves[0] if k == 2 else mean_roc(curves)
             style = {"color": row.colour, "lw": 2, "zorder": 3, "marker": row.marker, "ms": 5, "markevery": 0.12}
             drawn.append((x, y, style))
         handles.append(Line2D([], [], color=row.colour, marker=row.marker, lw=2, ms=5, label=text))
-    insets = [axes]
-    if areas and max(areas) > 0.97:
-        inset = axes.inset_axes((0.28, 0.1, 0.58, 0.58))
-        inset.yaxis.tick_right()
-        corner = 0.03 if min(areas) > 0.995 else 0.1
-        inset.set(xlim=(-0.02 * corner, corner), ylim=(1 - corner, 1 + 0.02 * corner))
-        inset.xaxis.set_major_locator(MaxNLocator(3))
-        inset.yaxis.set_major_locator(MaxNLocator(3))
-        halo = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-        inset.set_title("upper left corner, enlarged", fontsize=SMALL, color=GREY, bbox=halo)
-        axes.indicate_inset_zoom(inset, edgecolor=GREY)
-        insets.append(inset)
-    for panel in insets:
+    for panel in [axes, *enlarge_corner(axes, areas)]:
         for x, y, style in drawn:
             panel.plot(x, y, **style)
         panel.grid(alpha=0.3, lw=0.6)
