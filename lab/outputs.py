@@ -24,6 +24,7 @@ FILES = [
     ("report/{data}/run_*.json", "settings, versions, device and image hashes of a run"),
     ("report/{data}/valid_*.csv", "the prediction for each valid image"),
     ("report/{data}/valid_*.json", "the weights that they were predicted with"),
+    ("report/{data}/rates_*.html", "true- and false-positive rate of a classical head over the threshold, interactive"),
     ("report/{data}/preprocessing.png", "raw image, mask, window and network input"),
     ("report/{data}/augmentation.png", "augmented views"),
     ("report/{data}/demo.png", "the demo's figure"),

@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -281,8 +282,10 @@ def remove_older(folder: Path, kind: str, array: Path) -> None:
     """Delete other features of the same list and source, and say why features are computed that were there in part."""
     if array.exists():
         print(f"{array}: damaged, or of other images; computing these features again")
-    if any(folder.glob(f".{kind}-*.tmp")):
+    if left := list(folder.glob(f".{kind}-*.tmp")):
         print(f"{kind}: computing these features was interrupted; this step starts again")
+        for incomplete in left:
+            shutil.rmtree(incomplete, ignore_errors=True)
     for old in folder.iterdir():
         if re.fullmatch(rf"{kind}-[0-9a-f]+\.(npy|json)", old.name):
             old.unlink(missing_ok=True)

@@ -71,8 +71,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -152,6 +153,10 @@ class Training:
         if self.features.shape[1] <= WIDE:
             return np.concatenate([self.standardise(part) for part in parts(self.features)])
         count, width = self.features.shape
+        print(
+            f"linear heads: fitted on {count:,} coordinates, because {width:,} features are more than the images",
+            flush=True,
+        )
         mean, scale = self.scaler.mean_.astype(np.float32), self.scaler.scale_.astype(np.float32)
         gram = np.zeros((count, count), np.float32, order="F")
         for begin in progress(range(0, width, 2048), "products of all pairs", unit=" parts"):
@@ -183,6 +188,7 @@ class Fitted:
         predict: features [n, D] → class probabilities [n, K].
         parameters: the numbers that it stores.
         strength: how telling each feature is by the head's own measure, [D].
+        details: what else was chosen.
         weights: of the standardised features [D, K], for linear heads.
         tree, columns: of a decision tree, and the features that it was given.
     """
@@ -190,6 +196,7 @@ class Fitted:
     predict: Predict
     parameters: int
     strength: np.ndarray
+    details: dict[str, Any] = field(default_factory=dict)
     weights: np.ndarray | None = None
     tree: DecisionTreeClassifier | None = None
     columns: np.ndarray | None = None
@@ -249,7 +256,8 @@ def linear(
         rows = in_blocks(scores)(valid)[known][:, seen]
         temperature = fit_temperature(np.searchsorted(seen, labels[known]), softmax(rows, axis=1))
     predict = in_blocks(lambda features: softmax(scores(features) / temperature, axis=1))
-    return Fitted(predict, weights.size + bias.size, np.abs(weights).max(axis=1), weights)
+    details = {"temperature": temperature} if head == "svm" else {}
+    return Fitted(predict, weights.size + bias.size, np.abs(weights).max(axis=1), details, weights)
 
 
 def most_telling(training: Training) -> np.ndarray:
@@ -266,6 +274,10 @@ def fit_tree(training: Training, strength: np.ndarray) -> Iterator[tuple[float, 
     """A decision tree for each depth. Of more than ``COLUMNS`` features it is given those with the largest F statistic, because
     the time of a fit grows with their number."""
     columns = np.sort(np.argsort(-strength, kind="stable")[:COLUMNS])
+    if len(columns) < len(strength):
+        print(
+            f"tree: given {len(columns):,} of {len(strength):,} features, those that differ most between the classes (F)"
+        )
     values = np.concatenate([part[:, columns] for part in parts(training.features)])
     for depth in GRIDS["tree"]:
         tree = DecisionTreeClassifier(max_depth=int(depth), random_state=SEED).fit(values, training.labels)
@@ -279,7 +291,8 @@ def fit_tree(training: Training, strength: np.ndarray) -> Iterator[tuple[float, 
         own[columns] = tree.feature_importances_
         leaves = tree.get_n_leaves()
         numbers = int(2 * (tree.tree_.node_count - leaves) + leaves * training.classes)
-        yield depth, Fitted(in_blocks(predict), numbers, own, tree=tree, columns=columns)
+        details = {"features_given": len(columns)}
+        yield depth, Fitted(in_blocks(predict), numbers, own, details, tree=tree, columns=columns)
 
 
 def fit_neighbours(training: Training, strength: np.ndarray, valid: np.ndarray) -> Iterator[tuple[float, Fitted]]:
@@ -325,10 +338,15 @@ def main(args: argparse.Namespace) -> None:
     answers = stored_features(source, data.name, "test", test) if test else None
     training = Training(features["train"].values, lists["train"].labels, len(data.classes))
     strength = most_telling(training)
+    prepared = 0.0  # seconds for the coordinates, which both linear heads need
     for head in args.head:
         name = f"{source.name}_{head}"
         with noted(STORES / data.name / "features" / f"fitting_{name}", name):
             began = time.perf_counter()
+            if head in ("logreg", "svm"):
+                assert len(training.coordinates)
+                prepared = max(prepared, time.perf_counter() - began)
+                began = time.perf_counter() - prepared
             value, fitted, grid = choose(training, head, features["valid"].values, lists["valid"].labels, strength)
             seconds = time.perf_counter() - began + sum(found.seconds for found in features.values())
             system = describe(source, head, value, fitted, grid, len(lists["train"]), seconds)
@@ -354,8 +372,9 @@ def check_labels(train: ImageList, data: DataSet) -> None:
 def check_memory(source: Source, images: int, heads: list[str]) -> None:
     """Raise :class:`UserError` if there is less memory than the heads need."""
     width = source.width
-    linear = images * width if width <= WIDE else 3 * images * images  # Z Zᵀ, its factor, and liblinear's copy
-    numbers = {"logreg": linear, "svm": linear, "knn": images * width, "tree": images * min(width, COLUMNS)}
+    linear = images * min(width, images) if width > WIDE else images * width
+    # Linear heads: Z Zᵀ and its factor. liblinear copies its input to float64, and that to 16 bytes for each nonzero number.
+    numbers = {"logreg": 2 * linear, "svm": 6 * linear, "knn": images * width, "tree": images * min(width, COLUMNS)}
     needed = 4 * max(numbers[head] for head in heads) / 2**30 + 0.5
     found = available_memory()
     if needed > found:
@@ -413,7 +432,8 @@ def choose(
         if best is None or accuracy > best[0]:
             best = accuracy, value, fitted
     assert best is not None
-    print(f"{head}: {SETTINGS[head]} {best[1]:.3g}, the best on valid.csv")
+    end = ", at an end of the grid" if f"{best[1]:.3g}" in (next(iter(grid)), next(reversed(grid))) else ""
+    print(f"{head}: {SETTINGS[head]} {best[1]:.3g}, the best on valid.csv{end}")
     return best[1], best[2], grid
 
 
@@ -428,6 +448,7 @@ def describe(
         SETTINGS[head]: value,
         "chosen_on": "valid.csv",
         "grid": grid,
+        **fitted.details,
     }
     return System(
         name=f"{source.name}_{head}",

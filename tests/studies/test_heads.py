@@ -67,7 +67,8 @@ def test_the_whole_way(fitted: Path) -> None:
         np.testing.assert_allclose(rows.sum(axis=1), 1, atol=2e-5)
         assert (rows.argmax(axis=1) == table["prediction"]).mean() > 0.8  # others are ties at five decimals
         about = json.loads((report / f"run_hog_{head}.json").read_text())
-        assert about["settings"]["chosen_on"] == "valid.csv" and about["macs"] is None and about["base"] == "hog"
+        assert about["settings"]["chosen_on"] == "valid.csv" and about["settings"]["head"] == head
+        assert about["macs"] is None and about["base"] == "hog"
         best = max(about["settings"]["grid"].values())
         assert best == pytest.approx((table["prediction"] == table["label"]).mean()) and best > 0.7
         answers = pd.read_csv(lists / f"submission_hog_{head}.csv")
@@ -250,10 +251,10 @@ def test_what_cannot_be_fitted_is_refused_before_anything_is_computed(tiny: Patc
 
 
 def test_memory_that_is_needed_for_hog(monkeypatch: Patch) -> None:
-    """Of 11,978 images: three matrices of all pairs, or all features."""
+    """Of 11,978 images: matrices of all pairs, or all features."""
     assert heads.available_memory() > 0
     monkeypatch.setattr(heads, "available_memory", lambda: 2.4)
-    heads.check_memory(source(), 11_978, ["logreg", "svm"])
+    heads.check_memory(source(), 11_978, ["logreg", "tree"])
     with pytest.raises(UserError, match=r"knn on 11,978 training images need 2.5 GiB"):
         heads.check_memory(source(), 11_978, ["logreg", "knn"])
 
