@@ -68,7 +68,8 @@ from lab.terminal import progress
 from lab.text import counted, duration, percent
 from models import catalog
 from studies.bases import NAMES, installed, without_classifier
-from studies.systems import count
+from studies.features import HOG, SIDE, hog_of
+from studies.systems import count, training_cost
 
 REFERENCE = "resnet18"  # besides the best, what every system is tested against
 SECONDS = 2.0  # of each measurement of speed
@@ -154,17 +155,16 @@ def trained(name: str, folder: Path, known: Mapping[str, Any], data: DataSet, im
     if name not in histories or "size" not in histories[name]:
         raise UserError(f"{folder}: history_{name}.csv is missing, or has no column size; train the model again.")
     history, classes = histories[name], len(data.classes)
-    macs = {int(size): count(name, classes, int(size))[1] for size in history["size"].unique()}
     size = int(history["size"].iloc[best_row(history)])
+    parameters, macs = count(name, classes, size)
     record = (known.get("records") or [{}])[-1]
     return {
         "title": catalog.find(name).title,
         "base": name,
         "size": size,
-        "parameters": count(name, classes, size)[0],
-        "macs": macs[size],
-        # A backward pass costs twice a forward pass: the gradients of the inputs and of the weights.
-        "training_flop": float(sum(6 * macs[int(size)] * images for size in history["size"])),
+        "parameters": parameters,
+        "macs": macs,
+        "training_flop": training_cost(name, classes, history["size"], images),
         "seconds": float(history["seconds"].sum()) if "seconds" in history else None,
         "device": record.get("device", ""),
         "processor": record.get("processor", ""),
@@ -210,6 +210,9 @@ def speed(row: Mapping[str, Any], classes: int, hardware: Hardware) -> float | N
     """Images per second of a system's base, one view of each image, from the normalised input on; None if it cannot be built
     here. The weights do not matter, so that no checkpoint is needed."""
     torch.manual_seed(0)
+    if row["base"] == HOG:
+        images = np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE), dtype=np.uint8)
+        return repeated(lambda: [hog_of(image) for image in images], len(images), hardware)
     if row["base"] in catalog.names():
         network = catalog.build(row["base"], classes, row["size"])
     elif row["base"] in NAMES and installed(row["base"]):
@@ -275,7 +278,7 @@ def markdown(table: pd.DataFrame, data: DataSet, images: int, machine: str) -> s
         "Training: 6 floating-point operations for each multiply-accumulate of a trained layer, 2 of a frozen one, for each "
         "image seen; classical heads are not counted. The time is as recorded, perhaps beside other work. Images/s: one view of "
         f"each image, measured in one run on {machine}. A row marked D4 averages eight views, and takes eight times as long. "
-        "Classical heads are timed without the head.",
+        "Classical heads are timed without the head, and HOG in one process.",
     ]
     published = pd.read_csv(PUBLISHED)
     published = published[published["data"] == data.name]

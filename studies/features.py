@@ -42,7 +42,7 @@ from lab.text import counted, duration
 from lab.threads import decoding_threads
 from models import catalog
 from studies import bases
-from studies.systems import count_network
+from studies.systems import count_network, training_cost
 
 HOG = "hog"
 SIDE, ORIENTATIONS, CELL, BLOCK = 360, 9, 10, 2  # HOG: px of the image, directions, px of a cell, cells of a block
@@ -65,6 +65,7 @@ class Source:
         settings: everything that the features depend on, apart from the images and the code.
         code: hash of the code that computes them.
         rows: the features [D] of each image of a list, in its order. Its first argument is the list's name.
+        flop, seconds: cost and duration of the training of the network, if it was trained on the same images.
     """
 
     name: str
@@ -76,6 +77,8 @@ class Source:
     settings: dict[str, Any]
     code: str
     rows: Callable[[str, ImageList], Iterator[np.ndarray]]
+    flop: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -104,14 +107,16 @@ def open_source(
         return hog_source(train)
     if name in bases.NAMES:
         return base_source(name, train, hardware, size, file)
-    return network_source(weights / data.name / name / "best.safetensors", name, data, hardware)
+    return network_source(weights / data.name / name / "best.safetensors", name, data, len(train), hardware)
 
 
 def hog_source(train: ImageList) -> Source:
     """Histograms of oriented gradients (Dalal and Triggs 2005) of the whole image in grey, scaled to ``SIDE`` px."""
     white = sample_images(train, 20)[1]  # 0 unless the images are greys of more than 8 bits
     settings = {"side": SIDE, "orientations": ORIENTATIONS, "cell": CELL, "block": BLOCK, "white": white}
-    code = hashlib.sha256((version("scikit-image") + inspect.getsource(hog_features)).encode()).hexdigest()
+    code = hashlib.sha256(
+        (version("scikit-image") + inspect.getsource(hog_features) + inspect.getsource(hog_of)).encode()
+    ).hexdigest()
     width = int(np.prod(HOG_SHAPE))
     return Source(HOG, "HOG", SIDE, width, 0, None, settings, code, partial(hog_rows, white))
 
@@ -119,8 +124,12 @@ def hog_source(train: ImageList) -> Source:
 def hog_features(path: Path, white: float) -> np.ndarray:
     """The HOG features of an image, float32 [44100]; an image that is not square is stretched."""
     grey = Image.fromarray(decode(path.read_bytes(), white=white)).convert("L")
-    values = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-    found = hog(values, ORIENTATIONS, (CELL, CELL), (BLOCK, BLOCK), block_norm="L2-Hys")
+    return hog_of(np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC)))
+
+
+def hog_of(grey: np.ndarray) -> np.ndarray:
+    """The HOG features of a grey image uint8 [360, 360], float32 [44100]."""
+    found = hog(grey, ORIENTATIONS, (CELL, CELL), (BLOCK, BLOCK), block_norm="L2-Hys")
     return found.astype(np.float32)
 
 
@@ -149,8 +158,9 @@ def hog_rows(white: float, name: str, images: ImageList) -> Iterator[np.ndarray]
         raise problems_error(f"{counted(len(problems), 'image')} cannot be used:", problems)
 
 
-def network_source(path: Path, model: str, data: DataSet, hardware: Hardware) -> Source:
-    """The input of the last linear layer of a trained network, such as a ResNet's pooled feature maps."""
+def network_source(path: Path, model: str, data: DataSet, images: int, hardware: Hardware) -> Source:
+    """The input of the last linear layer of a network that was trained on these ``images``, such as a ResNet's pooled feature
+    maps."""
     if others(path.parent):
         raise UserError(f"{path.parent}: contains an average of several networks; name the folder of one of them.")
     digest = sha256(path) if path.is_file() else ""
@@ -166,7 +176,9 @@ def network_source(path: Path, model: str, data: DataSet, hardware: Hardware) ->
     settings = {"weights": digest, "preprocessing": asdict(about.preprocessing), "precision": hardware.precision}
     rows = partial(network_rows, partial(before_last, fast, hardware), data.name, about.preprocessing, hardware)
     title = catalog.find(model).title
-    return Source(model, title, size, last.in_features, parameters, macs, settings, network_code(), rows)
+    flop = training_cost(model, len(data.classes), (row["size"] for row in about.history), images)
+    seconds = sum(row["seconds"] for row in about.history)
+    return Source(model, title, size, last.in_features, parameters, macs, settings, network_code(), rows, flop, seconds)
 
 
 def base_source(name: str, train: ImageList, hardware: Hardware, size: int | None, file: Path | None) -> Source:

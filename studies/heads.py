@@ -440,8 +440,8 @@ def choose(
 def describe(
     source: Source, head: str, value: float, fitted: Fitted, grid: dict[str, float], images: int, seconds: float
 ) -> System:
-    """The system for run_<system>.json. Its training costs a forward pass for each training image; the head's own operations
-    are left out, as is the training of the network behind the features."""
+    """The system for run_<system>.json. Its training costs that of the network, if it is ours, and a forward pass for each
+    training image; the head's own operations are left out."""
     settings = {
         "features": source.settings,
         "head": head,
@@ -458,8 +458,8 @@ def describe(
         settings=settings,
         parameters=source.parameters + fitted.parameters,
         macs=source.macs,
-        training_flop=None if source.macs is None else 2.0 * source.macs * images,
-        seconds=seconds,
+        training_flop=None if source.macs is None else source.flop + 2.0 * source.macs * images,
+        seconds=source.seconds + seconds,
     )
 
 

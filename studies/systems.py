@@ -7,6 +7,8 @@ and begins with what computes its features: ``hog_logreg``, ``resnet18_knn``, ``
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +46,9 @@ class System:
         parameters: number of parameters, those of the base included.
         macs: multiply-accumulates for one image; None if they are not counted, as for HOG.
         training_flop: floating-point operations of the training: 6 for each multiply-accumulate of a layer that is trained, 2 of
-            a frozen one, for each image seen; None if they are not counted.
-        seconds: duration of the training or of the fit, features included.
+            a frozen one, for each image seen; None if they are not counted. If a network of ours computes the features, its
+            training is included.
+        seconds: duration of the training or of the fit, features included, and the training of a network of ours.
     """
 
     name: str
@@ -97,6 +100,15 @@ def count(model: str, classes: int, size: int) -> tuple[int, int]:
     """The parameters of a model of the catalogue, and its multiply-accumulates for one image of ``size`` px."""
     with torch.device("meta"):  # computes shapes only
         return count_network(catalog.build(model, classes, size), size)
+
+
+def training_cost(model: str, classes: int, sizes: Iterable[float], images: int) -> float:
+    """Floating-point operations of a training by train.py: ``sizes`` are the input sizes of its epochs, px, each over ``images``.
+
+    Of the 6 for a multiply-accumulate, 4 are of the backward pass: the gradients of the inputs and of the weights.
+    """
+    epochs = Counter(int(size) for size in sizes)
+    return float(sum(6 * count(model, classes, size)[1] * images * number for size, number in epochs.items()))
 
 
 def count_network(network: nn.Module, size: int) -> tuple[int, int]:

@@ -101,6 +101,8 @@ def test_features_of_a_network_with_imagenet_weights_and_of_our_own(
     assert about["training_flop"] == 2 * about["macs"] * 24
     assert len(about["settings"]["features"]["weights"]) == 64
     assert Path("csv/tiny/submission_resnet18_tree.csv").is_file()
+    own = json.loads((report / "run_resnet18_tree.json").read_text())  # which includes the training of three epochs
+    assert own["training_flop"] == (2 + 6 * 3) * own["macs"] * 24
 
 
 @pytest.mark.parametrize("classes", [2, 3])
