@@ -106,7 +106,7 @@ from studies.systems import System, test_images, write_answers, write_system
 
 # The grids. C is given for features whose squares sum to 1 in an image, and is divided by the number of features.
 GRIDS: dict[str, list[float]] = {
-    "logreg": [0.1, 1, 10, 100],
+    "logreg": [0.1, 1, 10, 100, 1000],
     "tree": [4, 6, 8, 10, 15],
     "knn": [1, 3, 5, 9, 15, 25],
     "svm": [0.0001, 0.001, 0.01, 0.1, 1],
@@ -216,7 +216,7 @@ def fit_linear(training: Training, head: str, valid: np.ndarray, labels: np.ndar
     """Logistic regression (L-BFGS) or linear SVM (squared hinge loss, each class against the rest) for each C of the grid."""
     width = training.features.shape[1]
     if head == "logreg":
-        model = LogisticRegression(max_iter=2000, warm_start=True)
+        model = LogisticRegression(max_iter=500, warm_start=True)
     else:
         model = LinearSVC(dual=True, max_iter=2000, random_state=SEED)
     for value in GRIDS[head]:
@@ -500,7 +500,12 @@ def draw(
     train = lists["train"]
     if fitted.tree is not None and fitted.columns is not None:
         names = [feature_name(source, index) for index in fitted.columns]
-        save(tree_figure(fitted.tree, names, data.classes, title), report / f"tree_{system.name}.png")
+        note = (
+            "a cell is named by its row and column, of 36, and the direction of the gradient"
+            if source.name == HOG
+            else ""
+        )
+        save(tree_figure(fitted.tree, names, data.classes, title, note), report / f"tree_{system.name}.png")
     if fitted.weights is not None and source.name == HOG:
         examples = [mean_image(train, label) for label in range(len(data.classes))]
         figure = weights_figure(cell_weights(fitted.weights), examples, data.classes, title)

@@ -68,9 +68,14 @@ def strongest_figure(
 
 
 def tree_figure(
-    tree: DecisionTreeClassifier, feature_names: Sequence[str], class_names: Sequence[str], title: str = ""
+    tree: DecisionTreeClassifier,
+    feature_names: Sequence[str],
+    class_names: Sequence[str],
+    title: str = "",
+    note: str = "",
 ) -> Figure:
-    """Draw the first levels of a decision tree: the question of each node, its training images, and its most frequent class."""
+    """Draw the first levels of a decision tree: the question of each node, its training images, and its most frequent class.
+    ``note`` says what the features are."""
     depth = min(LEVELS, tree.get_depth())
     figure = new_figure(1.7 * 2**depth + 1, 1.3 * (depth + 1) + 1, title)
     FigureCanvasAgg(figure)  # plot_tree measures its texts with it
@@ -85,8 +90,8 @@ def tree_figure(
             colour = text.get_bbox_patch().get_facecolor()
             text.get_bbox_patch().set_facecolor([0.4 + 0.6 * channel for channel in colour[:3]])  # lighter, to be read
     left = f"the first {depth} of {tree.get_depth()} levels; " if tree.get_depth() > depth else ""
-    note = f"{left}a node's class is the most frequent one of its training images"
-    figure.supxlabel(note, fontsize=SMALL, color=GREY)
+    below = f"{left}a node's class is the most frequent one of its training images{note and f'; {note}'}"
+    figure.supxlabel(below, fontsize=SMALL, color=GREY)
     return figure
 
 
@@ -105,7 +110,7 @@ def importance_figure(
         for index, value in enumerate(mean):
             row, column = divmod(index, shape[1])
             colour = "black" if value > 0.6 * top else "white"
-            axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=SMALL, color=colour)
+            axes.text(column, row, f"{round(value, 1) + 0:.1f}", ha="center", va="center", fontsize=SMALL, color=colour)
         axes.set(xticks=[], yticks=[])
         figure.colorbar(drawn, ax=axes, shrink=0.8).set_label(label, fontsize=SMALL)
     else:
