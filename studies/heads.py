@@ -109,7 +109,7 @@ GRIDS: dict[str, list[float]] = {
     "logreg": [0.1, 1, 10, 100, 1000],
     "tree": [4, 6, 8, 10, 15],
     "knn": [1, 3, 5, 9, 15, 25],
-    "svm": [0.0001, 0.001, 0.01, 0.1, 1],
+    "svm": [0.001, 0.01, 0.1, 1, 10],
 }
 SETTINGS = {"logreg": "C", "tree": "max_depth", "knn": "n_neighbors", "svm": "C"}
 WIDE = 8192  # features; with more, linear heads are fitted in coordinates of the training images
@@ -375,7 +375,9 @@ def check_memory(source: Source, images: int, heads: list[str]) -> None:
     linear = images * min(width, images) if width > WIDE else images * width
     # Linear heads: Z Zᵀ and its factor. liblinear copies its input to float64, and that to 16 bytes for each nonzero number.
     numbers = {"logreg": 2 * linear, "svm": 6 * linear, "knn": images * width, "tree": images * min(width, COLUMNS)}
-    needed = 4 * max(numbers[head] for head in heads) / 2**30 + 0.5
+    needed = (
+        4 * max(numbers[head] for head in heads) / 2**30 + 1.0
+    )  # torch, figures and parts of the features take 1 GiB
     found = available_memory()
     if needed > found:
         raise UserError(

@@ -246,7 +246,7 @@ def test_what_cannot_be_fitted_is_refused_before_anything_is_computed(tiny: Patc
     refused("--size 40: EfficientNet-Lite0 takes", "--features", "efficientnet_lite0", "--size", "40")
     refused("needs --weights-file", "--features", "imagenet_resnet18")
     tiny.setattr(heads, "available_memory", lambda: 0.1)
-    refused("HOG: tree on 6 training images need 0.5 GiB of memory, and 0.1 GiB", "--features", "hog", "--head", "tree")
+    refused("HOG: tree on 6 training images need 1.0 GiB of memory, and 0.1 GiB", "--features", "hog", "--head", "tree")
     Path("csv/tiny/train.csv").write_text("Path,label\n./train/0.png,1\n./train/1.png,1\n")
     refused("train.csv: all images are of class leukemia blast; a head needs two", "--features", "hog")
     assert not Path(".store").exists() and not Path("report").exists()
@@ -255,9 +255,9 @@ def test_what_cannot_be_fitted_is_refused_before_anything_is_computed(tiny: Patc
 def test_memory_that_is_needed_for_hog(monkeypatch: Patch) -> None:
     """Of 11,978 images: matrices of all pairs, or all features."""
     assert heads.available_memory() > 0
-    monkeypatch.setattr(heads, "available_memory", lambda: 2.4)
+    monkeypatch.setattr(heads, "available_memory", lambda: 2.9)
     heads.check_memory(source(), 11_978, ["logreg", "tree"])
-    with pytest.raises(UserError, match=r"knn on 11,978 training images need 2.5 GiB"):
+    with pytest.raises(UserError, match=r"knn on 11,978 training images need 3.0 GiB"):
         heads.check_memory(source(), 11_978, ["logreg", "knn"])
 
 
