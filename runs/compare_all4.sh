@@ -21,7 +21,8 @@ model --model vgg16 --progressive --epochs 20
 model --model vit_tiny --epochs 40 --lr 0.0005
 .venv/bin/python -m studies.pretrained --data "$data" --size 128 --mode tuned --epochs 8
 .venv/bin/python -m studies.pretrained --data "$data" --size 128 --mode frozen
-for features in hog resnet18 efficientnet_lite0; do
+for features in hog resnet18; do
     .venv/bin/python -m studies.heads --data "$data" --features "$features"
 done
+.venv/bin/python -m studies.heads --data "$data" --features efficientnet_lite0 --size 128
 .venv/bin/python -m studies.compare --data "$data"
