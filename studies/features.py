@@ -166,7 +166,7 @@ def network_source(path: Path, model: str, data: DataSet, images: int, hardware:
     digest = sha256(path) if path.is_file() else ""
     network, about = load_network(path, model)
     check_data(path, about, data)
-    if not about.finished:
+    if "valid_accuracy_d4" not in about.metrics:  # which the end of a run writes into its best checkpoint
         warn(f"{path}: its run has not finished; these are the features of its best epoch so far.")
     last = last_linear(network)
     size = about.preprocessing.size

@@ -20,8 +20,9 @@ from lab.errors import UserError
 from lab.figures.rates import THRESHOLDS, rates, rates_page
 from lab.figures.style import new_figure
 from studies import heads, systems
+from studies.classical import Training, by_class, fit_linear, fit_neighbours, fit_tree, most_telling
 from studies.features import HOG_SHAPE
-from studies.heads import HEADS, Training, by_class, cell_weights, fit_linear, fit_neighbours, fit_tree, most_telling
+from studies.heads import HEADS, cell_weights
 from tests.docs.test_formats import PAGE
 from tests.made import Capture, Patch, command, inside, make_data
 
