@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from lab.errors import UserError
 from lab.figures.rates import THRESHOLDS, rates, rates_page
 from lab.figures.style import new_figure
-from studies import heads, systems
+from studies import classical, heads, systems
 from studies.classical import Training, by_class, fit_linear, fit_neighbours, fit_tree, most_telling
 from studies.features import HOG_SHAPE
 from studies.heads import HEADS, cell_weights
@@ -110,7 +110,7 @@ def test_features_of_a_network_with_imagenet_weights_and_of_our_own(
 def test_linear_heads_on_many_features_are_those_on_the_features_themselves(classes: int, monkeypatch: Patch) -> None:
     """With more features than images, in coordinates of the images; the oracle is scikit-learn on the features."""
     training, valid, labels = made(images=40, width=300, classes=classes)
-    monkeypatch.setattr(heads, "WIDE", 100)
+    monkeypatch.setattr(classical, "WIDE", 100)
     assert training.coordinates.shape == (40, 40)
     standardised = training.scaler.transform(training.features), training.scaler.transform(valid)
     for value, found in fit_linear(training, "logreg", valid, labels):
@@ -149,7 +149,7 @@ def test_a_tree_is_given_the_features_that_differ_most_between_the_classes(monke
     training.features[:, 7] = 1  # tells nothing
     strength = most_telling(training)
     assert set(np.argsort(-strength)[:3]) == {0, 1, 2} and strength[7] == 0
-    monkeypatch.setattr(heads, "COLUMNS", 3)
+    monkeypatch.setattr(classical, "COLUMNS", 3)
     for _, found in fit_tree(training, strength):
         assert found.columns is not None and found.columns.tolist() == [0, 1, 2]
         assert set(np.flatnonzero(found.strength)) <= {0, 1, 2}
