@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -91,14 +93,16 @@ def draw_costs(axes: Axes, table: pd.DataFrame, groups: list[Group]) -> None:
     costs, shares = table["training_flop"].to_numpy(float) / 1e12, 100 * table["accuracy"].to_numpy(float)
     areas = 60 + 700 * np.sqrt(table["parameters"].to_numpy(float) / table["parameters"].max())
     drawn = (costs > 0) & (shares >= low)
-    points = np.stack([np.log10(costs.clip(1e-9)), shares], axis=1)
     for row in np.flatnonzero(drawn):
-        group, point = groups[row], (costs[row], shares[row])
-        axes.scatter(*point, s=areas[row], color=group.colour, marker=group.marker, alpha=0.5, lw=0)
-        # The number of a point that almost coincides with a better one is written beside it.
-        near = drawn[:row] & (np.abs(points[:row] - points[row]) < (0.12, 0.04 * (100 - low))).all(axis=1)
-        offset = (0, 0) if not near.any() else (14 if points[row, 0] >= points[:row][near, 0].max() else -14, -10)
-        axes.annotate(f"{row + 1}", point, offset, textcoords="offset points", ha="center", va="center", fontsize=SMALL)
+        group = groups[row]
+        axes.scatter(costs[row], shares[row], s=areas[row], color=group.colour, marker=group.marker, alpha=0.5, lw=0)
+    points = np.stack([np.log10(costs.clip(1e-9)) / 0.12, shares / (0.03 * (100 - low))], axis=1)
+    for rows in together(points, np.flatnonzero(drawn).tolist()):
+        numbers, point = ", ".join(f"{row + 1}" for row in rows), (costs[rows[0]], shares[rows[0]])
+        # The numbers of points that almost coincide are written beside the best of them.
+        offset, side = ((0, 0), "center") if len(rows) == 1 else ((13, 0), "left")
+        style: dict[str, Any] = {"ha": side, "va": "center", "fontsize": SMALL}
+        axes.annotate(numbers, point, offset, textcoords="offset points", **style)
     axes.set_xscale("log")
     axes.margins(x=0.12)
     axes.set_ylim(low, 100 + 0.01 * (100 - low))
@@ -108,3 +112,16 @@ def draw_costs(axes: Axes, table: pd.DataFrame, groups: list[Group]) -> None:
     if not drawn.all():
         note += f"\n{len(table) - drawn.sum()} not shown: cost not counted, or accuracy below the axis"
     axes.set_title(note, fontsize=SMALL, color=GREY)
+
+
+def together(points: np.ndarray, rows: Sequence[int]) -> list[list[int]]:
+    """The ``rows`` in groups, each within a distance of 1 in both directions of its first row; ``points`` are [N, 2]."""
+    groups: list[list[int]] = []
+    for row in rows:
+        near = (group for group in groups if (np.abs(points[group[0]] - points[row]) < 1).all())
+        group = next(near, None)
+        if group is None:
+            groups.append([row])
+        else:
+            group.append(row)
+    return groups

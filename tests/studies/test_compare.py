@@ -128,14 +128,14 @@ def test_the_page_for_people_has_all_systems_and_the_published_figures(data: Dat
 
 
 def test_a_system_far_behind_does_not_compress_the_axis() -> None:
-    shares = [0.98, 0.97, 0.975, 0.2]
+    shares = [0.98, 0.979, 0.97, 0.2]
     names = ["resnet18", "cnn6", "hog_logreg", "hog_tree"]
     table = pd.DataFrame({"system": names, "title": names, "accuracy": shares, "parameters": 10, "training_flop": 1e12})
     table = table.assign(low=table["accuracy"] - 0.01, high=table["accuracy"] + 0.01)
     figure = comparison_figure(table)
     left = figure.axes[0]
     assert left.get_xlim()[0] > 90 and [text.get_text() for text in left.texts] == ["◂ 20.0"]
-    assert [text.get_text() for text in figure.axes[1].texts] == ["1", "2", "3"]
+    assert [text.get_text() for text in figure.axes[1].texts] == ["1, 2", "3"]  # two of them almost coincide
 
 
 @pytest.mark.parametrize(
