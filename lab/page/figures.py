@@ -146,7 +146,7 @@ def systems_figure(table: pd.DataFrame, dark: bool, say: Texts) -> go.Figure:
             hovertemplate="%{customdata[0]}<br>%{y:.2f} %, %{x:,.0f} TFLOP, %{customdata[1]:,.2f} M<extra></extra>",
         )
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "ticks": "outside", "tickcolor": GRID}
-    figure.update_xaxes(title=say("axis_cost"), type="log", dtick="D2", **axis)
+    figure.update_xaxes(title=say("axis_cost"), type="log", **axis)
     figure.update_yaxes(title=say("axis_accuracy"), **axis)
     if len(table):
         low = lowest(table)
