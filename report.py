@@ -67,6 +67,7 @@ from lab.report.texts import Texts
 from lab.report.typesetting import check_libraries, uncovered, write_html, write_pdf
 from lab.tables import read_text
 from lab.terminal import warn
+from models.catalog import resnets
 
 
 def main(args: argparse.Namespace) -> None:
@@ -163,8 +164,9 @@ def check_title(args: argparse.Namespace) -> None:
 
 
 def last_day(report: Path) -> str | None:
-    """The day of the newest history, UTC; None without a history."""
-    times = [path.stat().st_mtime for path in report.glob("history_*.csv")]
+    """The day of the newest history of a ResNet, UTC; None without a history."""
+    paths = [report / f"history_{model}.csv" for model in resnets()]
+    times = [path.stat().st_mtime for path in paths if path.is_file()]
     return datetime.fromtimestamp(max(times), UTC).date().isoformat() if times else None
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All systems on ALL, side by side: report/all4/compare.md. Hours on a CPU; a command that has finished is not repeated.
+# All systems on ALL, side by side: report/all4/compare.md. Hours on a CPU; a training that has finished is not repeated.
 # Usage: runs/compare_all4.sh FOLDER, the folder that holds all4/ with its lists and images.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All systems on PBC, side by side: report/pbc8/compare.md. Hours on a CPU; a command that has finished is not repeated.
+# All systems on PBC, side by side: report/pbc8/compare.md. Hours on a CPU; a training that has finished is not repeated.
 # Usage: runs/compare_pbc8.sh FOLDER, the folder that holds pbc8/ with its lists and images.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -37,7 +37,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "efficientnet_lite0": Kind("EfficientNet-Lite0", 1280, "", multiple=32, lr=1e-3),
+    "efficientnet_lite0": Kind("EfficientNet-Lite0 (ImageNet)", 1280, "", multiple=32, lr=1e-3),
     "imagenet_resnet18": Kind("ResNet18 (ImageNet)", 512, "resnet18"),
     "imagenet_resnet50": Kind("ResNet50 (ImageNet)", 2048, "resnet50"),
     "imagenet_alexnet": Kind("AlexNet (ImageNet)", 256, "alexnet", smallest=63),

@@ -54,7 +54,7 @@ from torch import nn
 from lab.checkpoints.histories import best_row, read_histories
 from lab.checkpoints.origin import read_origin
 from lab.data.batches import EVALUATION_BATCH
-from lab.data.lists import DataSet, read_data_set, read_lists
+from lab.data.lists import DataSet, list_digest, read_data_set, read_lists
 from lab.errors import UserError, run
 from lab.evaluation.calibration import calibration
 from lab.evaluation.inference import for_prediction, macro_scores, outputs
@@ -125,8 +125,11 @@ def describe(name: str, folder: Path, data: DataSet, images: int) -> dict[str, A
     """
     path = folder / f"run_{name}.json"
     known = read_json(path)
-    if known and known.get("classes", data.classes) != data.classes:
-        raise UserError(f"{path}: is of other classes than {data.folder}; move it, or give other --report.")
+    for field, own in (("classes", data.classes), ("lists", list_digest(data))):
+        if known.get(field, own) != own:
+            raise UserError(
+                f"{path}: is of other {field} than those in {data.folder}; move it, or give other --report."
+            )
     if "base" in known:
         fields = (
             "title",
@@ -143,7 +146,7 @@ def describe(name: str, folder: Path, data: DataSet, images: int) -> dict[str, A
         missing = [field for field in fields if field not in known]
         if missing:
             raise UserError(f"{path}: lacks {', '.join(missing)}; run the study that wrote it again.")
-        return {field: known[field] for field in fields} | {"d4": known.get("settings", {}).get("d4")}
+        return {field: known[field] for field in fields} | {"d4": known.get("settings", {}).get("d4", False)}
     if name not in catalog.names():
         raise UserError(f"valid_{name}.csv: {folder} has no run_{name}.json that describes the system; move the file.")
     return trained(name, folder, known, data, images)
@@ -278,7 +281,9 @@ def markdown(table: pd.DataFrame, data: DataSet, images: int, machine: str) -> s
         "Training: 6 floating-point operations for each multiply-accumulate of a trained layer, 2 of a frozen one, for each "
         "image seen; classical heads are not counted. The time is as recorded, perhaps beside other work. Images/s: one view of "
         f"each image, measured in one run on {machine}. A row marked D4 averages eight views, and takes eight times as long. "
-        "Classical heads are timed without the head, and HOG in one process.",
+        "Classical heads are timed without the head, and HOG in one process. The cost of ImageNet weights is not included. The "
+        "probabilities of networks and of SVMs are at a temperature that was fitted on this list, except for older networks, "
+        "whose row does not name the processor; those of the other heads are as fitted.",
     ]
     published = pd.read_csv(PUBLISHED)
     published = published[published["data"] == data.name]
@@ -304,7 +309,7 @@ def cells(row: Mapping[Any, Any]) -> list[str]:
         return "–" if pd.isna(row[name]) else format(row[name] * factor, form)
 
     return [
-        row["title"] + (", D4" if row["d4"] is True else ""),
+        row["title"] + (", D4" if row["d4"] is True else ", D4 not recorded" if row["d4"] is None else ""),
         f"{row['size']}",
         f"**{100 * row['accuracy']:.2f}** ({100 * row['low']:.2f}–{100 * row['high']:.2f})",
         *(number(name, ".2f", 100) for name in ("precision", "recall", "f1")),

@@ -19,7 +19,9 @@ from lab.text import shown
 FOLDERS = ("benchmarks", "docs", "lab", "models", "resnet", "runs", "studies", "tests")
 OUTPUTS = ("csv", "data", "mlruns", "report", "weights")  # outputs of commands: included file by file, or not at all
 NOTES = ("csv/README.md", "weights/README.md")
-PICTURES = ("pbc8/accuracy_comparison.png", "pbc8/confusion_resnet18.png", "cnmc52/preprocessing.png")  # of README.md
+PICTURES: tuple[str, ...]  # of README.md
+PICTURES = ("pbc8/accuracy_comparison.png", "pbc8/confusion_resnet18.png", "cnmc52/preprocessing.png")
+PICTURES += ("pbc8/compare.png", "pbc8/compare.md", "all4/compare.md")
 # Suffixes of a data set's histories, logs, metrics and figures, and of the discussion.
 RESULTS = (".csv", ".json", ".png", ".txt")
 KINDS = (".py", ".md", ".txt", ".toml", ".ini")  # suffixes of files in the project's top folder

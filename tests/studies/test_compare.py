@@ -19,6 +19,7 @@ from lab.evaluation.metrics import mcnemar, wilson
 from lab.evaluation.valid_table import write_predictions
 from lab.figures.comparison import comparison_figure
 from lab.hardware import Hardware
+from models import catalog
 from studies import compare
 from studies.systems import System, count_network, write_system
 from tests.made import TRAIN, VALID, Capture, Patch, command, make_data
@@ -100,6 +101,15 @@ def test_cost_is_six_times_the_multiply_accumulates_of_the_images_seen(data: Dat
     assert table["cnn_light"]["training_flop"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_attention_is_counted_on_every_device() -> None:
+    with torch.device("meta"):
+        meta = catalog.build("vit_tiny", 4, 32)
+    # 16 patches and the class token; two products of queries, keys and values in each of 12 layers.
+    layer = 17 * (4 * 192 * 192 + 8 * 192 * 192) + 2 * 17 * 17 * 192
+    expected = 16 * 3 * 64 * 192 + 12 * layer + 192 * 4
+    assert count_network(meta, 32)[1] == count_network(catalog.build("vit_tiny", 4, 32), 32)[1] == expected
+
+
 def test_counted_layers() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(4 * 8 * 8, 5))
     assert count_network(network, 8) == (108 + 1285, 64 * 108 + 1280)
@@ -122,6 +132,7 @@ def test_the_page_for_people_has_all_systems_and_the_published_figures(data: Dat
     compared()
     text = (FOLDER / "compare.md").read_text()
     assert "| HOG and logistic regression | 360 | **100.00** (75.75–100.00) |" in text
+    assert "| ResNet18, D4 not recorded | 48 |" in text
     assert "| 30 s (Some CPU, AVX2, 2 threads) |" in text
     assert "| Theirs | 97.1 | valid |" in text and "Another" not in text
     assert (FOLDER / "compare.png").read_bytes().startswith(b"\x89PNG")
@@ -147,6 +158,7 @@ def test_a_system_far_behind_does_not_compress_the_axis() -> None:
         ("run_hog_logreg.json", "{", "cannot be read"),
         ("run_hog_logreg.json", '{"base": "hog"}', "lacks title"),
         ("run_resnet18.json", '{"classes": ["a", "b"]}', "is of other classes"),
+        ("run_resnet18.json", '{"lists": "0a1b"}', "is of other lists"),
         ("history_resnet18.csv", "epoch,valid_accuracy\n1,0.5\n", "has no column size"),
     ],
 )

@@ -244,7 +244,7 @@ def refused(pattern: str, *options: str) -> None:
 def test_what_cannot_be_fitted_is_refused_before_anything_is_computed(tiny: Patch) -> None:
     refused("there is no such checkpoint", "--features", "resnet18")
     refused("--size and --weights-file are for networks with ImageNet", "--features", "hog", "--size", "64")
-    refused("--size 40: EfficientNet-Lite0 takes", "--features", "efficientnet_lite0", "--size", "40")
+    refused("--size 40: EfficientNet-Lite0", "--features", "efficientnet_lite0", "--size", "40")
     refused("needs --weights-file", "--features", "imagenet_resnet18")
     tiny.setattr(heads, "available_memory", lambda: 0.1)
     refused("HOG: tree on 6 training images need 1.0 GiB of memory, and 0.1 GiB", "--features", "hog", "--head", "tree")
