@@ -79,7 +79,8 @@ def main() -> None:
     lines = table_head("data set | depth | px | epochs | minutes | aim | best of the epochs | as submitted")
     histories = {}
     for name, aims in AIMS.items():
-        histories[name] = read_histories(RESULTS / name)
+        found = read_histories(RESULTS / name)
+        histories[name] = {model: found[model] for model in aims}
         metrics = pd.read_csv(RESULTS / name / "metrics.csv")
         rows = metrics[(metrics["class"] == "overall") & (metrics["metric"] == "accuracy")].set_index("model")
         for model, aim in aims.items():

@@ -27,6 +27,8 @@ def main() -> None:
         metrics = pd.read_csv(folder / "metrics.csv")
         rows = metrics[(metrics["class"] == "overall") & (metrics["metric"] == "accuracy")].set_index("model")
         for model, history in read_histories(folder).items():
+            if not find(model).depth:  # studies.compare has a table of all systems
+                continue
             accuracy = "not evaluated"
             if model in rows.index:
                 row = rows.loc[model]
