@@ -232,7 +232,7 @@ def fit_neighbours(training: Training, strength: np.ndarray, valid: np.ndarray) 
     counts = [int(k) for k in GRIDS["knn"] if k <= len(stored)]
     index = NearestNeighbors(n_neighbors=counts[-1], algorithm="brute").fit(stored)
     one_hot = np.eye(training.classes)[training.labels]
-    nearest: dict[int, np.ndarray] = {}  # of valid and test, whose search takes minutes with HOG
+    nearest: dict[int, np.ndarray] = {}  # of valid, whose search takes minutes with HOG
 
     def search(features: np.ndarray) -> np.ndarray:
         found = [index.kneighbors(unit(part), return_distance=False) for part in parts(features)]

@@ -36,7 +36,7 @@ def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def train(lists: Path, tmp_path: Path, monkeypatch: Patch) -> System:
-    """Trains in a working directory of its own; returns the file of the training."""
+    """Trains in a separate working directory. Returns the path of the training file."""
     (tmp_path / "csv").mkdir()
     (tmp_path / "csv" / "tiny").symlink_to(lists)
     monkeypatch.chdir(tmp_path)
