@@ -168,24 +168,27 @@ class ConvolutionFunction(torch.autograd.Function):
     """PyTorch's convolution in the forward pass, the gradients of this module in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, stride: int) -> Tensor:
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
         ctx.save_for_backward(input, weight)
         ctx.stride = stride
-        return functional.conv2d(input, weight, stride=stride, padding=weight.shape[2] // 2)
+        return functional.conv2d(input, weight, bias, stride=stride, padding=weight.shape[2] // 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        (input, weight), needs_grad_input = ctx.saved_tensors, ctx.needs_input_grad[0]
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
+        (input, weight), (needs_grad_input, _, needs_grad_bias, _) = ctx.saved_tensors, ctx.needs_input_grad
+        grad_bias = grad_output.sum((0, 2, 3)) if needs_grad_bias else None
         if weight.shape[2] == 1:
-            return *gradients_1x1(grad_output, input, weight, ctx.stride, needs_grad_input), None
-        return *gradients_3x3(grad_output, input, weight, needs_grad_input), None
+            gradients = gradients_1x1(grad_output, input, weight, ctx.stride, needs_grad_input)
+        else:
+            gradients = gradients_3x3(grad_output, input, weight, needs_grad_input)
+        return *gradients, grad_bias, None
 
 
 class FastGradientConv2d(nn.Conv2d):
     """A convolution that uses the gradients of this module for float32 tensors on the CPU, and PyTorch's otherwise.
 
-    It shares the weight of the ``convolution`` that it replaces, for which :func:`gains` must hold.
+    It shares the weight and the bias of the ``convolution`` that it replaces, for which :func:`gains` must hold.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -199,15 +202,15 @@ class FastGradientConv2d(nn.Conv2d):
             bias=False,
             device="meta",
         )
-        self.weight = convolution.weight
+        self.weight, self.bias = convolution.weight, convolution.bias
         self.train(convolution.training)
 
     def forward(self, input: Tensor) -> Tensor:
         supported = input.device.type == "cpu" and input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        # There is a bias once a batch norm was folded in. torch.compile generates kernels for PyTorch's own gradients.
-        if not supported or self.bias is not None or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        # torch.compile generates kernels for PyTorch's own gradients.
+        if not supported or not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(input)
-        output: Tensor = ConvolutionFunction.apply(input, self.weight, self.stride[0])
+        output: Tensor = ConvolutionFunction.apply(input, self.weight, self.bias, self.stride[0])
         return output
 
 
@@ -220,7 +223,6 @@ def gains(convolution: nn.Conv2d) -> bool:
         and convolution.dilation == (1, 1)
         and convolution.groups == 1
         and convolution.padding_mode == "zeros"
-        and convolution.bias is None
         and min(convolution.in_channels, convolution.out_channels) >= LEAST_CHANNELS
     )
 

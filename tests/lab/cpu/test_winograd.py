@@ -121,6 +121,22 @@ def test_a_network_computes_the_same_and_learns_the_same(model: str) -> None:
         assert torch.equal(plain.eval()(images), fast.eval()(images))
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_bias_is_added_and_has_its_gradient(kernel: int) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(128, 130, kernel, padding=kernel // 2))
+    fast = copy.deepcopy(plain)
+    assert use_fast_gradients(fast, CPU) == 1
+    images, grad_output = torch.randn(3, 128, 5, 7), torch.randn(3, 130, 5, 7)
+    outputs = [network(images) for network in (plain, fast)]
+    assert torch.equal(*outputs)
+    for output in outputs:
+        output.backward(grad_output)
+    for parameter, other in zip(plain.parameters(), fast.parameters(), strict=True):
+        assert parameter.grad is not None and other.grad is not None
+        assert relative_error(other.grad, parameter.grad) < 1e-4
+
+
 def test_replacing_convolutions_keeps_parameters_names_and_random_numbers() -> None:
     """Checkpoints, DDP and the bits of a training depend on them. Copies have fast gradients, and norms can be folded."""
     torch.manual_seed(0)
@@ -142,8 +158,8 @@ def test_other_devices_precisions_and_convolutions_have_pytorchs_gradients() -> 
     network = catalog.build("resnet18", 2, 32)
     assert use_fast_gradients(network, Hardware(torch.device("cpu"), "bf16")) == 0
     assert use_fast_gradients(network, Hardware(torch.device("cuda"), "fp32")) == 0
-    usual: dict[str, Any] = {"in_channels": 128, "out_channels": 128, "kernel_size": 3, "padding": 1, "bias": False}
-    changes: list[dict[str, Any]] = [{"bias": True}, {"padding": 0}, {"stride": 2}, {"padding": 2, "dilation": 2}]
+    usual: dict[str, Any] = {"in_channels": 128, "out_channels": 128, "kernel_size": 3, "padding": 1}
+    changes: list[dict[str, Any]] = [{"padding": 0}, {"stride": 2}, {"padding": 2, "dilation": 2}]
     changes += [{"groups": 2}, {"padding_mode": "reflect"}, {"kernel_size": 5, "padding": 2}, {"in_channels": 64}]
     assert use_fast_gradients(nn.Sequential(nn.Conv2d(**usual)), CPU) == 1
     assert use_fast_gradients(nn.Sequential(*(nn.Conv2d(**usual | change) for change in changes)), CPU) == 0
