@@ -44,7 +44,6 @@ def check_paths(args: argparse.Namespace) -> None:
 
 ARGS = parse(arguments, __name__, check_paths)
 
-import numpy as np
 import pandas as pd
 
 from lab.checkpoints.headers import chosen_models
@@ -52,17 +51,15 @@ from lab.checkpoints.origin import weights_digests, write_origin
 from lab.data.lists import read_data_set, read_list
 from lab.errors import run
 from lab.evaluation.confidence import threshold
-from lab.evaluation.metrics import confidence_metrics, metrics_table, wilson, write_metrics
-from lab.evaluation.mistakes import confusion
+from lab.evaluation.metrics import confidence_metrics, metrics_table, write_metrics
 from lab.evaluation.prediction import NOT_FOR_DIAGNOSIS, predict_list
 from lab.evaluation.valid_table import write_predictions
-from lab.figures.confusion import confusion_figure
+from lab.figures.confusion import draw_confusion
 from lab.figures.risk import risk_figure
 from lab.figures.roc import roc_figure
 from lab.figures.runs import draw_scores, redraw_accuracy
 from lab.figures.style import save
 from lab.hardware import choose_hardware
-from lab.text import percent
 from models.catalog import find
 
 
@@ -84,13 +81,8 @@ def main(args: argparse.Namespace) -> None:
         table = report / f"valid_{model}.csv"
         write_predictions(table, valid, probabilities)
         write_origin(table, digests, found.d4)
-        matrix = confusion(valid.labels, probabilities)
-        hits = int(np.trace(matrix))
-        low, high = wilson(hits, len(valid))
-        accuracy = f"{percent(hits / len(valid))} ({100 * low:.2f}–{100 * high:.2f})"
-        title = f"{find(model).title} on {data.name}: accuracy {accuracy}"
-        save(confusion_figure(matrix, about.classes, title), report / f"confusion_{model}.png")
-        print(f"{model}: accuracy {accuracy}, {hits:,} of {len(valid):,} images of valid.csv")
+        title, file = f"{find(model).title} on {data.name}", report / f"confusion_{model}.png"
+        print(f"{model}: {draw_confusion(valid.labels, probabilities, about.classes, title, file)} of valid.csv")
 
     only = "" if args.model == "all" else f"_{args.model}"  # a single model does not overwrite the files of all
     trust = [confidence_metrics(valid.labels, found).assign(model=model) for model, found in predicted.items()]

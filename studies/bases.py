@@ -85,9 +85,14 @@ def check_size(name: str, size: int) -> None:
         raise UserError(f"--size {size}: {kind.title} takes {only}{steps}.")
 
 
+def packages(name: str) -> tuple[str, ...]:
+    """The packages that a network needs besides torch."""
+    return LITE if name == "efficientnet_lite0" else ("torchvision",)
+
+
 def installed(name: str) -> bool:
     """Whether the packages of a network are installed."""
-    return all(map(util.find_spec, LITE if name == "efficientnet_lite0" else ["torchvision"]))
+    return all(map(util.find_spec, packages(name)))
 
 
 def without_classifier(name: str) -> nn.Module:

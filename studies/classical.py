@@ -77,7 +77,7 @@ class Training:
             return np.concatenate([self.standardise(part) for part in parts(self.features)])
         count, width = self.features.shape
         print(
-            f"linear heads: fitted on {count:,} coordinates, because {width:,} features are more than the images",
+            f"linear heads: fitted on {count:,} coordinates in place of {width:,} features, which gives the same heads",
             flush=True,
         )
         mean, scale = self.scaler.mean_.astype(np.float32), self.scaler.scale_.astype(np.float32)
@@ -154,10 +154,10 @@ def fit_linear(training: Training, head: str, valid: np.ndarray, labels: np.ndar
 
 
 def by_class(coef: np.ndarray, intercept: np.ndarray, seen: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's coefficients as weights [M, K] and biases [K]. With two classes it has those of the second only; a class
-    without a training image gets the bias -inf, which makes its probability 0."""
+    """scikit-learn's coefficients as weights [M, K] and biases [K]. Of two classes it has one row, the difference between them,
+    of which each gets half; a class without a training image gets the bias -inf, which makes its probability 0."""
     if len(seen) == 2:
-        coef, intercept = np.concatenate([np.zeros_like(coef), coef]), np.append(0, intercept)
+        coef, intercept = np.concatenate([-coef, coef]) / 2, np.append(-intercept, intercept) / 2
     weights, bias = np.zeros((coef.shape[1], classes), np.float32), np.full(classes, -np.inf, np.float32)
     weights[:, seen], bias[seen] = coef.T, intercept
     return weights, bias
@@ -177,7 +177,8 @@ def linear(
     known = np.isin(labels, seen)
     if head == "svm" and known.any():
         rows = in_blocks(scores)(valid)[known][:, seen]
-        temperature = fit_temperature(np.searchsorted(seen, labels[known]), softmax(rows, axis=1))
+        spread = float(rows.std()) or 1.0  # a temperature is sought between limits, near those of logits
+        temperature = spread * fit_temperature(np.searchsorted(seen, labels[known]), softmax(rows / spread, axis=1))
     predict = in_blocks(lambda features: softmax(scores(features) / temperature, axis=1))
     details = {"temperature": temperature} if head == "svm" else {}
     return Fitted(predict, weights.size + bias.size, np.abs(weights).max(axis=1), details, weights)

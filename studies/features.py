@@ -106,7 +106,7 @@ def open_source(
     if name == HOG:
         return hog_source(train)
     if name in bases.NAMES:
-        return base_source(name, train, hardware, size, file)
+        return base_source(name, data, train, hardware, size, file)
     return network_source(weights / data.name / name / "best.safetensors", name, data, len(train), hardware)
 
 
@@ -170,10 +170,10 @@ def network_source(path: Path, model: str, data: DataSet, images: int, hardware:
         warn(f"{path}: its run has not finished; these are the features of its best epoch so far.")
     last = last_linear(network)
     size = about.preprocessing.size
-    parameters, macs = count_network(network, size)
+    parameters, macs, _ = count_network(network, size)
     parameters -= sum(parameter.numel() for parameter in last.parameters())
     fast = for_prediction(hardware.place(network), hardware)
-    settings = {"weights": digest, "preprocessing": asdict(about.preprocessing), "precision": hardware.precision}
+    settings = {"weights": digest, "preprocessing": asdict(about.preprocessing)} | computed_by(hardware)
     rows = partial(network_rows, partial(before_last, fast, hardware), data.name, about.preprocessing, hardware)
     title = catalog.find(model).title
     flop = training_cost(model, len(data.classes), (row["size"] for row in about.history), images)
@@ -181,22 +181,30 @@ def network_source(path: Path, model: str, data: DataSet, images: int, hardware:
     return Source(model, title, size, last.in_features, parameters, macs, settings, network_code(), rows, flop, seconds)
 
 
-def base_source(name: str, train: ImageList, hardware: Hardware, size: int | None, file: Path | None) -> Source:
+def base_source(
+    name: str, data: DataSet, train: ImageList, hardware: Hardware, size: int | None, file: Path | None
+) -> Source:
     """The pooled features of a network with ImageNet weights."""
     base = bases.open_base(name, file)
     size = size or base.size
     bases.check_size(name, size)
     preprocessing = replace(choose_preprocessing(train, size), mean=base.mean, std=base.std)
-    parameters, macs = count_network(base.network, size)
+    parameters, macs, _ = count_network(base.network, size)
     hardware.place(base.network)
 
     def forward(images: Tensor) -> Tensor:
         with hardware.autocast():
             return base.features(images.contiguous(memory_format=torch.channels_last))
 
-    settings = {"weights": base.digest, "preprocessing": asdict(preprocessing), "precision": hardware.precision}
-    rows = partial(network_rows, forward, train.csv.parent.name, preprocessing, hardware)
-    return Source(name, base.title, size, base.width, parameters, macs, settings, network_code(), rows)
+    settings = {"weights": base.digest, "preprocessing": asdict(preprocessing)} | computed_by(hardware)
+    rows = partial(network_rows, forward, data.name, preprocessing, hardware)
+    code = network_code(*bases.packages(name))
+    return Source(name, base.title, size, base.width, parameters, macs, settings, code, rows)
+
+
+def computed_by(hardware: Hardware) -> dict[str, str]:
+    """What the rounding of the features depends on."""
+    return {"device": hardware.device.type, "precision": hardware.precision}
 
 
 def last_linear(network: nn.Module) -> nn.Linear:
@@ -204,14 +212,15 @@ def last_linear(network: nn.Module) -> nn.Linear:
     return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
 
 
-def network_code() -> str:
-    """A hash of the code that computes the features of a network, and of torch's version."""
-    digest = hashlib.sha256(str(torch.__version__).encode())
+def network_code(*packages: str) -> str:
+    """A hash of the code that computes the features of a network, and of the versions of torch and other ``packages``."""
+    digest = hashlib.sha256(" ".join([torch.__version__, *map(version, packages)]).encode())
     files = [
         "lab/evaluation/inference.py",
         "lab/cpu/fused_inference.py",
         "lab/data/augmentation.py",
         "studies/bases.py",
+        "studies/features.py",
     ]
     for path in [
         *(PROJECT / name for name in files),

@@ -88,7 +88,7 @@ from lab.terminal import progress
 from lab.text import counted
 from studies.classical import COLUMNS, SEED, SETTINGS, WIDE, Fitted, Predict, Training, choose, most_telling
 from studies.features import HOG, HOG_SHAPE, STORES, Features, Source, open_source, stored_features
-from studies.systems import System, test_images, write_answers, write_system
+from studies.systems import TEST_LIST, System, test_images, write_answers, write_system
 
 SHOWN = 6  # images of a feature
 REPEATS, IMPORTANCE_FEATURES, IMPORTANCE_IMAGES, REGIONS = 3, 20, 1000, 7  # of permutation importance
@@ -104,7 +104,7 @@ def main(args: argparse.Namespace) -> None:
     source = open_source(args.features, data, lists["train"], args.weights, hardware, args.size, args.weights_file)
     check_memory(source, len(lists["train"]), args.head)
     features = {name: stored_features(source, data.name, name, images) for name, images in lists.items()}
-    answers = stored_features(source, data.name, "test", test) if test else None
+    answers = stored_features(source, data.name, TEST_LIST, test) if test else None
     training = Training(features["train"].values, lists["train"].labels, len(data.classes))
     strength = most_telling(training)
     prepared = 0.0  # seconds for the coordinates, which both linear heads need
@@ -141,7 +141,7 @@ def check_labels(train: ImageList, data: DataSet) -> None:
 def check_memory(source: Source, images: int, heads: list[str]) -> None:
     """Raise :class:`UserError` if there is less memory than the heads need."""
     width = source.width
-    linear = images * min(width, images) if width > WIDE else images * width
+    linear = images * (images if width > WIDE else width)
     # Linear heads: Z Zᵀ and its factor. liblinear copies its input to float64, and that to 16 bytes for each nonzero number.
     numbers = {"logreg": 2 * linear, "svm": 6 * linear, "knn": images * width, "tree": images * min(width, COLUMNS)}
     needed = (

@@ -20,8 +20,6 @@ from lab.errors import UserError
 from lab.options import add_machine, add_places, add_quiet, add_report, parse
 from studies.bases import KINDS, NAMES, SIZE, Base, check_base, check_size, open_base
 
-__all__ = ["NAMES", "Base", "open_base"]  # studies.bases has what other studies need
-
 MODES = {"frozen": "new head", "tuned": "fine-tuned"}
 # An epoch of a head on features that are computed takes a second.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -105,8 +103,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from lab.checkpoints.checkpoint import (
     About,
@@ -135,7 +131,7 @@ from lab.terminal import progress
 from lab.text import duration, percent, shown
 from lab.training.ema import EMA
 from lab.training.recipe import Settings, learning_rate
-from studies.systems import TEST_LIST, System, test_images, write_answers, write_system
+from studies.systems import TEST_LIST, System, count_network, test_images, write_answers, write_system
 
 
 @dataclass(frozen=True)
@@ -262,18 +258,6 @@ def make_optimizer(network: nn.Module, settings: Settings, lr_base: float) -> to
     return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
 
 
-def count_macs(whole: nn.Module, frozen: list[str], size: int, device: torch.device) -> tuple[int, int]:
-    """Multiply-accumulates for one image: of all layers, and of the frozen ones."""
-    image = torch.zeros(1, 3, size, size, device=device, requires_grad=True)
-    # Plain attention, because the counter does not know the fused kernels of each device and of inference.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        whole.eval()(image)
-    counts, kinds = counter.get_flop_counts(), (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
-    names = [f"{type(whole).__name__}.{name}" for name in frozen if isinstance(whole.get_submodule(name), kinds)]
-    # The counter counts a multiplication and an addition as two operations.
-    return counter.get_total_flops() // 2, sum(sum(counts.get(name, {}).values()) for name in names) // 2
-
-
 # ---- prepare: images, features, optimizer --------------------------------------------------------------------------------------
 
 
@@ -292,8 +276,11 @@ def prepare(task: Task) -> Training:
     about = About(task.system, task.data.classes, task.preprocessing, task.data.name, digest, settings=values)
     feeds = feature_feeds(task, stores, settings) if args.mode == "frozen" else image_feeds(task, stores, settings)
     network = whole if args.mode == "tuned" else whole.get_submodule("head")
-    trained = sum(parameter.numel() for parameter in whole.parameters() if parameter.requires_grad)
-    print(f"{task.system}: {trained:,} of {count_parameters(whole):,} parameters are trained, {settings.epochs} epochs")
+    trained, kept = (
+        sum(parameter.numel() for parameter in whole.parameters() if parameter.requires_grad == wanted)
+        for wanted in (True, False)
+    )
+    print(f"{task.system}: {trained:,} of {trained + kept:,} parameters are trained, {settings.epochs} epochs")
     precise = replace(hardware, precision=training_precision(task))
     optimizer = make_optimizer(network, settings, args.lr_base)
     return Training(
@@ -494,7 +481,7 @@ def finish(task: Task, training: Training, prepared: float) -> None:
     d4 = decide_d4(replace(about, metrics=metrics), "auto")
     temperature = fit_temperature(valid.labels, both[d4])
     settings, epochs = about.settings, len(about.history)
-    macs, frozen = count_macs(whole, task.frozen, settings["size"], hardware.device)
+    parameters, macs, frozen = count_network(whole, settings["size"], task.frozen)
     seen = epochs * training.steps * min(settings["batch_size"], len(task.lists["train"]))
     passes = len(task.lists["train"]) if task.args.mode == "frozen" else seen  # of the frozen layers
     system = System(
@@ -503,7 +490,7 @@ def finish(task: Task, training: Training, prepared: float) -> None:
         base=task.base.name,
         size=settings["size"],
         settings=settings | {"best_epoch": int(about.metrics["epoch"]), "d4": d4, "temperature": temperature},
-        parameters=count_parameters(whole),
+        parameters=parameters,
         macs=macs,
         training_flop=6.0 * (macs - frozen) * seen + 2.0 * frozen * passes,
         seconds=prepared + sum(row["seconds"] for row in about.history),
@@ -512,11 +499,6 @@ def finish(task: Task, training: Training, prepared: float) -> None:
     images = test_images(task.data)
     if images is not None:
         write_answers(system, task.data, images, rows(TEST_LIST, images, d4).argmax(axis=1))
-
-
-def count_parameters(network: nn.Module) -> int:
-    """The number of a network's parameters."""
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 if __name__ == "__main__":

@@ -20,15 +20,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lab.data.lists import DataSet, ImageList, list_digest, read_list
-from lab.evaluation.metrics import wilson
-from lab.evaluation.mistakes import confusion
 from lab.evaluation.valid_table import write_predictions
-from lab.figures.confusion import confusion_figure
-from lab.figures.style import save
+from lab.figures.confusion import draw_confusion
 from lab.files import write_whole
 from lab.hardware import Hardware, processor
 from lab.kaggle.submissions import submission_folder, write_submission
-from lab.text import percent
 from models import catalog
 
 TEST_LIST = "resnet_18_test"  # the test list of every system that is no ResNet of the lab
@@ -75,13 +71,9 @@ def write_system(
     about = asdict(system) | place | machine | {"torch": str(torch.__version__)}
     write_whole(report / f"run_{system.name}.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     write_predictions(report / f"valid_{system.name}.csv", valid, probabilities)
-    matrix = confusion(valid.labels, probabilities)
-    hits = int(np.trace(matrix))
-    low, high = wilson(hits, len(valid))
-    accuracy = f"{percent(hits / len(valid))} ({100 * low:.2f}–{100 * high:.2f})"
-    title = f"{system.title} on {data.name}: accuracy {accuracy}"
-    save(confusion_figure(matrix, data.classes, title), report / f"confusion_{system.name}.png")
-    print(f"{system.name}: accuracy {accuracy}, {hits:,} of {len(valid):,} images of valid.csv", flush=True)
+    title, file = f"{system.title} on {data.name}", report / f"confusion_{system.name}.png"
+    found = draw_confusion(valid.labels, probabilities, data.classes, title, file)
+    print(f"{system.name}: {found} of valid.csv", flush=True)
 
 
 def test_images(data: DataSet) -> ImageList | None:
@@ -100,7 +92,7 @@ def write_answers(system: System, data: DataSet, images: ImageList, predictions:
 def count(model: str, classes: int, size: int) -> tuple[int, int]:
     """The parameters of a model of the catalogue, and its multiply-accumulates for one image of ``size`` px."""
     with torch.device("meta"):  # computes shapes only
-        return count_network(catalog.build(model, classes, size), size)
+        return count_network(catalog.build(model, classes, size), size)[:2]
 
 
 def training_cost(model: str, classes: int, sizes: Iterable[float], images: int) -> float:
@@ -112,11 +104,15 @@ def training_cost(model: str, classes: int, sizes: Iterable[float], images: int)
     return float(sum(6 * count(model, classes, size)[1] * images * number for size, number in epochs.items()))
 
 
-def count_network(network: nn.Module, size: int) -> tuple[int, int]:
-    """The parameters of a network, and its multiply-accumulates for one image [3, size, size]."""
+def count_network(network: nn.Module, size: int, frozen: Iterable[str] = ()) -> tuple[int, int, int]:
+    """The parameters of a network, its multiply-accumulates for one image [3, size, size], and those of its ``frozen`` layers,
+    which are given by name."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
     # With a gradient and by plain attention, because the counter does not know the fused kernels of inference.
     image = torch.zeros(1, 3, size, size, device=next(network.parameters()).device, requires_grad=True)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         network.eval()(image)
-    return parameters, counter.get_total_flops() // 2  # it counts a multiplication and an addition as two
+    counts, kinds = counter.get_flop_counts(), (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
+    names = [f"{type(network).__name__}.{name}" for name in frozen if isinstance(network.get_submodule(name), kinds)]
+    still = sum(sum(counts.get(name, {}).values()) for name in names)
+    return parameters, counter.get_total_flops() // 2, still // 2  # it counts a multiplication and an addition as two

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import seaborn
@@ -11,7 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lab.errors import UserError
-from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure, plain
+from lab.evaluation.metrics import wilson
+from lab.evaluation.mistakes import confusion
+from lab.figures.style import GREY, LABEL, SMALL, TICK, new_figure, plain, save
 from lab.text import percent
 from models.catalog import find
 
@@ -99,6 +102,19 @@ def confusion_figure(matrix: np.ndarray, class_names: Sequence[str], title: str 
     texts = [["–" if np.isnan(share) else f"{share:.1f}" for share in row] for row in shares]
     _confusion_panel(two, shares, texts, class_names, "% of the true class", len(matrix) > 10)
     return figure
+
+
+def draw_confusion(
+    labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], title: str, path: Path
+) -> str:
+    """Draw the confusion matrix of a list, labels [N] and probabilities [N, K], with the accuracy and its 95 % interval in the
+    title. Returns the accuracy as a text."""
+    matrix = confusion(labels, probabilities)
+    hits = int(np.trace(matrix))
+    low, high = wilson(hits, len(labels))
+    accuracy = f"accuracy {percent(hits / len(labels))} ({100 * low:.2f}–{100 * high:.2f})"
+    save(confusion_figure(matrix, class_names, f"{title}: {accuracy}"), path)
+    return f"{accuracy}, {hits:,} of {len(labels):,} images"
 
 
 def confusions_figure(matrices: Mapping[str, np.ndarray], class_names: Sequence[str], title: str = "") -> Figure:

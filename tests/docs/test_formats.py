@@ -39,7 +39,7 @@ def written(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("written")
     options: list[str | Path] = ["--data", trained / "csv" / "tiny", "--weights", trained / "weights", *CPU]
     with inside(folder) as patch:
-        for name in ("confusion_figure", "roc_figure", "save", "redraw_accuracy"):
+        for name in ("draw_confusion", "roc_figure", "save", "redraw_accuracy"):
             patch.setattr(evaluate, name, lambda *_: None)
         command(evaluate, *options)
         command(predict, *options, "--out", folder)

@@ -112,7 +112,7 @@ def test_attention_is_counted_on_every_device() -> None:
 
 def test_counted_layers() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(4 * 8 * 8, 5))
-    assert count_network(network, 8) == (108 + 1285, 64 * 108 + 1280)
+    assert count_network(network, 8, ["0"]) == (108 + 1285, 64 * 108 + 1280, 64 * 108)
 
 
 def test_p_values_are_corrected_by_holm(data: DataSet) -> None:
@@ -158,6 +158,7 @@ def test_a_system_far_behind_does_not_compress_the_axis() -> None:
         ("run_hog_logreg.json", "{", "cannot be read"),
         ("run_hog_logreg.json", '{"base": "hog"}', "lacks title"),
         ("run_resnet18.json", '{"classes": ["a", "b"]}', "is of other classes"),
+        ("run_resnet18.json", '{"records": [5]}', "is not what our commands write"),
         ("run_resnet18.json", '{"lists": "0a1b"}', "is of other lists"),
         ("history_resnet18.csv", "epoch,valid_accuracy\n1,0.5\n", "has no column size"),
     ],
@@ -168,6 +169,13 @@ def test_a_wrong_file_is_one_sentence(data: DataSet, file: str, content: str | N
     with pytest.raises(UserError, match=message) as raised:
         compared()
     assert file in str(raised.value) and not (FOLDER / "compare.csv").exists()
+
+
+def test_without_resnet18_there_is_no_test_against_it(data: DataSet) -> None:
+    (FOLDER / "valid_resnet18.csv").unlink()
+    table = compared()
+    assert list(table) == ["hog_logreg", "cnn_light"] and all(np.isnan(row["p_resnet18"]) for row in table.values())
+    assert 0 < table["cnn_light"]["p_best"] < 0.1
 
 
 def test_nothing_to_compare_is_one_sentence(data: DataSet) -> None:

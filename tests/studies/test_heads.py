@@ -20,7 +20,7 @@ from lab.errors import UserError
 from lab.figures.rates import THRESHOLDS, rates, rates_page
 from lab.figures.style import new_figure
 from studies import classical, heads, systems
-from studies.classical import Training, by_class, fit_linear, fit_neighbours, fit_tree, most_telling
+from studies.classical import Training, by_class, fit_linear, fit_neighbours, fit_tree, linear, most_telling
 from studies.features import HOG_SHAPE
 from studies.heads import HEADS, cell_weights
 from tests.docs.test_formats import PAGE
@@ -42,8 +42,9 @@ def made(images: int = 60, width: int = 30, classes: int = 3, seed: int = 0) -> 
 
 def without_figures(patch: Patch) -> None:
     """Draw none of the figures that all heads have, because drawing takes most of the time."""
-    for module, name in ((systems, "confusion_figure"), *((heads, f"{name}_figure") for name in FIGURES)):
-        patch.setattr(module, name, lambda *_: new_figure(1, 1, ""))
+    for name in FIGURES:
+        patch.setattr(heads, f"{name}_figure", lambda *_: new_figure(1, 1, ""))
+    patch.setattr(systems, "draw_confusion", lambda *_: "")
     patch.setattr(heads, "rates_page", lambda *_: "")
 
 
@@ -167,11 +168,23 @@ def test_a_class_without_training_images_is_never_predicted() -> None:
         np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-6)
 
 
+def test_the_probabilities_of_an_svm_do_not_depend_on_the_scale_of_its_scores() -> None:
+    """The temperature is sought in proportion to them. An ignored constant would leave it at a limit."""
+    training, valid, labels = made()
+    generator = np.random.default_rng(0)
+    weights, bias = generator.normal(size=(30, 3)).astype(np.float32), np.zeros(3, np.float32)
+    plain, tiny = (linear(training, scale * weights, bias, "svm", valid, labels) for scale in (1, 1e-4))
+    np.testing.assert_allclose(plain.predict(valid), tiny.predict(valid), atol=1e-4)
+
+
 def test_two_classes_have_the_probabilities_of_scikit_learn() -> None:
     training, valid, _ = made(classes=2)
     model = LogisticRegression().fit(training.features, training.labels)
     weights, bias = by_class(model.coef_, model.intercept_, model.classes_, 2)
     np.testing.assert_allclose(softmax(valid @ weights + bias, axis=1), model.predict_proba(valid), atol=1e-5)
+    assert (
+        weights[:, 0] == -weights[:, 1]
+    ).all() and weights.any()  # so that each class has features that speak for it
 
 
 def test_importance_is_that_of_the_features_in_use(monkeypatch: Patch) -> None:

@@ -20,7 +20,8 @@ from lab.errors import UserError
 from lab.kaggle.submissions import check_submission
 from studies import pretrained
 from studies.bases import KINDS, Base, open_base
-from studies.pretrained import MODES, classifier, count_macs, count_parameters, freeze, train_mode
+from studies.pretrained import MODES, classifier, freeze, train_mode
+from studies.systems import count_network
 from tests.docs.test_formats import fields
 from tests.made import TIMES, VALID, Capture, Patch, command, make_data
 
@@ -41,7 +42,7 @@ def train(lists: Path, tmp_path: Path, monkeypatch: Patch) -> System:
     (tmp_path / "csv" / "tiny").symlink_to(lists)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("studies.systems.submission_folder", lambda data: tmp_path)  # the lists are shared
-    monkeypatch.setattr("studies.systems.save", lambda *_: None)  # figures are slow
+    monkeypatch.setattr("studies.systems.draw_confusion", lambda *_: "")  # figures are slow
 
     def run(mode: str, *options: str) -> Path:
         command(pretrained, "--mode", mode, *OPTIONS, *options)
@@ -59,6 +60,10 @@ def untimed(system: str) -> pd.DataFrame:
     return pd.read_csv(f"report/tiny/history_{system}.csv").drop(columns=TIMES)
 
 
+def parameters_of(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_system_is_trained_and_described(train: System, mode: str, capsys: Capture, monkeypatch: Patch) -> None:
     """Also: the features of a frozen base give the same predictions as the whole network."""
@@ -71,7 +76,7 @@ def test_a_system_is_trained_and_described(train: System, mode: str, capsys: Cap
     monkeypatch.setattr(pretrained, "finish", keep)
     file, system = train(mode, "--epochs", "3"), f"efficientnet_lite0_{mode}"
     about = json.loads(Path(f"report/tiny/run_{system}.json").read_text())
-    assert about["parameters"] == count_parameters(pretrained.open_base("efficientnet_lite0").network) + (
+    assert about["parameters"] == parameters_of(open_base("efficientnet_lite0").network) + (
         2562 if mode == "tuned" else 1281 * 256 + 257 * 128 + 129 * 64 + 65 * 16 + 17 * 8 + 9 * 2
     )
     assert about["settings"]["weights_sha256"].startswith("57934424") and about["seconds"] > 0
@@ -90,10 +95,10 @@ def test_a_system_is_trained_and_described(train: System, mode: str, capsys: Cap
     assert "macro precision" in out and "0 s left" in out and file.is_file()
     # Trained layers cost three passes forward (6 operations for a multiply-accumulate), frozen ones a third of it.
     whole = classifier(open_base("efficientnet_lite0"), mode, 2, 0.2)
-    macs = count_macs(whole, freeze(whole, 1.0), 32, CPU)
-    frozen = 24 * 2 * macs[1] + 3 * 24 * 6 * (macs[0] - macs[1])
-    assert about["macs"] == macs[0]
-    assert about["training_flop"] == (frozen if mode == "frozen" else 3 * 24 * 6 * macs[0])
+    _, macs, still = count_network(whole, 32, freeze(whole, 1.0))
+    frozen = 24 * 2 * still + 3 * 24 * 6 * (macs - still)
+    assert about["macs"] == macs
+    assert about["training_flop"] == (frozen if mode == "frozen" else 3 * 24 * 6 * macs)
 
 
 def stop_after(patch: Patch, epoch: int) -> None:
@@ -183,20 +188,20 @@ def test_norms_of_frozen_layers_stay_in_evaluation_mode() -> None:
 def test_the_head_of_vgg16_has_the_published_number_of_parameters() -> None:
     with torch.device("meta"):
         whole = classifier(base_of(torchvision.models.vgg16(weights=None).features, "imagenet_vgg16"), "frozen", 4, 0.2)
-    assert count_parameters(whole.get_submodule("head")) == 173_692
-    assert count_parameters(whole) == 14_888_380
+    assert parameters_of(whole.get_submodule("head")) == 173_692
+    assert parameters_of(whole) == 14_888_380
 
 
 def test_multiply_accumulates() -> None:
     """EfficientNet-Lite0's are published as 407 million; ViT's follow from its sizes, attention included."""
     lite = classifier(open_base("efficientnet_lite0"), "tuned", 1000, 0.2)
-    total, frozen = count_macs(lite, freeze(lite, 1.0), 224, CPU)
+    _, total, frozen = count_network(lite, 224, freeze(lite, 1.0))
     assert total == pytest.approx(407e6, rel=0.06) and frozen == total - 1_280_000
     vit = torchvision.models.VisionTransformer(224, 16, 1, 12, 768, 3072)
     vit.heads = nn.Identity()
     network = nn.Sequential(vit, nn.Unflatten(1, (768, 1, 1)))
     whole = classifier(base_of(network, "imagenet_vit_b16"), "tuned", 2, 0.2)
-    total, frozen = count_macs(whole, freeze(whole, 1.0), 224, CPU)
+    _, total, frozen = count_network(whole, 224, freeze(whole, 1.0))
     tokens = 14 * 14 + 1
     linear = 196 * 768 * 768 + tokens * (4 * 768 * 768 + 2 * 768 * 3072)
     assert frozen == linear + 2 * tokens * tokens * 768 and total == frozen + 2 * 768
