@@ -118,7 +118,8 @@ def hog_source(train: ImageList) -> Source:
         (version("scikit-image") + inspect.getsource(hog_features) + inspect.getsource(hog_of)).encode()
     ).hexdigest()
     width = int(np.prod(HOG_SHAPE))
-    return Source(HOG, "HOG", SIDE, width, 0, None, settings, code, partial(hog_rows, white))
+    rows = partial(image_rows, partial(hog_features, white=white), "HOG")
+    return Source(HOG, "HOG", SIDE, width, 0, None, settings, code, rows)
 
 
 def hog_features(path: Path, white: float) -> np.ndarray:
@@ -133,29 +134,29 @@ def hog_of(grey: np.ndarray) -> np.ndarray:
     return found.astype(np.float32)
 
 
-def hog_or_error(path: Path, white: float) -> np.ndarray | Exception:
-    """The features, or the error of an image that cannot be read."""
-    try:
-        return hog_features(path, white)
-    except (OSError, ValueError) as error:
-        return error
-
-
-def hog_rows(white: float, name: str, images: ImageList) -> Iterator[np.ndarray]:
-    """The features of each image, computed in several processes, because half of scikit-image's time holds the interpreter lock.
-    Raises one :class:`UserError` for all images that cannot be read, after the last image."""
+def image_rows(compute: Callable[[Path], np.ndarray], what: str, name: str, images: ImageList) -> Iterator[np.ndarray]:
+    """What ``compute`` returns for each image file, in several processes, because half of scikit-image's time holds the
+    interpreter lock. Raises one :class:`UserError` for all images that cannot be read, after the last image."""
     processes = min(decoding_threads(), 1 + len(images) // 100)  # starting one takes as long as a hundred images
     of = f"{counted(len(images), 'image')} by {processes} process{'es' * (processes > 1)}"
-    print(f"HOG of {name}.csv: {of}", flush=True)
+    print(f"{what} of {name}.csv: {of}", flush=True)
     problems = []
     parallel = Parallel(processes, return_as="generator", batch_size=8, pre_dispatch="4*n_jobs")
-    for index, found in enumerate(parallel(delayed(hog_or_error)(path, white) for path in images.paths)):
+    for index, found in enumerate(parallel(delayed(row_or_error)(compute, path) for path in images.paths)):
         if isinstance(found, Exception):
             problems.append(images.problem(index, found))
         else:
             yield found
     if problems:
         raise problems_error(f"{counted(len(problems), 'image')} cannot be used:", problems)
+
+
+def row_or_error(compute: Callable[[Path], np.ndarray], path: Path) -> np.ndarray | Exception:
+    """The result for an image file, or the error of one that cannot be read."""
+    try:
+        return compute(path)
+    except (OSError, ValueError) as error:
+        return error
 
 
 def network_source(path: Path, model: str, data: DataSet, images: int, hardware: Hardware) -> Source:

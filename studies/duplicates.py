@@ -1,0 +1,120 @@
+"""Pairs of images that show the same: byte-identical files, and near ones, such as turned or compressed copies.
+
+The hash of an image is the signs of its lowest frequencies (Zauner 2010, Implementation and Benchmarking of Perceptual Image Hash
+Functions, §3.2.1, with signs in place of a comparison with the median). A flip changes the signs of the odd frequencies, and a
+quarter turn also exchanges rows and columns, so that the hashes of the eight flips and turns follow from one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.stats import norm
+
+from lab.data.images import read_image
+from lab.terminal import progress
+from studies.measurements import LOW, SIGNS
+
+TURNS = tuple(product((False, True), repeat=3))  # whether to exchange rows and columns, then reverse rows, then columns
+BLOCK = 512  # images that are compared with all others at once
+SAMPLE, SEED = 2000, 0  # images whose distances choose the limit
+ALIKE, SIDE = 0.95, 64  # correlation of near duplicates, as grey images of SIDE px
+
+
+def turned(image: np.ndarray, turn: int) -> np.ndarray:
+    """An image [H, W, …] after one of the eight flips and turns."""
+    swap, rows, columns = TURNS[turn]
+    image = image.swapaxes(0, 1) if swap else image
+    return image[:: -1 if rows else 1, :: -1 if columns else 1]
+
+
+def turned_signs(signs: np.ndarray, turn: int) -> np.ndarray:
+    """The hashes [N, SIGNS] (−1 or 1) of the images after one of the eight flips and turns."""
+    swap, rows, columns = TURNS[turn]
+    whole = np.pad(signs, ((0, 0), (1, 0))).reshape(-1, LOW, LOW)
+    whole = whole.swapaxes(1, 2) if swap else whole
+    odd = np.where(np.arange(LOW) % 2, -1, 1).astype(signs.dtype)
+    return (whole * (odd[:, None] if rows else 1) * (odd if columns else 1)).reshape(-1, SIGNS + 1)[:, 1:]
+
+
+def distances(signs: np.ndarray, limit: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """Compare all pairs of hashes [N, SIGNS]: the smallest number of signs that differ over the eight flips and turns.
+
+    Returns how many pairs have each distance, [SIGNS + 1], and the pairs with up to ``limit`` (first < second, distance, turn).
+    """
+    signs = np.where(signs > 0, 1, -1).astype(np.float32)
+    all_turned = [turned_signs(signs, turn) for turn in range(len(TURNS))]
+    counts, found = np.zeros(SIGNS + 1, np.int64), []
+    for begin in progress(range(0, len(signs), BLOCK), "comparing all pairs", unit=" blocks"):
+        products = np.stack([signs[begin : begin + BLOCK] @ other[begin:].T for other in all_turned])
+        least = ((SIGNS - products.max(axis=0)) / 2).round().astype(np.int16)
+        upper = np.triu(np.ones(least.shape, bool), 1)
+        counts += np.bincount(least[upper], minlength=SIGNS + 1)
+        first, second = np.nonzero(upper & (least <= limit))
+        turns = products[:, first, second].argmax(axis=0)
+        columns = {"first": begin + first, "second": begin + second, "distance": least[first, second], "turn": turns}
+        found.append(pd.DataFrame(columns))
+    return counts, pd.concat(found, ignore_index=True)
+
+
+def choose_limit(counts: np.ndarray, images: int) -> int:
+    """The largest distance up to which less than one pair of so many ``images`` is expected by chance, if distances of different
+    images are normally distributed; at least 0, the distance of identical files. ``counts`` are those of a sample."""
+    numbers, total = np.arange(len(counts)), images * (images - 1) / 2
+    if not counts.any():
+        return 0
+    middle = int(np.searchsorted(counts.cumsum(), counts.sum() / 2))
+    # The spread above the median, because duplicates are below it.
+    above = counts[middle:]
+    spread = max(1.0, float(np.sqrt((above * (numbers[middle:] - middle) ** 2).sum() / above.sum())))
+    expected = total * norm.cdf((numbers + 0.5 - middle) / spread)
+    return max(0, int(np.searchsorted(expected, 1.0)) - 1)
+
+
+def small_grey(path: Path) -> np.ndarray:
+    """An image as grey [SIDE, SIDE] with mean 0 and length 1; zeros if it is of one colour."""
+    image = Image.fromarray(read_image(path)).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    values = np.asarray(image, np.float64)
+    values -= values.mean()
+    length = np.linalg.norm(values)
+    return np.asarray(values / length if length else values)
+
+
+def near_pairs(
+    signs: np.ndarray, paths: Sequence[Path], contents: Sequence[str]
+) -> tuple[pd.DataFrame, np.ndarray, int]:
+    """All pairs of images that show the same. ``contents`` are the files' SHA-256.
+
+    Returns the pairs (first, second, distance, turn, correlation, kind: identical or near), the counts of :func:`distances` and
+    the limit. A near pair differs by no more signs than the limit, and its pixels correlate by ``ALIKE`` or more.
+    """
+    sample = np.random.default_rng(SEED).permutation(len(signs))[:SAMPLE]
+    limit = choose_limit(distances(signs[sample], 0)[0], len(signs))
+    counts, pairs = distances(signs, limit)
+    known = np.array(contents)
+    same = known[pairs["first"]] == known[pairs["second"]]
+    pairs = pairs.assign(kind=np.where(same, "identical", "near"))
+    greys: dict[int, np.ndarray] = {}
+    correlations = []
+    numbers = pairs[["first", "second", "turn"]].to_numpy(int).tolist()
+    for first, second, turn in progress(numbers, "comparing pixels", unit=" pairs"):
+        for index in (first, second):
+            if index not in greys:
+                greys[index] = small_grey(paths[index])
+        correlations.append(float((greys[first] * turned(greys[second], turn)).sum()))
+    pairs = pairs.assign(correlation=correlations)
+    kept = pairs[(pairs["kind"] == "identical") | (pairs["correlation"] >= ALIKE)]
+    return kept.reset_index(drop=True), counts, limit
+
+
+def groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
+    """The group [N] of each of ``count`` images: those that pairs connect have the same number."""
+    links = coo_array((np.ones(len(pairs)), (pairs["first"], pairs["second"])), shape=(count, count))
+    return np.asarray(connected_components(links, directed=False)[1])
