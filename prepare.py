@@ -4,6 +4,8 @@
     python prepare.py kaggle                                  # C-NMC 2019 from Kaggle into data/, verified → csv/cnmc
     python prepare.py cnmc ~/C-NMC_Leukemia                   # the same as downloaded, split by patient → csv/cnmc
     python prepare.py folders ~/PBC_dataset --name pbc        # a folder per class, split by image → csv/pbc
+    python prepare.py kaggle --dataset OWNER/NAME             # another data set of Kaggle, a folder per class → csv/NAME
+    python prepare.py s3://bucket/prefix --name mine          # images in a bucket: C-NMC, or a folder per class → csv/mine
     python prepare.py medmnist ~/bloodmnist_64.npz            # MedMNIST, its own split → csv/bloodmnist_64
 
 Each writes train.csv and valid.csv (Path,label), resnet_18_test.csv, resnet_50_test.csv and resnet_152_test.csv (Path; the same
@@ -14,6 +16,7 @@ for scoring submissions. No training command reads them.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -22,6 +25,8 @@ if sys.flags.safe_path:  # python -P and PYTHONSAFEPATH leave out the folder of 
 
 from lab.errors import UserError
 from lab.options import add_quiet, parse
+
+CNMC_SHARES, SHARES = (75, 15, 10), (70, 15, 15)  # of train, valid and test
 
 
 def positive(text: str) -> float:
@@ -45,11 +50,19 @@ def seed(text: str) -> int:
     return value
 
 
+def kaggle_name(text: str) -> str:
+    """Argument type: the name of a data set on Kaggle, or its address."""
+    name = text.removeprefix("https://").removeprefix("www.").removeprefix("kaggle.com/datasets/").strip("/")
+    if not re.fullmatch(r"[\w-]+/[\w-]+", name, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text} is not a name of the form OWNER/NAME")
+    return name
+
+
 def arguments() -> argparse.ArgumentParser:
-    """Return the parser of the five subcommands."""
+    """Return the parser of the subcommands."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{sample,kaggle,cnmc,folders,medmnist}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{sample,kaggle,cnmc,folders,s3,medmnist}")
 
     sample = commands.add_parser("sample", help="generate sample images in the lab's format")
     text = "folder for the images and lists (default: csv/sample)"
@@ -68,20 +81,30 @@ def arguments() -> argparse.ArgumentParser:
     kaggle.add_argument("--archive", type=Path, metavar="FILE", help=text)
     text = "file with the data set's name on Kaggle (default: kaggle.ini)"
     kaggle.add_argument("--settings", type=Path, default=Path("kaggle.ini"), metavar="FILE", help=text)
+    text = "another data set on Kaggle, with a folder per class; it goes into FOLDER/NAME"
+    kaggle.add_argument("--dataset", type=kaggle_name, metavar="OWNER/NAME", help=text)
+    s3 = commands.add_parser(
+        "s3", help="download images from a bucket, verify them, and split them like cnmc or folders"
+    )
+    s3.add_argument("src", metavar="s3://BUCKET/PREFIX", help="where they are; the word s3 before it can be left out")
+    text = "folder for the download; the images go into the data set's name below it (default: data)"
+    s3.add_argument("--to", type=Path, default=Path("data"), metavar="FOLDER", help=text)
     folders = commands.add_parser("folders", help="split a tree with a folder per class, by image")
     folders.add_argument("src", type=Path, metavar="SRC", help="the folder that contains the class folders")
     medmnist = commands.add_parser("medmnist", help="convert a MedMNIST .npz to PNG images and lists, with its split")
     medmnist.add_argument("src", type=Path, metavar="FILE", help="the .npz file")
 
-    for command, name in ((kaggle, "cnmc"), (cnmc, "cnmc"), (folders, "that of SRC"), (medmnist, "that of FILE")):
+    defaults = [(kaggle, "cnmc, or that of --dataset"), (cnmc, "cnmc"), (s3, "the last part of PREFIX")]
+    for command, name in (*defaults, (folders, "that of SRC"), (medmnist, "that of FILE")):
         output = command.add_mutually_exclusive_group()
         output.add_argument("--name", help=f"short name of the data set: the lists go into csv/NAME (default: {name})")
         output.add_argument("--out", type=Path, help="or the folder for the lists")
-    for command, shares in ((kaggle, (75, 15, 10)), (cnmc, (75, 15, 10)), (folders, (70, 15, 15))):
-        text = "relative sizes of the lists (default: {} {} {})".format(*shares)
+    for command, shares in ((kaggle, None), (cnmc, CNMC_SHARES), (s3, None), (folders, SHARES)):
+        either = "75 15 10 for C-NMC, else 70 15 15"
+        text = f"relative sizes of the lists (default: {' '.join(map(str, shares)) if shares else either})"
         names = ("TRAIN", "VALID", "TEST")
         command.add_argument("--shares", type=positive, nargs=3, default=shares, metavar=names, help=text)
-    for command in (sample, kaggle, cnmc, folders, medmnist):
+    for command in (sample, kaggle, cnmc, folders, s3, medmnist):
         command.add_argument("--seed", type=seed, default=0, help="seed of all random numbers (default: 0)")
         command.add_argument("--fresh", action="store_true", help="replace existing lists")
         add_quiet(command)
@@ -92,19 +115,29 @@ def check_paths(args: argparse.Namespace) -> None:
     """Report a wrong path before anything slow is imported."""
     if args.command in ("cnmc", "folders") and not args.src.is_dir():
         raise UserError(f"{args.src} is not a folder: name the folder that contains the images.")
-    unpacked = args.command == "kaggle" and (args.to / "C-NMC_Leukemia").is_dir()
+    if args.command == "s3" and not args.src.startswith("s3://"):
+        raise UserError(f"{args.src} is not an address of the form s3://bucket/prefix.")
+    unpacked = args.command == "kaggle" and (args.to / download_name(args)).is_dir()
     if args.command == "kaggle" and args.archive and not unpacked and not args.archive.is_file():
         raise UserError(f"{args.archive}: there is no such archive; name the zip that Kaggle gave you.")
     if args.command == "medmnist" and not args.src.is_file():
         raise UserError(f"{args.src} is not a MedMNIST .npz: there is no such file.")
 
 
+def download_name(args: argparse.Namespace) -> str:
+    """The folder below ``--to`` that a data set of Kaggle is unpacked into."""
+    return args.dataset.split("/")[1] if args.dataset else "C-NMC_Leukemia"
+
+
+if __name__ == "__main__" and sys.argv[1:2] and sys.argv[1].startswith("s3://"):
+    sys.argv.insert(1, "s3")
 ARGS = parse(arguments, __name__, check_paths)
 
 import json
 import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -112,9 +145,11 @@ from PIL import Image
 
 from lab.errors import run
 from lab.files import alone, replacing, write_whole
+from lab.sources import s3 as bucket
 from lab.sources import splits
 from lab.sources.folders import find_images, fingerprints
-from lab.sources.kaggle_download import data_set_name, download, unpack, verify
+from lab.sources.kaggle_download import data_set_name, download, labelled, unpack, verify
+from lab.sources.kaggle_download import images as archived_images
 from lab.sources.medmnist import MEDMNIST_PARTS, medmnist_part
 from lab.sources.sample import GENERATOR, MARKER, SPLITS, write_images
 from lab.sources.trees import read_tree
@@ -127,11 +162,11 @@ C_NMC = "C-NMC 2019 (The Cancer Imaging Archive, doi 10.7937/tcia.2019.dc64i46r)
 
 def main(args: argparse.Namespace) -> None:
     """Run the subcommand."""
-    commands = {"sample": sample, "kaggle": kaggle, "cnmc": cnmc, "folders": folders, "medmnist": medmnist}
+    commands = {"sample": sample, "kaggle": kaggle, "cnmc": cnmc, "folders": folders, "s3": s3, "medmnist": medmnist}
     commands[args.command](args)
 
 
-# ---- the five subcommands ---------------------------------------------------------------------------------------------------
+# ---- the subcommands --------------------------------------------------------------------------------------------------------
 
 
 def sample(args: argparse.Namespace) -> None:
@@ -150,21 +185,48 @@ def sample(args: argparse.Namespace) -> None:
 
 
 def kaggle(args: argparse.Namespace) -> None:
-    """Download C-NMC 2019 unless it is there, verify it, and split it. Unpacked images are kept if a later step fails."""
-    output_folder(args, "cnmc")  # refuses existing lists before a long download
-    archive = args.archive or args.to / "C-NMC_Leukemia.zip"
-    args.src = args.to / "C-NMC_Leukemia"
+    """Download C-NMC 2019 or another data set unless it is there, and split it. C-NMC is verified. Unpacked images are kept if a
+    later step fails."""
+    name = download_name(args)
+    output_folder(args, name if args.dataset else "cnmc")  # refuses existing lists before a long download
+    archive, args.src = args.archive or args.to / f"{name}.zip", args.to / name
+    args.shares = args.shares or (SHARES if args.dataset else CNMC_SHARES)
     with alone(args.to, "downloading"):
         if args.src.is_dir():
             print(f"{args.src} is there already")
         else:
             if args.archive is None:
-                download(data_set_name(args.settings), archive)
-            unpack(archive, args.src)
-        cnmc(args, partial(verify, args.src))
+                download(args.dataset or data_set_name(args.settings), archive, cnmc=not args.dataset)
+            unpack(archive, args.src, archived_images if args.dataset else labelled)
+        if args.dataset:
+            folders(args)
+        else:
+            cnmc(args, partial(verify, args.src))
         if args.archive is None and archive.exists():
             archive.unlink()
-            print(f"removed {archive}, because its labelled images are unpacked and verified")
+            print(f"removed {archive}, because its images are unpacked{'' if args.dataset else ' and verified'}")
+
+
+def s3(args: argparse.Namespace) -> None:
+    """Download the images of a bucket unless they are there, and split them: C-NMC, which its file names tell, by patient, others
+    with a folder per class by image."""
+    name = args.name or PurePosixPath(args.src.removeprefix("s3://")).name
+    out = output_folder(args, name)
+    address, args.src, args.out = args.src, args.to / name, out
+    with alone(args.to, "downloading"):
+        if args.src.is_dir():
+            print(f"{args.src} is there already")
+        else:
+            bucket.fetch(address, args.src)
+    names = [PurePosixPath(path) for path in find_images(args.src)]
+    of_cnmc = all(
+        path.parent.name.lower() in ("all", "hem") and splits.CNMC_NAME.fullmatch(path.stem) for path in names
+    )
+    print(
+        f"split {'by patient, as the file names are those of C-NMC' if of_cnmc else 'by image, with a folder per class'}"
+    )
+    args.shares = args.shares or (CNMC_SHARES if of_cnmc else SHARES)
+    (cnmc if of_cnmc else folders)(args)
 
 
 def cnmc(args: argparse.Namespace, check: Callable[[pd.DataFrame], None] | None = None) -> None:

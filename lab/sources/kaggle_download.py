@@ -1,4 +1,4 @@
-"""C-NMC 2019 from Kaggle: downloads the archive, unpacks its labelled images, and verifies every byte."""
+"""Data sets from Kaggle: downloads the archive and unpacks its images. Of C-NMC 2019 every byte is verified."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import re
 import shutil
 import zipfile
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from lab.data.images import SUFFIXES
 from lab.errors import UserError
 from lab.files import flush_folder, make_folder
 from lab.kaggle.client import Unreachable, read_settings, request_timeout, sign_in, user_errors
@@ -29,6 +31,7 @@ PARTS = {
     "fold_2/hem": (1096, "3f82c9676425be115bf9af571f214dabfbeb45cde94eeae7d2faf15c2d54e54e"),
 }
 UNPACKED = 6_486_728_094  # size of these images in bytes
+Members = dict[str, zipfile.ZipInfo]  # of an archive, by the path that they are unpacked to
 MEMBER = re.compile(r"(?:.*/)?training_data/(fold_[0-9]+)/(all|hem)/([^/]+)")
 
 
@@ -43,8 +46,11 @@ def data_set_name(settings: Path) -> str:
     return name
 
 
-def download(name: str, archive: Path) -> None:
-    """Download a data set as one zip, resuming an interrupted download. ``archive`` exists only if it is complete."""
+def download(name: str, archive: Path, cnmc: bool = True) -> None:
+    """Download a data set as one zip, resuming an interrupted download. ``archive`` exists only if it is complete.
+
+    The images of ``cnmc`` need :data:`UNPACKED` bytes; those of another data set are assumed to need as many as the zip.
+    """
     if archive.exists():
         print(f"{archive} is there already")
         return
@@ -67,7 +73,7 @@ def download(name: str, archive: Path) -> None:
             size = int(response.headers.get("Content-Length") or 0)
             present = part.stat().st_size if part.exists() else 0
             if not (size and present == size and zipfile.is_zipfile(part)):
-                check_space(archive.parent, max(0, size - present) + UNPACKED)
+                check_space(archive.parent, max(0, size - present) + (UNPACKED if cnmc else size))
                 bars = shows_bars()
                 if not bars:
                     print(f"downloading {name}: {size / 1e9:.1f} GB", flush=True)
@@ -86,17 +92,16 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack the labelled images of a download to ``folder/training_data/…``. The folder exists only if it is complete.
-
-    Raises :class:`UserError` if the archive is damaged, of another data set, or has paths that lead outside.
+def unpack(archive: Path, folder: Path, choose: Callable[[Path, zipfile.ZipFile], Members]) -> None:
+    """Unpack the members of a download that ``choose`` returns (:func:`labelled`, :func:`images`). The folder exists only if it
+    is complete. Raises :class:`UserError` if the archive is damaged, of another data set, or has paths that lead outside.
     """
     make_folder(folder.parent)
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of an interrupted run
     try:
         with zipfile.ZipFile(archive) as zipped:
-            members = labelled(archive, zipped)
+            members = choose(archive, zipped)
             check_space(folder.parent, sum(member.file_size for member in members.values()))
             for name, member in progress(members.items(), "unpacking"):
                 target = part / name
@@ -114,15 +119,34 @@ def unpack(archive: Path, folder: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def labelled(archive: Path, zipped: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Return the labelled images of an archive by target path, which is built here and not taken from the archive."""
-    members: dict[str, zipfile.ZipInfo] = {}
+def files_of(archive: Path, zipped: zipfile.ZipFile) -> Iterator[tuple[PurePosixPath, zipfile.ZipInfo]]:
+    """The files of an archive with their paths. Raises :class:`UserError` for one that leads outside."""
     for member in zipped.infolist():
         name = PurePosixPath(member.filename.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts or re.match(r"[A-Za-z]:", str(name)):
             raise UserError(f"{archive}: contains '{shown(member.filename)}', which leads outside; do not unpack it.")
+        if not member.is_dir():
+            yield name, member
+
+
+def images(archive: Path, zipped: zipfile.ZipFile) -> Members:
+    """All images of an archive by path, without hidden files."""
+    members = {
+        str(name): member
+        for name, member in files_of(archive, zipped)
+        if name.suffix.lower() in SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in name.parts)
+    }
+    if not members:
+        raise UserError(f"{archive}: contains no image ({', '.join(sorted(SUFFIXES))}); name another data set.")
+    return members
+
+
+def labelled(archive: Path, zipped: zipfile.ZipFile) -> Members:
+    """The labelled images of C-NMC by target path, which is built here and not taken from the archive."""
+    members: Members = {}
+    for name, member in files_of(archive, zipped):
         match = MEMBER.fullmatch(str(name))
-        if match and not member.is_dir() and not match[3].startswith("."):
+        if match and not match[3].startswith("."):
             members["training_data/" + "/".join(match.groups())] = member
     counts = Counter("/".join(name.split("/")[1:3]) for name in members)
     differences = compare({part: (number, "") for part, number in counts.items()}, hashes=False)

@@ -384,6 +384,38 @@ def test_download_verify_and_lists(
     assert Path("lists/train.csv").read_bytes() == Path("csv/same/train.csv").read_bytes()
 
 
+def test_another_data_set_is_a_folder_per_class(kaggle: Kaggle, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {f"Set/{name}/{number}.png": b"" for name in ("benign", "early") for number in range(10)}
+    for number, path in enumerate(files):
+        files[path] = encode(Image.fromarray(np.full((8, 8, 3), number, np.uint8)), "PNG")
+    extra = {"Set/readme.txt": b"text", "__MACOSX/Set/benign/._0.png": b"x", "Set/benign/.hidden.png": b"x"}
+    kaggle.archive = zipped(files | extra)
+    command(prepare, "kaggle", "--dataset", "https://www.kaggle.com/datasets/else/all-images")
+    assert ("DownloadDataset", {"ownerSlug": "else", "datasetSlug": "all-images"}) in kaggle.requests
+    unpacked = {p.relative_to("data/all-images").as_posix() for p in Path("data/all-images").rglob("*.*")}
+    assert unpacked == set(files)
+    lists = pd.concat(pd.read_csv(f"csv/all-images/{name}.csv") for name in ("train", "valid", "test_labels"))
+    assert len(lists) == 20 and Path("csv/all-images/classes.csv").read_text() == "label,name\n0,benign\n1,early\n"
+    assert "removed data/all-images.zip, because its images are unpacked" in capsys.readouterr().out
+    command(prepare, "kaggle", "--dataset", "else/all-images", "--fresh")
+    assert "data/all-images is there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"a/readme.txt": b"text"}, "contains no image"),
+        ({"a/1.png": b"x", "../evil.png": b"x"}, "leads outside"),
+    ],
+)
+def test_another_data_set_without_images_or_with_evil_paths(
+    kaggle: Kaggle, files: dict[str, bytes], expected: str
+) -> None:
+    kaggle.archive = zipped(files)
+    assert expected in refused("kaggle", "--dataset", "else/all-images", module=prepare)
+    assert not Path("data/all-images").exists() and not list(Path().rglob("evil*"))
+
+
 def test_a_download_that_breaks_off_is_resumed(
     cnmc: dict[str, bytes], kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,7 +488,7 @@ def test_a_damaged_archive_is_refused_or_gives_the_same_images(
     archive.write_bytes(whole[:end])
     shutil.rmtree(folder.parent, ignore_errors=True)
     try:
-        kaggle_download.unpack(archive, folder)
+        kaggle_download.unpack(archive, folder, kaggle_download.labelled)
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         rows = [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
         kaggle_download.verify(folder, pd.DataFrame(rows, columns=["path", "sha256"]))
