@@ -69,10 +69,11 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=int, default=30, help="passes over the training list (default: 30)")
     add("--batch-size", type=int, help="images per optimizer step (default: 32 on the CPU, else 64)")
     add("--accumulate", type=int, default=1, help="split each batch into this many parts (default: 1)")
-    help_optimizer = "sgd with Nesterov momentum 0.9, or adamw (default: sgd)"
-    add("--optimizer", choices=["sgd", "adamw"], default="sgd", help=help_optimizer)
-    add("--lr", type=float, help="peak learning rate (default: 0.05 for sgd, 0.001 for adamw)")
-    add("--weight-decay", type=float, help="on weights only (default: 0.0005 for sgd, 0.05 for adamw)")
+    help_optimizer = "sgd with Nesterov momentum 0.9, adamw, adam, or rmsprop (default: sgd)"
+    add("--optimizer", choices=["sgd", "adamw", "adam", "rmsprop"], default="sgd", help=help_optimizer)
+    add("--lr", type=float, help="peak learning rate (default: 0.05 for sgd, else 0.001)")
+    help_decay = "on weights only (default: 0.0005 for sgd, 0.05 for adamw, else 0)"
+    add("--weight-decay", type=float, help=help_decay)
     add("--warmup", type=float, default=1.0, help="epochs of linear warm-up (default: 1)")
     add("--smoothing", type=float, default=0.1, help="label smoothing (default: 0.1)")
     add("--ema", type=float, default=0.99, help="decay of the moving average of the weights per step (default: 0.99)")

@@ -90,10 +90,12 @@ def small_cnn(
     return Model(name=name, title=title, builder=builder, colour=colour, marker=marker, stages=stages, recipe=recipe)
 
 
-# Recipes for networks without batch norm, which need lower learning rates than the default. They are not tuned.
+# Recipes for networks without batch norm, which need lower learning rates than the default. They are not tuned: vgg16's and
+# vit_tiny's were the first that were tried on pbc8 (runs/compare_pbc8.sh).
 ADAMW = {"optimizer": "adamw", "lr": 0.001, "weight_decay": 0.05}
+DEEP = {"optimizer": "adamw", "lr": 0.0003, "weight_decay": 0.05}
 LOW = {"optimizer": "sgd", "lr": 0.01, "warmup": 3.0}
-TRANSFORMER = {"optimizer": "adamw", "lr": 0.001, "weight_decay": 0.05, "warmup": 5.0, "clip": 1.0}
+TRANSFORMER = {"optimizer": "adamw", "lr": 0.0005, "weight_decay": 0.05, "warmup": 5.0, "clip": 1.0}
 BLOCKS = {"features.2": 8, "features.1": 4, "features.0": 2}
 
 # In the order of lists and figures. The colours of the ResNets are Okabe and Ito's (2008). Of the lab's three depths, deeper is
@@ -138,7 +140,7 @@ ROWS = (
         colour_on_dark="#8877DD",
         marker="X",
         stages={"features.30": 32, "features.23": 16, "features.16": 8},
-        recipe=LOW,
+        recipe=DEEP,
     ),
     Model(
         name="vgg16_bn",

@@ -17,8 +17,8 @@ model --model cnn_light --epochs 40
 model --model fc --epochs 30
 model --model alexnet --epochs 30
 model --model cnn4 --progressive --epochs 24
-model --model vgg16 --progressive --epochs 20
-model --model vit_tiny --epochs 40 --lr 0.0005
+model --model vgg16 --size 48 --progressive --epochs 20
+model --model vit_tiny --size 48 --epochs 40
 .venv/bin/python -m studies.pretrained --data "$data" --size 128 --mode tuned --epochs 8
 .venv/bin/python -m studies.pretrained --data "$data" --size 128 --mode frozen
 for features in hog resnet18; do

@@ -17,8 +17,8 @@ model --model cnn_light --epochs 20
 model --model fc --epochs 15
 model --model alexnet --epochs 15
 model --model cnn4 --progressive --epochs 12
-model --model vgg16 --progressive --epochs 12
-model --model vit_tiny --epochs 22 --lr 0.0005
+model --model vgg16 --size 48 --progressive --epochs 12
+model --model vit_tiny --size 48 --epochs 16
 .venv/bin/python -m studies.pretrained --data "$data" --size 128 --mode tuned --epochs 8
 .venv/bin/python -m studies.pretrained --data "$data" --size 128 --mode frozen
 for features in hog resnet18; do

@@ -251,6 +251,14 @@ def check_data(path: Path, about: About, data: DataSet) -> None:
         )
 
 
+STATES = {  # what an optimizer keeps for each parameter
+    torch.optim.SGD: ["momentum_buffer"],
+    torch.optim.Adam: ["exp_avg", "exp_avg_sq", "step"],
+    torch.optim.AdamW: ["exp_avg", "exp_avg_sq", "step"],
+    torch.optim.RMSprop: ["square_avg", "step"],
+}
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An optimizer's state as named tensors, without the settings of its groups, which follow from the run's."""
     state = optimizer.state_dict()["state"]
@@ -261,7 +269,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor],
     """The inverse of :func:`optimizer_tensors`. Raises :class:`UserError` if the state is another optimizer's, or incomplete
     although the training has ``begun``."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    keys = ["exp_avg", "exp_avg_sq", "step"] if isinstance(optimizer, torch.optim.AdamW) else ["momentum_buffer"]
+    keys = next(keys for kind, keys in STATES.items() if isinstance(optimizer, kind))
     expected = {f"{index}.{key}" for index in range(len(parameters)) for key in keys}
     saved = part(tensors, "optimizer.")
     if not saved.keys() <= expected or (begun and saved.keys() != expected):

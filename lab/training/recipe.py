@@ -17,6 +17,9 @@ from lab.errors import UserError
 from lab.hardware import Hardware
 from models.catalog import find
 
+# Peak learning rate and weight decay of each optimizer.
+DEFAULTS = {"sgd": (0.05, 5e-4), "adamw": (0.001, 0.05), "adam": (0.001, 0.0), "rmsprop": (0.001, 0.0)}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -71,13 +74,17 @@ def divide(settings: Settings, ranks: Ranks, images: int, at_once: int | None = 
 
 
 def make_optimizer(network: nn.Module, settings: Settings, precision: str) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW. Norms and biases, the parameters of one dimension, have no weight decay (He et al.
-    2019, Bag of Tricks, arXiv 1812.01187, §3.1)."""
+    """SGD with Nesterov momentum, AdamW, Adam or RMSprop. Norms and biases, the parameters of one dimension, have no weight decay
+    (He et al. 2019, Bag of Tricks, arXiv 1812.01187, §3.1). Adam and RMSprop add it to the gradient, AdamW to the step."""
     matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=settings.lr, fused=True)
+    if settings.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=settings.lr)
     # Fused SGD leaves its momentum uninitialised when fp16's loss scaler skips the first step.
     return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=precision != "fp16")
 
@@ -134,15 +141,15 @@ def chosen_settings(
     options = {**vars(args), **recipe, **given}
     if options["optimizer"] != recipe.get("optimizer", "sgd"):  # the model's values are for its own optimizer
         options |= {name: given.get(name) for name in ("lr", "weight_decay")}
-    sgd = options["optimizer"] == "sgd"
+    lr, decay = DEFAULTS[options["optimizer"]]
     # A small batch is as fast on a CPU, and more steps train better. A GPU needs a larger batch to be busy.
     defaults = {
         "size": final.size,
         "window": final.window,
         "progressive": False,
         "batch_size": 32 if hardware.device.type == "cpu" else 64,
-        "lr": 0.05 if sgd else 0.001,
-        "weight_decay": 5e-4 if sgd else 0.05,
+        "lr": lr,
+        "weight_decay": decay,
     }
     options |= {name: value for name, value in defaults.items() if options[name] is None}
     return Settings(**{name: options[name] for name in Settings.__dataclass_fields__} | {"model": model})

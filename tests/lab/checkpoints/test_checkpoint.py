@@ -115,7 +115,7 @@ def test_a_loaded_network_is_ready_to_predict(saved: Path) -> None:
     assert_same(network.state_dict(), part(read_tensors(saved), "model."))
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "adam", "rmsprop"])
 def test_a_loaded_optimizer_continues_bit_for_bit(tmp_path: Path, kind: str) -> None:
     """With channels-last weights, as in training, although tensors in the file are contiguous."""
 

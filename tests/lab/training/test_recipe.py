@@ -60,7 +60,13 @@ def test_learning_rate_without_warm_up_begins_at_the_peak_and_ends_near_zero() -
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "decay"), [("sgd", torch.optim.SGD, 5e-4), ("adamw", torch.optim.AdamW, 0.05)]
+    ("name", "kind", "decay"),
+    [
+        ("sgd", torch.optim.SGD, 5e-4),
+        ("adamw", torch.optim.AdamW, 0.05),
+        ("adam", torch.optim.Adam, 0.0),
+        ("rmsprop", torch.optim.RMSprop, 0.0),
+    ],
 )
 def test_norms_and_biases_do_not_decay(name: str, kind: type[torch.optim.Optimizer], decay: float) -> None:
     network = catalog.build("resnet18", 2, 32)
