@@ -68,7 +68,6 @@ import time
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from PIL import Image
 from plotly import graph_objects
 from plotly.subplots import make_subplots
@@ -84,8 +83,7 @@ from lab.figures.exploration import (
     gallery_figure,
     rows_figure,
 )
-from lab.figures.style import png
-from lab.files import check_writable, write_whole
+from lab.files import check_writable
 from lab.hardware import choose_hardware
 from lab.sources.folders import fingerprints
 from lab.text import counted, duration, percent, shown
@@ -93,29 +91,9 @@ from studies import duplicates, findings
 from studies import suspects as labels_search
 from studies.features import SIDE, open_source, stored_features
 from studies.measurements import MEASURES, measurements_source, stained
-from studies.pages import MOST_THUMBNAILS, Section, page, thumbnail
+from studies.pages import MOST_THUMBNAILS, Output, Section, page, small, thumbnail
 
 SAMPLES, PAIRS, SUSPECTS, SEED = 8, 12, 20, 0  # images of a class, pairs and labels that are drawn
-
-
-class Output:
-    """The files of one data set: figures are written as PNG and kept for the page."""
-
-    def __init__(self, folder: Path, pictures: bool) -> None:
-        self.folder, self.pictures, self.files = folder, pictures, list[str]()
-
-    def picture(self, name: str, figure: Figure, alt: str) -> tuple[bytes, str]:
-        """Write ``explore_<name>.png``; returns its bytes with the text for those who do not see it."""
-        data = png(figure)
-        write_whole(self.folder / f"explore_{name}.png", data)
-        self.files.append(f"explore_{name}.png")
-        return data, alt
-
-    def table(self, name: str, table: pd.DataFrame) -> None:
-        """Write ``explore_<name>.csv``."""
-        text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-        write_whole(self.folder / f"explore_{name}.csv", text)
-        self.files.append(f"explore_{name}.csv")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -123,7 +101,7 @@ def main(args: argparse.Namespace) -> None:
     began = time.perf_counter()
     data = read_data_set(args.data, args.root)
     lists = all_lists(data)
-    out = Output(args.report / data.name, not args.no_images)
+    out = Output(args.report / data.name, "explore", not args.no_images)
     check_writable(out.folder)
     images = measured(data, lists)
     paths = [path for one in lists.values() for path in one.paths]
@@ -146,7 +124,7 @@ def main(args: argparse.Namespace) -> None:
     write_page(images, data, out, said, sections, paths)
     for number, one in enumerate(said, 1):
         print(f"{number}. {one.text} {one.advice}")
-    print(f"written to {out.folder}: explore.html, {', '.join(out.files)}; {duration(time.perf_counter() - began)}")
+    print(f"written to {out.folder}: {', '.join(out.files)}; {duration(time.perf_counter() - began)}")
 
 
 # ---- measure -------------------------------------------------------------------------------------------------------------------
@@ -276,13 +254,6 @@ def samples_section(images: pd.DataFrame, data: DataSet, out: Output, paths: lis
     return Section("Samples", pictures=pictures)
 
 
-def small(image: np.ndarray, side: int = 144) -> np.ndarray:
-    """An image as it is drawn: RGB uint8 with a longer side of at most ``side`` px."""
-    copy = Image.fromarray(image)
-    copy.thumbnail((side, side))
-    return np.asarray(copy)
-
-
 def duplicates_section(
     images: pd.DataFrame, data: DataSet, out: Output, paths: list[Path]
 ) -> tuple[pd.DataFrame, Section]:
@@ -387,7 +358,7 @@ def write_page(
             thumbnails[int(index)] = thumbnail(read_image(paths[index]))
     first = Section("Findings", [] if said else ["Nothing unusual was found."], points=[*said])
     lead = f"{counted(len(images), 'image')} of {counted(len(data.classes), 'class').replace('classs', 'classes')}."
-    write_whole(out.folder / "explore.html", page(f"The data set {data.name}", lead, [first, *sections], thumbnails))
+    out.write("html", page(f"The data set {data.name}", lead, [first, *sections], thumbnails))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,19 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jinja2 import Environment
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from PIL import Image
 from plotly.offline import get_plotlyjs
+
+from lab.figures.style import png
+from lab.files import write_whole
 
 THUMBNAIL = 96  # px
 MOST_THUMBNAILS = 2000  # of a page, 2 to 3 KB each
@@ -92,12 +98,43 @@ class Section:
     pictures: Sequence[tuple[bytes, str]] = field(default_factory=list)
 
 
+class Output:
+    """The files of a study of one data set: ``<stem>_<name>.png`` and others. Pictures are kept for the page.
+
+    ``pictures`` says whether images may be shown.
+    """
+
+    def __init__(self, folder: Path, stem: str, pictures: bool) -> None:
+        self.folder, self.stem, self.pictures, self.files = folder, stem, pictures, list[str]()
+
+    def write(self, ending: str, content: str | bytes, name: str = "") -> None:
+        """Write a file."""
+        file = f"{self.stem}{'_' * bool(name)}{name}.{ending}"
+        write_whole(self.folder / file, content)
+        self.files.append(file)
+
+    def picture(self, name: str, figure: Figure, alt: str) -> tuple[bytes, str]:
+        """Write a figure; returns it as PNG with ``alt``, the text for those who do not see it."""
+        data = png(figure)
+        self.write("png", data, name)
+        return data, alt
+
+    def table(self, name: str, table: pd.DataFrame) -> None:
+        """Write a table."""
+        self.write("csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"), name)
+
+
+def small(image: np.ndarray, side: int = 144) -> np.ndarray:
+    """An image as it is drawn: RGB uint8 with a longer side of at most ``side`` px."""
+    copy = Image.fromarray(image)
+    copy.thumbnail((side, side))
+    return np.asarray(copy)
+
+
 def thumbnail(image: np.ndarray) -> str:
     """An image, RGB uint8 [H, W, 3], as a small JPEG in base64."""
-    small = Image.fromarray(image)
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=80)
+    Image.fromarray(small(image, THUMBNAIL)).save(buffer, "JPEG", quality=80)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

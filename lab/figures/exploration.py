@@ -63,9 +63,13 @@ def boxes_figure(
 
 
 def rows_figure(
-    rows: Sequence[tuple[str, Sequence[np.ndarray]]], headings: Sequence[str] = (), title: str = ""
+    rows: Sequence[tuple[str, Sequence[np.ndarray]]],
+    headings: Sequence[str] = (),
+    title: str = "",
+    captions: Sequence[Sequence[str]] = (),
 ) -> Figure:
-    """Draw a row of images for each name: RGB uint8, grey or bool; ``headings`` are those of the columns."""
+    """Draw a row of images for each name: RGB uint8, grey or bool; ``headings`` are those of the columns, ``captions`` the texts
+    below the images, row by row."""
     count = max(len(images) for _, images in rows)
     figure = new_figure(1.4 * count + 1.9, 1.42 * len(rows) + 0.5 + 0.3 * bool(headings), title)
     figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0))
@@ -77,6 +81,9 @@ def rows_figure(
         line[0].set_ylabel(textwrap.fill(plain(name), 16), rotation=0, ha="right", va="center", fontsize=TICK)
         for axes, image in zip(line, images, strict=False):
             axes.imshow(image, cmap="gray")
+    for line, texts in zip(panels, captions, strict=False):
+        for axes, text in zip(line, texts, strict=False):
+            axes.set_xlabel(plain(text), fontsize=7.5, labelpad=2)
     for axes, heading in zip(panels[0], headings, strict=False):
         axes.set_title(heading, fontsize=TICK)
     return figure
