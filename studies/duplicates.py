@@ -25,6 +25,7 @@ from studies.measurements import LOW, SIGNS
 TURNS = tuple(product((False, True), repeat=3))  # whether to exchange rows and columns, then reverse rows, then columns
 BLOCK = 512  # images that are compared with all others at once
 SAMPLE, SEED = 2000, 0  # images whose distances choose the limit
+MOST = 50_000  # pairs: with more, the hash does not tell these images apart
 ALIKE, SIDE = 0.95, 64  # correlation of near duplicates, as grey images of SIDE px
 
 
@@ -44,10 +45,11 @@ def turned_signs(signs: np.ndarray, turn: int) -> np.ndarray:
     return (whole * (odd[:, None] if rows else 1) * (odd if columns else 1)).reshape(-1, SIGNS + 1)[:, 1:]
 
 
-def distances(signs: np.ndarray, limit: int) -> tuple[np.ndarray, pd.DataFrame]:
+def distances(signs: np.ndarray, limit: int) -> tuple[np.ndarray, pd.DataFrame, int]:
     """Compare all pairs of hashes [N, SIGNS]: the smallest number of signs that differ over the eight flips and turns.
 
-    Returns how many pairs have each distance, [SIGNS + 1], and the pairs with up to ``limit`` (first < second, distance, turn).
+    Returns how many pairs have each distance, [SIGNS + 1], the pairs with up to ``limit`` (first < second, distance, turn), and
+    the limit, which is lowered, below 0 at last, if more than ``MOST`` pairs are within it.
     """
     signs = np.where(signs > 0, 1, -1).astype(np.float32)
     all_turned = [turned_signs(signs, turn) for turn in range(len(TURNS))]
@@ -61,7 +63,10 @@ def distances(signs: np.ndarray, limit: int) -> tuple[np.ndarray, pd.DataFrame]:
         turns = products[:, first, second].argmax(axis=0)
         columns = {"first": begin + first, "second": begin + second, "distance": least[first, second], "turn": turns}
         found.append(pd.DataFrame(columns))
-    return counts, pd.concat(found, ignore_index=True)
+        while sum(map(len, found)) > MOST:
+            limit -= 1
+            found = [part[part["distance"] <= limit] for part in found]
+    return counts, pd.concat(found, ignore_index=True), limit
 
 
 def choose_limit(counts: np.ndarray, images: int) -> int:
@@ -90,17 +95,20 @@ def small_grey(path: Path) -> np.ndarray:
 def near_pairs(
     signs: np.ndarray, paths: Sequence[Path], contents: Sequence[str]
 ) -> tuple[pd.DataFrame, np.ndarray, int]:
-    """All pairs of images that show the same. ``contents`` are the files' SHA-256.
+    """Pairs of images that show the same. ``contents`` are the files' SHA-256.
 
     Returns the pairs (first, second, distance, turn, correlation, kind: identical or near), the counts of :func:`distances` and
-    the limit. A near pair differs by no more signs than the limit, and its pixels correlate by ``ALIKE`` or more.
+    the limit. Identical files are paired with the first of them, which stands for all in near pairs. A near pair differs by no
+    more signs than the limit, and its pixels correlate by ``ALIKE`` or more.
     """
-    sample = np.random.default_rng(SEED).permutation(len(signs))[:SAMPLE]
-    limit = choose_limit(distances(signs[sample], 0)[0], len(signs))
-    counts, pairs = distances(signs, limit)
-    known = np.array(contents)
-    same = known[pairs["first"]] == known[pairs["second"]]
-    pairs = pairs.assign(kind=np.where(same, "identical", "near"))
+    own = pd.factorize(pd.Series(contents))[0]  # the number of each content, in the order of its first file
+    firsts = np.unique(own, return_index=True)[1]
+    copies = np.setdiff1d(np.arange(len(own)), firsts)
+    identical = pd.DataFrame({"first": firsts[own[copies]], "second": copies, "distance": 0, "turn": 0})
+    sample = np.random.default_rng(SEED).permutation(firsts)[:SAMPLE]
+    limit = choose_limit(distances(signs[sample], -1)[0], len(firsts))
+    counts, pairs, limit = distances(signs[firsts], limit)
+    pairs = pairs.assign(first=firsts[pairs["first"]], second=firsts[pairs["second"]], kind="near")
     greys: dict[int, np.ndarray] = {}
     correlations = []
     numbers = pairs[["first", "second", "turn"]].to_numpy(int).tolist()
@@ -110,8 +118,9 @@ def near_pairs(
                 greys[index] = small_grey(paths[index])
         correlations.append(float((greys[first] * turned(greys[second], turn)).sum()))
     pairs = pairs.assign(correlation=correlations)
-    kept = pairs[(pairs["kind"] == "identical") | (pairs["correlation"] >= ALIKE)]
-    return kept.reset_index(drop=True), counts, limit
+    pairs = pairs[pairs["correlation"] >= ALIKE]
+    pairs = pd.concat([identical.assign(kind="identical", correlation=1.0), pairs], ignore_index=True)
+    return pairs, counts, limit
 
 
 def groups(pairs: pd.DataFrame, count: int) -> np.ndarray:

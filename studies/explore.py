@@ -282,10 +282,15 @@ def duplicates_section(
             cells.append((both, f"{sides[0]} | {sides[1]}\n{pair['kind']}, correlation {pair['correlation']:.3f}"))
         figure = gallery_figure(cells, 3, f"Duplicates in {data.name}: list, line and class")
         pictures.append(out.picture("duplicates", figure, "pairs of images that show the same"))
+    near = (
+        f"Up to {limit} signs that differ, less than one pair is expected by chance; such pairs are duplicates if their pixels "
+        f"correlate by {duplicates.ALIKE} or more."
+        if limit >= 0
+        else "The hash does not tell these images apart, so that only identical files are listed."
+    )
     text = (
-        "Each image is compared with all others under eight flips and turns, by the signs of its lowest frequencies. Up to "
-        f"{limit} signs that differ, less than one pair is expected by chance; such pairs are duplicates if their pixels "
-        f"correlate by {duplicates.ALIKE} or more. Found: {counted(len(pairs), 'pair')} (explore_duplicates.csv)."
+        "Each image is compared with all others under eight flips and turns, by the signs of its lowest frequencies. "
+        f"{near} Found: {counted(len(pairs), 'pair')} (explore_duplicates.csv)."
     )
     return pairs, Section("Duplicates", [text], pictures=pictures)
 
@@ -306,10 +311,13 @@ def suspects_section(
     known = [stored_features(source, data.name, name, lists[name]).values for name in labelled["list"].unique()]
     labels = labelled["label"].to_numpy()
     groups = duplicates.groups(pairs, len(images))[labelled.index]
-    if np.bincount(labels)[np.unique(labels)].min() < labels_search.FOLDS:
+    used, counts = np.unique(labels, return_counts=True)
+    if len(used) < 2 or counts.min() < labels_search.FOLDS:
+        reason = (
+            "all images of {} are of one class" if len(used) < 2 else "a class of {} has less than 5 images, too few"
+        )
         raise UserError(
-            f"a class of {data.name} has less than {labels_search.FOLDS} images, too few to search for wrong labels; "
-            "--features none leaves that out."
+            f"{reason.format(data.name)}: wrong labels cannot be searched for; --features none leaves that out."
         )
     probabilities = labels_search.out_of_fold(np.concatenate(known), labels, groups, len(data.classes))
     order, wrong = labels_search.suspicious(labels, probabilities)

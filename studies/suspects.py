@@ -52,6 +52,8 @@ def suspicious(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarra
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
+    used, labels = np.unique(labels, return_inverse=True)  # without classes that have no image
+    probabilities = probabilities[:, used]
     scores = get_label_quality_scores(labels, probabilities, method="normalized_margin")
     wrong = find_label_issues(labels, probabilities, n_jobs=1)
     return np.argsort(scores, kind="stable"), int(wrong.sum())

@@ -111,19 +111,20 @@ def distances_figure(counts: np.ndarray, limit: int, title: str = "") -> Figure:
     figure = new_figure(7.2, 3.6, title)
     axes = figure.add_subplot()
     axes.bar(range(last + 1), counts[: last + 1], width=0.9, color=LISTS[0])
-    axes.axvline(limit + 0.5, color="#D55E00", lw=1.8)
     axes.set_yscale("symlog", linthresh=1)
     axes.set(xlim=(-0.6, last + 0.6), ylim=(0, None))
-    axes.annotate(
-        f"compared in pixels: up to {limit}",
-        (limit + 0.5, 1),
-        (0, 4),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        fontsize=SMALL,
-        color="#D55E00",
-        ha="center",
-    )
+    if limit >= 0:
+        axes.axvline(limit + 0.5, color="#D55E00", lw=1.8)
+        axes.annotate(
+            f"compared in pixels: up to {limit}",
+            (limit + 0.5, 1),
+            (0, 4),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            fontsize=SMALL,
+            color="#D55E00",
+            ha="center",
+        )
     axes.set_xlabel(
         f"Signs that differ, of {len(counts) - 1}, in the most similar of eight flips and turns", fontsize=TICK
     )

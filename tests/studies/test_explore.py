@@ -81,6 +81,17 @@ def test_identical_files_are_found_among_few_images(tmp_path: Path) -> None:
     assert pairs[["first", "second", "kind"]].to_numpy().tolist() == [[0, 2, "identical"]]
 
 
+def test_a_hash_that_tells_nothing_apart_gives_no_flood_of_pairs(tmp_path: Path, monkeypatch: Patch) -> None:
+    """300 images of one colour, each another: 44,850 pairs have distance 0."""
+    monkeypatch.setattr(duplicates, "MOST", 1000)
+    grey = [np.full((16, 16, 3), number % 256, np.uint8) for number in range(300)]
+    paths = write(tmp_path, grey)
+    signs = np.stack([measure(path, 0)[len(MEASURES) :] for path in paths])
+    contents = [str(number % 256) for number in range(300)]
+    pairs, counts, limit = duplicates.near_pairs(signs, paths, contents)
+    assert limit < 0 and len(pairs) == 44 and set(pairs["kind"]) == {"identical"} and counts[0] == 256 * 255 / 2
+
+
 def test_measurements_of_known_images(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     noisy = np.clip(rng.normal(120, 10, (200, 200)), 0, 255).astype(np.uint8)
@@ -209,6 +220,6 @@ def test_too_few_images_of_a_class_are_one_sentence(data: Path) -> None:
     kept = [line for line in lines[1:] if line.endswith(",0")] + [line for line in lines if line.endswith(",1")][:2]
     (data / "train.csv").write_text("\n".join([lines[0], *kept, ""]))
     (data / "valid.csv").unlink()
-    with pytest.raises(UserError, match=r"a class of tiny has less than 5 images"):
+    with pytest.raises(UserError, match=r"a class of tiny has less than 5 images, too few: wrong labels"):
         command(explore, "--data", "tiny", "--features", "hog")
     assert len(kept) < TRAIN
