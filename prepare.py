@@ -192,6 +192,8 @@ def kaggle(args: argparse.Namespace) -> None:
     archive, args.src = args.archive or args.to / f"{name}.zip", args.to / name
     args.shares = args.shares or (SHARES if args.dataset else CNMC_SHARES)
     with alone(args.to, "downloading"):
+        if args.dataset:
+            check_source(args.src, args.dataset)
         if args.src.is_dir():
             print(f"{args.src} is there already")
         else:
@@ -214,14 +216,15 @@ def s3(args: argparse.Namespace) -> None:
     out = output_folder(args, name)
     address, args.src, args.out = args.src, args.to / name, out
     with alone(args.to, "downloading"):
+        check_source(args.src, address)
         if args.src.is_dir():
             print(f"{args.src} is there already")
         else:
             bucket.fetch(address, args.src)
-    names = [PurePosixPath(path) for path in find_images(args.src)]
-    of_cnmc = all(
-        path.parent.name.lower() in ("all", "hem") and splits.CNMC_NAME.fullmatch(path.stem) for path in names
-    )
+    paths = [PurePosixPath(path) for path in find_images(args.src)]
+    # C-NMC as downloaded also has unlabelled images, outside all/ and hem/, which prepare.py cnmc leaves out.
+    named = [path.stem for path in paths if path.parent.name.lower() in ("all", "hem")]
+    of_cnmc = bool(named) and all(map(splits.CNMC_NAME.fullmatch, named))
     print(
         f"split {'by patient, as the file names are those of C-NMC' if of_cnmc else 'by image, with a folder per class'}"
     )
@@ -296,6 +299,15 @@ def output_folder(args: argparse.Namespace, name: str) -> Path:
         raise UserError(f"--name {args.name} is not a plain name; to write elsewhere than csv/<name> use --out.")
     refuse_existing(out, args.fresh)
     return out
+
+
+def check_source(folder: Path, source: str) -> None:
+    """Note beside a folder of downloaded images where they are from. Raises :class:`UserError` if they are from elsewhere."""
+    note = folder.with_name(f".{folder.name}.source")
+    known = note.read_text(encoding="utf-8") if note.is_file() else source
+    if folder.is_dir() and known != source:
+        raise UserError(f"{folder}: has the images of {known}, not of {source}; choose another --name or --to.")
+    write_whole(note, source)
 
 
 def refuse_existing(out: Path, fresh: bool) -> None:

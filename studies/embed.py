@@ -1,7 +1,7 @@
 """Look at a feature space: where the classes are, what is near what, and how far a map in two dimensions can be trusted.
 
     python -m studies.embed --data pbc8 --features resnet18
-    python -m studies.embed --data pbc8 --features hog --queries wrong       # neighbours of misclassified images
+    python -m studies.embed --data pbc8 --features resnet18 --queries wrong  # neighbours of misclassified images
     python -m studies.embed --data all4 --features efficientnet_lite0 --no-images
 
 Features are those of studies.heads, of the images of train.csv and valid.csv. Writes into report/<data>/: embed_<features>.html,
@@ -68,6 +68,7 @@ ARGS = parse(arguments, __name__, check_paths)
 
 import json
 from dataclasses import dataclass
+from html import escape
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -114,6 +115,7 @@ def main(args: argparse.Namespace) -> None:
     data = read_data_set(args.data, args.root)
     out = Output(args.report / data.name, f"embed_{args.features}", not args.no_images)
     check_writable(out.folder)
+    out.remove_old("neighbours.png")
     space = open_space(args, data)
     count, width = space.values.shape
     print(f"components of {counted(count, 'image')} × {counted(width, 'feature')}", flush=True)
@@ -203,7 +205,7 @@ def maps_section(
         if out.pictures:
             thumbnails[index] = thumbnail(image)
     texts.append(
-        "Click on a name to hide it, twice to show it alone" + ("; point at an image to see it." * out.pictures)
+        "Click on a name to hide it, twice to show it alone" + ("; point at an image to see it" * out.pictures) + "."
     )
     plot = maps_plot(maps, images.assign(brightness=brightness), space.data.classes)
     return [Section("Maps", texts, plots=[plot])], thumbnails
@@ -225,6 +227,7 @@ def maps_plot(maps: dict[str, np.ndarray], images: pd.DataFrame, classes: list[s
             chosen = np.ones(len(images), bool) if colouring == "brightness" else (images[colouring] == name).to_numpy()
             for column, points in enumerate(maps.values(), 1):
                 marker: dict[str, Any] = {"size": 5, "opacity": 0.75, "color": palette[number % 10]}
+                marker["symbol"] = ("circle", "triangle-up", "square", "diamond")[number // 10 % 4]
                 if colouring == "brightness":
                     marker |= {
                         "color": images["brightness"].tolist(),
@@ -242,7 +245,7 @@ def maps_plot(maps: dict[str, np.ndarray], images: pd.DataFrame, classes: list[s
                     hovertemplate="%{text}<extra></extra>",
                     mode="markers",
                     marker=marker,
-                    name=name,
+                    name=escape(name),
                     legendgroup=f"{colouring} {name}",
                     showlegend=column == 1 and colouring != "brightness",
                     visible=colouring == "class",
@@ -322,6 +325,8 @@ def neighbours_section(space: Space, asked: list[str], out: Output, about: dict[
     if asked in (["random"], ["wrong"]):
         known = valid if asked == ["random"] else np.flatnonzero(images["prediction"] == "wrong")
         chosen = rng.permutation(known)[:QUERIES]
+        if not len(chosen):
+            return Section("Neighbours", [*texts, "No image is misclassified."])
     else:
         chosen = valid[images["image"].iloc[valid].isin(asked)]
     near, cosines = projection.similar(points, chosen, np.arange(len(images)), NEIGHBOURS)

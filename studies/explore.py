@@ -5,8 +5,8 @@
     python -m studies.explore --data pbc8 --no-images             # no image in page and figures, for data that must not be shown
 
 Writes into report/<data>/: explore.html, a page that needs no network; its figures explore_*.png; and the tables
-explore_outliers.csv, explore_duplicates.csv, explore_shortcuts.csv and explore_suspects.csv. Measurements and features are kept,
-so that the next start takes seconds.
+explore_outliers.csv, explore_duplicates.csv, explore_shortcuts.csv and explore_suspects.csv. Measurements and features are
+kept for the next start.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ ARGS = parse(arguments, __name__, check_paths)
 
 import itertools
 import time
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -103,6 +104,7 @@ def main(args: argparse.Namespace) -> None:
     lists = all_lists(data)
     out = Output(args.report / data.name, "explore", not args.no_images)
     check_writable(out.folder)
+    out.remove_old(*(f"{name}.png" for name in ("samples", "edges", "duplicates", "suspects")), "suspects.csv")
     images = measured(data, lists)
     paths = [path for one in lists.values() for path in one.paths]
     said = [*findings.balance(images, data.classes), *findings.sizes(images), *findings.background(images)]
@@ -185,7 +187,7 @@ def measures_section(images: pd.DataFrame, data: DataSet, out: Output, paths: li
     texts = [f"Sizes: {some}{f'; and {len(sizes) - 6:,} others' if len(sizes) > 6 else ''}."]
     texts.append(
         "Noise is estimated as by Immerkær (1996). Stained pixels are those of a cell on black or, in a smear, those with less "
-        "green than Otsu's threshold. Boxes: median and quartiles. Points: images more than three interquartile ranges "
+        "green than Otsu's threshold. Boxes: median and quartiles. Points: values more than three interquartile ranges "
         f"beyond the quartiles of their class, {len(far):,} in all (explore_outliers.csv)"
         + ("; point at one to see it." if out.pictures else ".")
     )
@@ -214,10 +216,12 @@ def boxes_plot(
         boxes = {"q1": q1, "median": median, "q3": q3}
         boxes |= {"lowerfence": np.maximum(low, q1 - step), "upperfence": np.minimum(high, q3 + step)}
         style = {"line_color": "#0072B2", "showlegend": False, "name": ""}
-        figure.add_box(x=used, **{key: found.tolist() for key, found in boxes.items()}, **style, **place)
+        figure.add_box(
+            x=[escape(name) for name in used], **{key: found.tolist() for key, found in boxes.items()}, **style, **place
+        )
         points = far[far["measure"] == measure]
         figure.add_scatter(
-            x=points["class"].tolist(),
+            x=[escape(name) for name in points["class"]],
             y=points["value"].tolist(),
             customdata=points.index.tolist(),
             text=[f"{name}.csv line {row}" for name, row in zip(points["list"], points["row"], strict=True)],
@@ -227,6 +231,7 @@ def boxes_plot(
             showlegend=False,
             **place,
         )
+    figure.update_xaxes(type="category")  # also for names such as "1"
     figure.update_layout(template="plotly_white", height=300 * rows, margin={"t": 40, "l": 40, "r": 10})
     return figure
 
@@ -283,8 +288,8 @@ def duplicates_section(
         figure = gallery_figure(cells, 3, f"Duplicates in {data.name}: list, line and class")
         pictures.append(out.picture("duplicates", figure, "pairs of images that show the same"))
     near = (
-        f"Up to {limit} signs that differ, less than one pair is expected by chance; such pairs are duplicates if their pixels "
-        f"correlate by {duplicates.ALIKE} or more."
+        f"Up to {limit} signs that differ, less than one pair is expected by chance (normal fit); such pairs are duplicates if "
+        f"their pixels correlate by {duplicates.ALIKE} or more."
         if limit >= 0
         else "The hash does not tell these images apart, so that only identical files are listed."
     )
@@ -313,9 +318,7 @@ def suspects_section(
     groups = duplicates.groups(pairs, len(images))[labelled.index]
     used, counts = np.unique(labels, return_counts=True)
     if len(used) < 2 or counts.min() < labels_search.FOLDS:
-        reason = (
-            "all images of {} are of one class" if len(used) < 2 else "a class of {} has less than 5 images, too few"
-        )
+        reason = "all images of {} are of one class" if len(used) < 2 else "a class of {} has fewer than 5 images"
         raise UserError(
             f"{reason.format(data.name)}: wrong labels cannot be searched for; --features none leaves that out."
         )
@@ -343,8 +346,9 @@ def suspects_section(
         pictures.append(out.picture("suspects", figure, "images whose labels are probably wrong"))
     text = (
         f"Logistic regression on the features of {source.title}, each image predicted without it ({labels_search.FOLDS} folds, "
-        f"duplicates together): {accuracy} agree with their label. Confident learning takes a label for wrong if another class "
-        f"is more probable than it usually is for its own images: {wrong:,} of {len(labels):,} (explore_suspects.csv). "
+        f"duplicates together): {accuracy} agree with their label. Confident learning estimates from these probabilities "
+        f"how many labels of each class are wrong, and suspects the least probable: {wrong:,} of "
+        f"{len(labels):,} (explore_suspects.csv). "
         "The errors of the head are among them: a weak head suspects hard images."
     )
     return findings.suspects(labelled, order, wrong, source.title), Section("Labels", [text], pictures=pictures)

@@ -58,7 +58,7 @@ def balance(images: pd.DataFrame, classes: list[str]) -> list[Finding]:
         shares = " and ".join(f"{percent(share, 1)} of {name}.csv" for name, share in gaps[wide].items())
         found.append(
             Finding(
-                f"The lists have other shares of the classes: {classes[wide]} is {shares}.",
+                f"The lists differ in the shares of the classes: {classes[wide]} is {shares}.",
                 "Split again (prepare.py), or expect another accuracy on the other list.",
             )
         )
@@ -74,7 +74,19 @@ def sizes_of(images: pd.DataFrame) -> list[tuple[str, int]]:
 
 def sizes(images: pd.DataFrame) -> list[Finding]:
     """Images of a rare size."""
-    (most, _), *others = sizes_of(images)
+    (most, common), *others = sizes_of(images)
+    if common < len(images) / 2:
+        low, high = (
+            images[["width", "height"]].to_numpy(int).min(axis=0),
+            images[["width", "height"]].to_numpy(int).max(axis=0),
+        )
+        return [
+            Finding(
+                f"The sizes vary: {len(others) + 1:,} different ones, from {low[0]} to {high[0]} px wide and {low[1]} to "
+                f"{high[1]} px high.",
+                "Look whether all images have the same scale: the window is cut in px of the raw image.",
+            )
+        ]
     rare = [(size, count) for size, count in others if count < RARE * len(images)]
     if not rare:
         return []
@@ -105,11 +117,12 @@ def places(images: pd.DataFrame) -> list[str]:
     return [f"{name}.csv line {row}" for name, row in zip(images["list"], images["row"], strict=True)]
 
 
-def one_measure(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Cross-validated predictions [N] of a small decision tree from one measure [N]."""
+def one_measure(values: np.ndarray, labels: np.ndarray, weights: str | None = None) -> np.ndarray:
+    """Cross-validated predictions [N] of a small decision tree from one measure [N]; with ``weights`` "balanced" all classes
+    count the same."""
     count = len(np.unique(labels))
     tree = DecisionTreeClassifier(max_leaf_nodes=4 * count, min_samples_leaf=max(3, len(labels) // 500))
-    tree.set_params(random_state=SEED, class_weight="balanced" if count == 2 else None)
+    tree.set_params(random_state=SEED, class_weight=weights)
     folds = StratifiedKFold(
         min(FOLDS, int(np.bincount(labels)[np.unique(labels)].min())), shuffle=True, random_state=SEED
     )
@@ -137,9 +150,11 @@ def shortcuts(images: pd.DataFrame, classes: list[str]) -> tuple[list[Finding], 
         row = {"measure": measure, "accuracy": float((one_measure(values, labels) == labels).mean()), "majority": share}
         for label in np.unique(labels):
             own = labels == label
-            predicted = one_measure(values, own.astype(int)).astype(bool)
+            predicted = one_measure(values, own.astype(int), "balanced").astype(bool)
             row[classes[label]] = float((predicted[own].mean() + (~predicted[~own]).mean()) / 2)
         rows.append(row)
+    if not rows:  # all images measure the same
+        return [], pd.DataFrame()
     table = pd.DataFrame(rows)
     strong = table[table["accuracy"] > share + ABOVE].sort_values("accuracy", ascending=False)
     if len(strong):
@@ -147,8 +162,8 @@ def shortcuts(images: pd.DataFrame, classes: list[str]) -> tuple[list[Finding], 
         texts = [f"{measure} {percent(accuracy, 1)}" for measure, accuracy in pairs]
         found.append(
             Finding(
-                f"One number says much about the class: a decision tree on {named(texts)} (cross-validated), where the largest "
-                f"class has {percent(share, 1)}.",
+                f"One measure says much about the class. A decision tree on it alone reaches (cross-validated): {named(texts)}; "
+                f"the largest class has {percent(share, 1)}.",
                 "A network may take this shortcut. Where it comes from the camera or the stain and not from the cell, use "
                 "--augmentation geometry,colour, and evaluate on images from elsewhere.",
             )

@@ -107,6 +107,11 @@ class Output:
     def __init__(self, folder: Path, stem: str, pictures: bool) -> None:
         self.folder, self.stem, self.pictures, self.files = folder, stem, pictures, list[str]()
 
+    def remove_old(self, *files: str) -> None:
+        """Delete ``<stem>_<file>`` of an earlier start, which this one may not write again, or must not show."""
+        for file in files:
+            (self.folder / f"{self.stem}_{file}").unlink(missing_ok=True)
+
     def write(self, ending: str, content: str | bytes, name: str = "") -> None:
         """Write a file."""
         file = f"{self.stem}{'_' * bool(name)}{name}.{ending}"

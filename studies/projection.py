@@ -49,8 +49,8 @@ def principal_components(values: np.ndarray) -> Components:
     """Principal components of features [N, D], by the smaller of the covariance [D, D] and the products of all pairs [N, N]."""
     count, width = values.shape
     kept = min(COMPONENTS, count - 1, width)
-    if width <= min(count, PART):
-        (whole,) = standardised(values)
+    if width <= count:
+        whole = np.concatenate(list(standardised(values)), axis=1)
         square = whole.T @ whole
     else:
         square = np.zeros((count, count), np.float32)
@@ -59,7 +59,7 @@ def principal_components(values: np.ndarray) -> Components:
     shares = eigvalsh(square, check_finite=False)[::-1].clip(0)
     top, vectors = eigh(square, subset_by_index=[len(square) - kept, len(square) - 1], check_finite=False)
     vectors = vectors[:, ::-1]
-    scores = whole @ vectors if width <= min(count, PART) else vectors * np.sqrt(top[::-1].clip(0))
+    scores = whole @ vectors if width <= count else vectors * np.sqrt(top[::-1].clip(0))
     return Components(np.asarray(scores, np.float32), shares / shares.sum())
 
 

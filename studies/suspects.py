@@ -39,7 +39,7 @@ def out_of_fold(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, cl
         began = time.perf_counter()
         head = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY / features.shape[1], max_iter=300))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the order of the probabilities has settled by then
+            warnings.simplefilter("ignore", ConvergenceWarning)  # 300 iterations are enough for a ranking
             head.fit(features[fitted], labels[fitted])
         probabilities[np.ix_(rest, head.classes_)] = head.predict_proba(features[rest])
         took = duration(time.perf_counter() - began)
@@ -48,7 +48,8 @@ def out_of_fold(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, cl
 
 
 def suspicious(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, int]:
-    """All images [N] with the most suspicious label first, and how many are estimated to be wrong."""
+    """All images [N], first those whose labels are suspected, then the others, the most suspicious first; and the number of the
+    suspected."""
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
@@ -56,4 +57,4 @@ def suspicious(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarra
     probabilities = probabilities[:, used]
     scores = get_label_quality_scores(labels, probabilities, method="normalized_margin")
     wrong = find_label_issues(labels, probabilities, n_jobs=1)
-    return np.argsort(scores, kind="stable"), int(wrong.sum())
+    return np.lexsort((scores, ~wrong)), int(wrong.sum())

@@ -47,7 +47,9 @@ def boxes_figure(
     short = [textwrap.shorten(plain(name), 20, placeholder="…") for name in class_names]
     for axes, (measure, text) in zip(panels, measures.items(), strict=False):
         values = [images.loc[images["class"] == name, measure].to_numpy() for name in class_names]
-        drawn = axes.boxplot(values, orientation="horizontal", widths=0.65, patch_artist=True, flierprops=POINTS)
+        drawn = axes.boxplot(
+            values, orientation="horizontal", widths=0.65, patch_artist=True, whis=3.0, flierprops=POINTS
+        )
         for box, middle in zip(drawn["boxes"], drawn["medians"], strict=True):
             box.set(facecolor="#8FBCE6", linewidth=0.8)
             middle.set(color="black", linewidth=1.4)

@@ -1,4 +1,4 @@
-"""Images in a bucket of S3 or of a server with its interface, such as MinIO: downloads them in parallel, and verifies every byte.
+"""Images in a bucket of S3 or of a server with its interface, such as MinIO: downloads them in parallel and verifies them.
 
 boto3 finds credentials, region and ``AWS_ENDPOINT_URL`` as usual: variables, ``~/.aws``, the role of the machine. It is an
 optional package, imported where it is used.
@@ -26,7 +26,7 @@ WORKERS = 16  # downloads at a time: small objects wait for the network
 TRIES = 5  # of a request, with growing pauses (botocore's standard mode)
 TIMEOUT = 30  # seconds without a byte
 CHUNK = 1 << 20
-AGAIN = "run the command again, which goes on where it stopped"
+AGAIN = "run the command again, which resumes"
 
 
 class Stored(NamedTuple):
@@ -49,7 +49,7 @@ def split_address(address: str) -> tuple[str, str]:
 def fetch(address: str, folder: Path) -> None:
     """Download all images below an address into ``folder``, which exists only if they are complete.
 
-    Until then they are in a hidden folder beside it, in which the next call goes on. Raises :class:`UserError` for missing
+    Until then they are in a hidden folder beside it, in which the next call resumes. Raises :class:`UserError` for missing
     credentials, a bucket or a prefix that is not there, denied access, and a service that breaks off or does not answer.
     """
     bucket, prefix = split_address(address)
@@ -91,7 +91,10 @@ def sign_in() -> Any:
         max_pool_connections=WORKERS,
     )
     with user_errors("S3", ""):
-        return boto3.session.Session().client("s3", config=options)
+        try:
+            return boto3.session.Session().client("s3", config=options)
+        except ValueError as error:  # such as an AWS_ENDPOINT_URL without http://
+            raise UserError(f"S3: {shown(str(error))}; correct AWS_ENDPOINT_URL.") from None
 
 
 def images(client: Any, bucket: str, prefix: str) -> Iterator[Stored]:
@@ -106,7 +109,7 @@ def images(client: Any, bucket: str, prefix: str) -> Iterator[Stored]:
 def check_names(address: str, prefix: str, objects: list[Stored]) -> None:
     """Raise :class:`UserError` if a key cannot be a file below the folder, or its name cannot be in a list."""
     names = [one.key.removeprefix(prefix) for one in objects]
-    wrong = [name for name in names if UNLISTABLE.search(name) or "//" in f"/{name}"]
+    wrong = [name for name in names if UNLISTABLE.search(name) or "//" in f"/{name}" or ":" in name]
     if wrong:
         examples = ", ".join(map(shown, wrong[:4])) + (", …" if wrong[4:] else "")
         raise UserError(
@@ -196,6 +199,8 @@ def user_errors(address: str, endpoint: str) -> Iterator[None]:
             f"{address}: the service{at} cannot be reached ({shown(str(error))}); check the network and AWS_ENDPOINT_URL, then "
             f"{AGAIN}."
         ) from None
+    except errors.ParamValidationError as error:
+        raise UserError(f"{address}: is not the address of a bucket ({shown(str(error))}).") from None
     except (
         errors.BotoCoreError
     ) as error:  # broken off: IncompleteReadError, ReadTimeoutError, ResponseStreamingError and others

@@ -29,7 +29,7 @@ def grouped(count: int = 300, width: int = 20, apart: float = 6) -> tuple[np.nda
     return values.astype(np.float32), labels
 
 
-@pytest.mark.parametrize(("count", "width"), [(120, 30), (40, 100), (30, 5000)])
+@pytest.mark.parametrize(("count", "width"), [(120, 30), (40, 100), (30, 5000), (2600, 2500)])
 def test_components_are_those_of_scikit_learn(count: int, width: int) -> None:
     """By the covariance and by the products of all pairs of images; the signs of components are arbitrary."""
     rng = np.random.default_rng(1)

@@ -112,8 +112,10 @@ def test_a_brighter_class_is_named() -> None:
     assert findings.shortcuts(images, CLASSES)[0] == []
     images.loc[images["label"] == 1, "brightness"] += 40
     said, numbers = findings.shortcuts(images, CLASSES)
-    assert "brightness 100.0 %" in said[0].text and "the largest class has 50.0 %" in said[0].text
+    assert "(cross-validated): brightness 100.0 %" in said[0].text and "the largest class has 50.0 %" in said[0].text
     assert [one.text.split(" is told")[0] for one in said[1:]] == CLASSES
+    same = images.assign(**dict.fromkeys(MEASURES, 1.0))
+    assert findings.shortcuts(same, CLASSES)[0] == []
     assert "by brightness alone" in said[2].text and numbers.set_index("measure").loc["brightness", "b"] == 1
 
 
@@ -134,6 +136,11 @@ def test_sizes_background_and_outliers_are_named() -> None:
     images.loc[11, "sharpness"] = 900
     assert "Rare sizes: 1 image, 900 × 300 px (1); most are 450 × 450 px." in findings.sizes(images)[0].text
     assert "1 image, train.csv line 11." in findings.background(images)[0].text
+    varied = table(width=np.arange(200.0), height=300.0)
+    assert (
+        "The sizes vary: 200 different ones, from 0 to 199 px wide and 300 to 300 px high"
+        in findings.sizes(varied)[0].text
+    )
     far = findings.outliers(images, CLASSES)
     assert {(7, "width"), (7, "height"), (9, "share"), (11, "sharpness")} == set(
         zip(far.index, far["measure"], strict=True)
@@ -195,8 +202,6 @@ def test_the_whole_way(data: Path, capsys: Capture, monkeypatch: Patch) -> None:
     pairs = pd.read_csv(folder / "explore_duplicates.csv")
     assert {"identical"} <= set(pairs["kind"]) and "valid" in set(pairs["list_2"])
     assert (folder / "explore_samples.png").is_file() and len(pd.read_csv(folder / "explore_shortcuts.csv"))
-    for path in folder.iterdir():
-        path.unlink()
     command(explore, "--data", "tiny", "--features", "none", "--no-images")
     assert "measurements of" not in capsys.readouterr().out
     assert "<h2>Labels</h2>" not in (folder / "explore.html").read_text()
@@ -220,6 +225,6 @@ def test_too_few_images_of_a_class_are_one_sentence(data: Path) -> None:
     kept = [line for line in lines[1:] if line.endswith(",0")] + [line for line in lines if line.endswith(",1")][:2]
     (data / "train.csv").write_text("\n".join([lines[0], *kept, ""]))
     (data / "valid.csv").unlink()
-    with pytest.raises(UserError, match=r"a class of tiny has less than 5 images, too few: wrong labels"):
+    with pytest.raises(UserError, match=r"a class of tiny has fewer than 5 images: wrong labels"):
         command(explore, "--data", "tiny", "--features", "hog")
     assert len(kept) < TRAIN

@@ -91,11 +91,15 @@ def test_a_thousand_images_become_lists(signed: str, capsys: Capture) -> None:
     assert len(lists) == COUNT and set(lists["label"]) == {0, 1, 2, 3}
     first = lists["Path"].iloc[0]
     assert CLASSES[lists["label"].iloc[0]] in first and Path("data/mine", first).is_file()
+    with pytest.raises(UserError, match=r"data/mine: has the images of s3://cells/lab/set, not of s3://cells/cnmc"):
+        command(prepare, "s3", "s3://cells/cnmc", "--name", "mine", "--fresh")
     command(prepare, "s3", "s3://cells/lab/set", "--name", "mine", "--fresh")
     assert "data/mine is there already" in capsys.readouterr().out
 
 
 def test_the_names_of_cnmc_are_split_by_patient(signed: str, capsys: Capture) -> None:
+    """The unlabelled images of the whole C-NMC are left out."""
+    client().put_object(Bucket="cells", Key="cnmc/testing_data/1.bmp", Body=image(99))
     for patient in range(1, 13):
         kind = "all" if patient % 2 else "hem"
         name = f"UID_{patient if patient % 2 else f'H{patient}'}_1_1_{kind}"
@@ -184,11 +188,14 @@ def test_wrong_addresses_and_credentials(signed: str, monkeypatch: Patch) -> Non
         patch.delenv("AWS_ACCESS_KEY_ID")
         patch.delenv("AWS_SECRET_ACCESS_KEY")
         assert "no credentials for S3" in refused("s3://cells/lab/set")
+    assert "is not the address of a bucket" in refused("s3://no bucket/x")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
+    assert "correct AWS_ENDPOINT_URL" in refused("s3://cells/lab/set")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert "cannot be reached" in refused("s3://cells/lab/set")
 
 
-@pytest.mark.parametrize("name", ["a\\b.png", "a//b.png", "/b.png", "a\nb.png"])
+@pytest.mark.parametrize("name", ["a\\b.png", "a//b.png", "/b.png", "a\nb.png", "C:/b.png"])
 def test_keys_that_cannot_be_files_of_a_list(name: str) -> None:
     objects = [s3.Stored("set/a/fine.png", 1, "e"), s3.Stored(f"set/{name}", 1, "e")]
     with pytest.raises(UserError, match="1 key cannot be the name of a file in a list"):
