@@ -6,6 +6,7 @@ downloaded. Torch and the packages are imported within functions, because comman
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import dataclass
 from importlib import import_module, util
 from pathlib import Path
@@ -116,6 +117,22 @@ def check_base(name: str, weights: Path | None) -> Path:
     if not weights.is_file():
         raise UserError(f"--weights-file {weights}: there is no such file.")
     return weights
+
+
+def check_features(args: Namespace, lists: Path) -> None:
+    """Raise :class:`UserError` if ``args.features`` cannot be computed: hog, a model that was trained on the data set of the
+    folder ``lists``, or a network with ImageNet weights; imports no torch."""
+    from lab.checkpoints.headers import check_chosen
+    from lab.data.lists import data_name
+
+    if args.features in NAMES:
+        check_base(args.features, args.weights_file)
+        check_size(args.features, args.size or SIZE)
+        return
+    if args.size is not None or args.weights_file is not None:
+        raise UserError(f"--size and --weights-file are for networks with ImageNet weights, not for {args.features}.")
+    if args.features != "hog":
+        check_chosen(args.weights / data_name(lists), args.features)
 
 
 def open_base(name: str, weights: Path | None = None) -> Base:

@@ -50,18 +50,9 @@ def arguments() -> argparse.ArgumentParser:
 
 def check_paths(args: argparse.Namespace) -> None:
     """Report a wrong path or size before torch is imported."""
-    from lab.checkpoints.headers import check_chosen
-    from lab.data.lists import data_name, find_folder
+    from lab.data.lists import find_folder
 
-    folder = find_folder(args.data, args.root, ["train", "valid"])
-    if args.features in bases.NAMES:
-        bases.check_base(args.features, args.weights_file)
-        bases.check_size(args.features, args.size or bases.SIZE)
-        return
-    if args.size is not None or args.weights_file is not None:
-        raise UserError(f"--size and --weights-file are for networks with ImageNet weights, not for {args.features}.")
-    if args.features != "hog":
-        check_chosen(args.weights / data_name(folder), args.features)
+    bases.check_features(args, find_folder(args.data, args.root, ["train", "valid"]))
 
 
 ARGS = parse(arguments, __name__, check_paths)

@@ -4,10 +4,11 @@
         --trials 20 --options "--size 64 --epochs 8"
     python -m studies.sweep --data all4 --model cnn4 --sampler grid --vary optimizer=adam,sgd,rmsprop batch-size=16,32,64
 
-Settings are chosen on valid.csv; no test list is read. The same command goes on after a kill, and several that run at the same
-time share the trials. The best few are repeated with other seeds, and the winner is the one with the best mean. Writes the trials
-into weights/<data>/sweeps/<name>/, and into report/<data>/: sweep_<name>.csv, sweep_<name>_best.csv, sweep_<name>.html and a
-figure.
+Settings are chosen on valid.csv; no test list is read. An interrupted search resumes with the same command. Several commands at
+the same time share the trials.
+
+The best few are repeated with other seeds, and the winner is the one with the best mean. Writes the trials into
+weights/<data>/sweeps/<name>/, and into report/<data>/: sweep_<name>.csv, sweep_<name>_best.csv, sweep_<name>.html and a figure.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--options", default="", help='the other options of train.py, in quotes: "--size 64 --epochs 8"'
     )
-    parser.add_argument("--name", help="of the search; the same name goes on with it (default: the model's)")
+    parser.add_argument("--name", help="of the search; the same name resumes it (default: the model's)")
     help_sampler = "tpe: learns from earlier trials; random; grid: all combinations (default: tpe)"
     parser.add_argument("--sampler", default="tpe", choices=SAMPLERS, help=help_sampler)
     parser.add_argument("--trials", type=positive, default=20, help="trainings, stopped ones included (default: 20)")
@@ -168,7 +169,7 @@ def main(args: argparse.Namespace) -> None:
         best = repeat_best(study, args, folder, deadline)
     except Stopped:
         best = pd.DataFrame()
-        print(f"{args.minutes:g} minutes are over; the same command goes on")
+        print(f"{args.minutes:g} minutes are over; the same command resumes")
     write_results(study, best, args, data)
 
 
@@ -210,7 +211,7 @@ def open_study(args: argparse.Namespace, data: DataSet, folder: Path) -> optuna.
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         if trial.user_attrs.get("machine") == platform.node() and abandoned(folder, trial.number):
             again(study, trial.number, trial.params)
-            print(f"trial {trial.number} was interrupted; its training goes on")
+            print(f"trial {trial.number} was interrupted; its training resumes")
     if done:
         print(f"{args.name}: {counted(done, 'trial')} of earlier")
     return study

@@ -76,7 +76,7 @@ def test_a_map_that_keeps_groups_is_trusted_and_noise_is_not() -> None:
 
 
 @pytest.mark.skipif(find_spec("umap") is None, reason="needs umap-learn: requirements-extras.txt")
-@pytest.mark.filterwarnings("ignore")  # of its own, on few images and on threads
+@pytest.mark.filterwarnings("ignore")  # UMAP warns of few images and of one thread
 def test_umap_is_repeatable_and_keeps_groups() -> None:
     values, labels = grouped(90)
     points = projection.umap(values, None)

@@ -21,7 +21,7 @@ from tests.made import PROJECT, Capture, Patch, command, make_data
 optuna = pytest.importorskip("optuna", reason="needs Optuna: pip install -r requirements-extras.txt -c constraints.txt")
 from studies import sweep
 
-# Accuracy rises with the epochs, and with lr up to 0.1; 0.4 does not exist; it goes on after the last finished epoch.
+# Accuracy rises with the epochs, and with lr up to 0.1; 0.4 fails. It resumes after the last finished epoch.
 STAND_IN = """
 import argparse, pathlib, sys, time
 parser = argparse.ArgumentParser()
@@ -156,7 +156,7 @@ def test_the_budget_ends_a_trial_which_then_goes_on(stand_in: Path, capsys: Capt
         "--pause 0.2",
     ]
     command(sweep, *options, "--minutes", "0.012")
-    assert "minutes are over; the same command goes on" in capsys.readouterr().out
+    assert "minutes are over; the same command resumes" in capsys.readouterr().out
     command(sweep, *options)
     assert trials()["state"].tolist() == ["fail", "complete"]
 
