@@ -137,8 +137,9 @@ class Trainer:
         variables["PYTHONPATH"] = str(PROJECT)
         script = [*before, sys.executable, str(PROJECT / "tests" / "thin_train.py")]
         pipe = subprocess.PIPE
-        self.server = subprocess.Popen(script, env=variables, stdin=pipe, stdout=pipe, text=True)
-        assert self.server.stdout and self.server.stdout.readline() == "ready\n"
+        # Unbuffered: a line that is read ahead with the one before it would be hidden from select.
+        self.server = subprocess.Popen(script, env=variables, stdin=pipe, stdout=pipe, bufsize=0)
+        assert self.server.stdout and self.server.stdout.readline() == b"ready\n"
 
     def start(self, folder: Path, *options: str, command: str = "", ranks: int = 1, **environment: str) -> int:
         """Start a training in one process or several, or another command. Returns the first process; ``children`` are all."""
@@ -150,8 +151,7 @@ class Trainer:
             several = {"WORLD_SIZE": str(ranks), **address, **environment}
             variables = [several | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
         assert self.server.stdin and self.server.stdout
-        self.server.stdin.write(json.dumps([str(folder), command, options, variables]) + "\n")
-        self.server.stdin.flush()
+        self.server.stdin.write(json.dumps([str(folder), command, options, variables]).encode() + b"\n")
         self.children = [*map(int, self.server.stdout.readline().split())]
         return self.children[0]
 
