@@ -156,5 +156,6 @@ def page(title: str, lead: str, sections: Sequence[Section], thumbnails: dict[in
         for section in sections
     ]
     template = Environment(autoescape=True).from_string(TEMPLATE)
-    trusted = {"plotly": Markup(get_plotlyjs()), "thumbnails": Markup(json.dumps(thumbnails))}
+    plotly = get_plotlyjs() if any(section.plots for section in sections) else ""
+    trusted = {"plotly": Markup(plotly), "thumbnails": Markup(json.dumps(thumbnails))}
     return template.render(title=title, lead=lead, sections=shown, **trusted)

@@ -1,0 +1,193 @@
+"""Attributions: how much each pixel of an image adds to a class's logit, computed by captum.
+
+A positive value is evidence for the class, a negative one evidence against it. Values are sums over the colour channels. Where a
+method needs an image without information, that is the mean colour of the training images, which is 0 in a normalised input.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+import torch
+from captum.attr import DeepLiftShap, GradientShap, IntegratedGradients, LayerAttribution, Occlusion
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from lab.evaluation.gradcam import explain
+from lab.evaluation.inference import for_prediction, outputs
+from lab.hardware import Hardware
+
+TITLES = {
+    "gradcam": "Grad-CAM",
+    "integrated_gradients": "Integrated Gradients",
+    "gradient_shap": "GradientShap",
+    "deep_lift_shap": "DeepLiftShap",
+    "occlusion": "Occlusion",
+}
+STEPS = 32  # points on the path of Integrated Gradients
+SAMPLES = 32  # random points of GradientShap
+WINDOWS = 8  # of Occlusion, along a side; each is moved by half its width
+PARALLEL = 64  # occluded images at once
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """A network and what the methods need of it.
+
+    Attributes:
+        network: in evaluation mode, on the device.
+        stage: the layer of Grad-CAM (models/catalog.py); empty if the network has no feature maps.
+        background: training images [B, 3, S, S], normalised, for GradientShap and DeepLiftShap; None without these.
+    """
+
+    network: nn.Module
+    hardware: Hardware
+    stage: str = ""
+    background: Tensor | None = None
+
+    @cached_property
+    def fast(self) -> nn.Module:
+        """The network optimised for inference, for methods without gradients."""
+        return for_prediction(self.network, self.hardware)
+
+    @cached_property
+    def unshared(self) -> nn.Module:
+        """The network with a module of its own for each use of a ReLU."""
+        return unshared(self.network)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits [N, K] of normalised images [N, 3, S, S], for methods with gradients."""
+        with self.hardware.autocast():
+            logits: Tensor = self.network(images)
+        return logits.float()
+
+    def missing(self) -> dict[str, str]:
+        """The methods that cannot explain this network, each with the reason."""
+        found = {}
+        if not self.stage:
+            found["gradcam"] = "the network has no feature maps"
+        if any(isinstance(module, nn.GELU | nn.LayerNorm) for module in self.network.modules()):
+            found["deep_lift_shap"] = "DeepLift has no rule for GELU and attention"
+        return found
+
+    def attribute(self, method: str, image: Tensor, label: int) -> np.ndarray:
+        """The attribution, float32 [S, S], of a normalised image [1, 3, S, S] for class ``label`` by one of ``TITLES``."""
+        attributed: Tensor = getattr(self, method)(image, label).detach().float()
+        return attributed.sum(dim=1)[0].cpu().numpy()
+
+    def gradcam(self, image: Tensor, label: int) -> Tensor:
+        """Grad-CAM averaged over D4, as on the demo's page (lab/evaluation/gradcam.py)."""
+        _, cam = explain(self.network, image, label, self.stage, self.hardware, False)
+        return LayerAttribution.interpolate(cam.relu(), image.shape[2:], "bicubic").clamp(min=0)
+
+    def integrated_gradients(self, image: Tensor, label: int) -> Tensor:
+        """Integrated Gradients (Sundararajan et al. 2017, arXiv 1703.01365) from the mean colour."""
+        return IntegratedGradients(self.logits).attribute(image, target=label, n_steps=STEPS, internal_batch_size=STEPS)
+
+    def gradient_shap(self, image: Tensor, label: int) -> Tensor:
+        """GradientShap without noise, which is expected gradients (Erion et al. 2021, arXiv 1906.10670): the mean gradient at
+        random points between the image and training images."""
+        with seeded(self.hardware.device):
+            found: Tensor = GradientShap(self.logits).attribute(
+                image, baselines=self.background, target=label, n_samples=SAMPLES
+            )
+        return found
+
+    def deep_lift_shap(self, image: Tensor, label: int) -> Tensor:
+        """DeepLIFT (Shrikumar et al. 2017, arXiv 1704.02685) averaged over training images as references (Lundberg and Lee 2017,
+        arXiv 1705.07874, §4.2)."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Setting forward, backward hooks", UserWarning)  # captum removes them
+            return DeepLiftShap(self.unshared).attribute(image, baselines=self.background, target=label)
+
+    def occlusion(self, image: Tensor, label: int) -> Tensor:
+        """The change of the logit if a square has the mean colour (Zeiler and Fergus 2014, arXiv 1311.2901, §4.2), averaged over
+        the squares that cover a pixel."""
+        side = max(2, image.shape[-1] // WINDOWS)
+
+        def logits(images: Tensor) -> Tensor:
+            return outputs(self.fast, images, self.hardware).float()
+
+        with torch.no_grad():
+            return Occlusion(logits).attribute(
+                image,
+                sliding_window_shapes=(3, side, side),
+                strides=(3, side // 2, side // 2),
+                target=label,
+                baselines=0,
+                perturbations_per_eval=PARALLEL,
+            )
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int = 0) -> Iterator[None]:
+    """Random numbers of torch and numpy with a fixed seed; their states are restored afterwards."""
+    state = np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)
+
+
+class Tracer(fx.Tracer):
+    """Traces a network for which every check of the input passes."""
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """The networks raise ``ValueError`` if a condition on the input holds."""
+        return False
+
+
+class PairwiseMax(nn.Module):
+    """Max pooling by ReLUs: max(a, b) = a + relu(b − a), one pair after another. [N, C, H, W] → as :class:`torch.nn.MaxPool2d`.
+
+    captum's DeepLift has a rule for max pooling that loses a part of the attribution, most if windows overlap (captum's issue
+    1276). By its rule for ReLUs the attributions add up to the difference of the logits.
+    """
+
+    def __init__(self, pool: nn.MaxPool2d) -> None:
+        super().__init__()
+        self.side, self.stride, self.padding = map(whole, (pool.kernel_size, pool.stride, pool.padding))
+        self.relus = nn.ModuleList(nn.ReLU() for _ in range(self.side**2 - 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = ((size + 2 * self.padding - self.side) // self.stride + 1 for size in x.shape[2:])
+        # Padded with the least activation of the batch, which is never above one of its window.
+        x = functional.pad(x, (self.padding,) * 4, value=float(x.detach().amin()))
+        shifts = product(range(self.side), repeat=2)
+        slices = [x[:, :, down :: self.stride, right :: self.stride] for down, right in shifts]
+        most, *others = (part[:, :, :rows, :columns] for part in slices)
+        for relu, other in zip(self.relus, others, strict=True):
+            most = most + relu(other - most)
+        return most
+
+
+def whole(size: int | tuple[int, ...]) -> int:
+    """The side of a square window, its stride or padding."""
+    return size if isinstance(size, int) else size[0]
+
+
+def unshared(network: nn.Module) -> nn.Module:
+    """A copy of a network in which each use of a ReLU is a module of its own and not in place, which DeepLift's hooks need, and
+    in which max pooling is done by ReLUs. The weights are those of the network."""
+    graph = Tracer().trace(network)
+    copied = fx.GraphModule(network, graph)
+    for number, node in enumerate(graph.nodes):
+        name, module = f"unshared_{number}", copied.get_submodule(node.target) if node.op == "call_module" else None
+        if isinstance(module, nn.MaxPool2d):
+            copied.add_submodule(name, PairwiseMax(module))
+        elif isinstance(module, nn.ReLU) or node.target in ("relu", torch.relu, functional.relu):
+            copied.add_submodule(name, nn.ReLU())
+        else:
+            continue
+        node.op, node.target, node.args, node.kwargs = "call_module", name, node.args[:1], {}
+    copied.recompile()
+    return copied.eval()
