@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -38,6 +39,12 @@ class Row:
 def strength(maps: Sequence[np.ndarray]) -> float:
     """The value at which the colours of these maps end."""
     return max(float(np.percentile(np.abs(maps), STRONG)), 1e-12)
+
+
+def evidence(values: np.ndarray) -> np.ndarray:
+    """A map [S, S] as a picture, uint8 [S, S, 3], in the colours of the figures."""
+    colours = colormaps[EVIDENCE](0.5 + 0.5 * values / strength([values]))
+    return np.asarray((255 * colours[..., :3]).round(), np.uint8)
 
 
 def attributions_figure(rows: Sequence[Row], methods: Sequence[str], title: str = "") -> Figure:

@@ -15,8 +15,8 @@ from lab.data.images import decode
 from lab.evaluation.metrics import COLUMNS
 from lab.hardware import Hardware
 from lab.page.gallery import Valid
-from lab.page.html import Answer, Row, answer, grid, notice, probability, table
-from lab.page.networks import TrainedModel, is_unlike, predict_and_explain, predict_image
+from lab.page.html import Answer, Row, answer, attributions, grid, notice, probability, table
+from lab.page.networks import TrainedModel, attribute_image, is_unlike, predict_and_explain, predict_image
 from lab.page.texts import TEXTS, Texts
 from lab.text import shown
 
@@ -95,15 +95,35 @@ class Content:
             name, data, truth = self.read(chosen)
             image = self.decode(data, isinstance(chosen, int))
         except (OSError, ValueError) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            name = chosen[0] if isinstance(chosen, tuple) else self.say("this_image")
-            return Answer(shown(name, 80), reason=self.say.reason(reason))
+            name, reason = self.refusal(chosen, error)
+            return Answer(name, reason=reason)
         explained = label if 0 <= label < len(self.classes) else None
         predictions = [
             self.worker.submit(predict_and_explain, model, image, self.hardware, explained, stage).result()
             for model in self.models
         ]
         return Answer(shown(name, 80), image, predictions, truth, time.perf_counter() - start)
+
+    def refusal(self, chosen: int | tuple[str, bytes], error: OSError | ValueError) -> tuple[str, str]:
+        """The name of an image that cannot be predicted, and the reason."""
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        name = chosen[0] if isinstance(chosen, tuple) else self.say("this_image")
+        return shown(name, 80), self.say.reason(reason)
+
+    def attributions(self, chosen: Chosen, model: str, label: int = -1) -> str:
+        """Which pixels speak for class ``label`` (-1: the predicted class) of an image, by one model, as HTML."""
+        if chosen is None:
+            return notice(self.say("nothing_chosen"), "hint")
+        try:
+            name, data, _ = self.read(chosen)
+            image = self.decode(data, isinstance(chosen, int))
+        except (OSError, ValueError) as error:
+            name, reason = self.refusal(chosen, error)
+            return notice(self.say("refused", name=name, reason=reason))
+        (trained,) = (one for one in self.models if one.name == model)
+        explained = label if 0 <= label < len(self.classes) else None
+        found = self.worker.submit(attribute_image, trained, image, self.hardware, explained).result()
+        return attributions(self.say, shown(name, 80), trained, self.classes, *found)
 
     def table(self, paths: Sequence[str]) -> str:
         """Every model's prediction for several uploads: a table and a CSV, without heat maps."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape as html_escape
 from itertools import combinations
@@ -384,6 +384,31 @@ def explanation(say: Texts, prediction: Prediction, classes: Sequence[str]) -> s
         f'<figure class="heat">{picture(prediction.heat, say("heat_map_of", model=model.title))}<figcaption>{evidence} '
         f'<a href="#" download="heat_map_{model.name}.png" aria-label="{say("save_heat_map", model=model.title)}">PNG</a>'
         "</figcaption></figure>"
+    )
+
+
+def attributions(
+    say: Texts,
+    name: str,
+    model: TrainedModel,
+    classes: Sequence[str],
+    label: int,
+    input_image: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+) -> str:
+    """One model's attribution maps of an image for class ``label``, beside its input."""
+    side = input_image.shape[0]
+    pictures = {say("input", side=side): picture(input_image, say("input_of", model=model.title), lossless=True)}
+    for method, drawn in maps.items():
+        title = say(f"map_{method}")
+        pictures[title] = picture(drawn, say("map_of", method=title, model=model.title), lossless=True)
+    figures = "".join(
+        f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>" for caption, drawn in pictures.items()
+    )
+    title = say("map_title", name=escape(name), model=model.title, label=f"<b>{escape(classes[label])}</b>")
+    return (
+        f'<section class="answer"><p class="verdict" role="status">{title}</p><div class="maps">{figures}</div>'
+        f'<p class="legend"><span class="ramp signed"></span> {say("map_legend")}</p></section>'
     )
 
 

@@ -13,7 +13,7 @@ import gradio as gr
 import pandas as pd
 
 from lab.figures.roc import roc_points
-from lab.page.answers import MAX_BYTES, MAX_UPLOADS, Content, read_upload
+from lab.page.answers import MAX_BYTES, MAX_UPLOADS, Chosen, Content, read_upload
 from lab.page.figures import KINDS, coloured_shares, confusion_figure, curves_figure, roc_figure, systems_figure
 from lab.page.html import MARK, Answer, cards, drop_zone, header, notice, results, systems
 from lab.page.texts import LANGUAGES, TEXTS
@@ -58,6 +58,8 @@ def fill(content: Content, examples: list[int], first: Answer | None) -> None:
     with gr.Tabs(elem_id="tabs") as tabs:
         with gr.Tab(say("tab_predict"), id="predict"):
             predict_tab(content, examples, first)
+        with gr.Tab(say("tab_explain"), id="explain") as tab:
+            explain_tab(content, tab)
         with gr.Tab(say("tab_valid"), id="valid") as tab:
             gallery_tab(content, tab, tabs)
         with gr.Tab(say("tab_results"), id="results") as tab:
@@ -73,7 +75,7 @@ def fill(content: Content, examples: list[int], first: Answer | None) -> None:
 
 def predict_tab(content: Content, examples: list[int], first: Answer | None) -> None:
     """An image is uploaded or picked, and predicted. ``first`` is the answer to the first example."""
-    valid, say = content.valid, content.say
+    say = content.say
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=270):
             gr.HTML(drop_zone(say, MAX_BYTES, MAX_UPLOADS), elem_id="upload", elem_classes="page")
@@ -106,12 +108,11 @@ def predict_tab(content: Content, examples: list[int], first: Answer | None) -> 
 
     def predict(index: object, uploads: list[str] | None, label: int, stage: str) -> str:
         """Predict image ``index`` of the list or, if there is no such image, the uploads."""
-        if isinstance(index, int) and valid and 0 <= index < len(valid.images):
-            return content.answer(index, label, stage)
         try:
-            if uploads and len(uploads) > 1:
+            chosen = choice(content, index, uploads)
+            if uploads and len(uploads) > 1 and not isinstance(chosen, int):
                 return content.table(uploads[:MAX_UPLOADS])
-            return content.answer(read_upload(uploads[0]) if uploads else None, label, stage)
+            return content.answer(chosen, label, stage)
         except OSError:
             return notice(say("deleted"))
 
@@ -119,6 +120,32 @@ def predict_tab(content: Content, examples: list[int], first: Answer | None) -> 
     index, uploads = gr.Number(visible=False), gr.File(file_count="multiple", visible=False)
     triggers, inputs = [answer.select, label.input, stage.input], [index, uploads, label, stage]
     gr.on(triggers, predict, inputs, answer, js=WITH_CHOICE, **EVENT)
+
+
+def explain_tab(content: Content, tab: gr.Tab) -> None:
+    """Attributions of the image that is chosen in the first tab, computed when the tab is opened."""
+    say, names = content.say, content.names()
+    with gr.Row():
+        model = gr.Radio(names, value=names[0][1], label=say("model"), min_width=280, elem_id="explained-by")
+        labels = [(say("explained_default"), -1), *((name, label) for label, name in enumerate(content.classes))]
+        label = gr.Dropdown(labels, value=-1, label=say("map_class"), min_width=200, elem_id="explained-class")
+    maps = gr.HTML(elem_id="maps", elem_classes="page")
+
+    def draw(index: object, uploads: list[str] | None, model: str, label: int) -> str:
+        try:
+            return content.attributions(choice(content, index, uploads), model, label)
+        except OSError:
+            return notice(say("deleted"))
+
+    inputs = [gr.Number(visible=False), gr.File(file_count="multiple", visible=False), model, label]
+    gr.on([tab.select, model.input, label.input], draw, inputs, maps, js=WITH_CHOICE, **EVENT)
+
+
+def choice(content: Content, index: object, uploads: list[str] | None) -> Chosen:
+    """The image that the visitor chose: one of the list or, if there is none of this ``index``, the first upload."""
+    if isinstance(index, int) and content.valid and 0 <= index < len(content.valid.images):
+        return index
+    return read_upload(uploads[0]) if uploads else None
 
 
 def gallery_tab(content: Content, tab: gr.Tab, tabs: gr.Tabs) -> None:

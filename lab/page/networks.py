@@ -16,10 +16,12 @@ from lab.checkpoints.checkpoint import About
 from lab.checkpoints.ensembles import Member
 from lab.data.augmentation import network_input, resample, to_uint8
 from lab.data.preprocessing import Preprocessing
+from lab.evaluation.attribution import Explainer
 from lab.evaluation.confidence import calibrated, threshold
 from lab.evaluation.gradcam import explain, heat_map, overlay, usable_stages
 from lab.evaluation.inference import probabilities
 from lab.evaluation.unlike import are_unlike, judge
+from lab.figures.attribution import evidence
 from lab.hardware import Hardware
 from models.catalog import find
 
@@ -170,6 +172,28 @@ def predict_and_explain(
     label = int(row.argmax()) if label is None else label
     map_side, has_evidence = explained[0][1].shape[-1], bool(heat.max() > 0)
     return Prediction(model, row, input_image, overlay(window, heat), label, stage, map_side, has_evidence)
+
+
+QUICK = ("gradcam", "integrated_gradients", "occlusion")  # methods that need no training images
+
+
+def attribute_image(
+    model: TrainedModel, image: np.ndarray, hardware: Hardware, label: int | None
+) -> tuple[int, np.ndarray, dict[str, np.ndarray]]:
+    """Attributions of a raw image, RGB uint8 [H, W, 3], for class ``label`` (default: the predicted class) by the ``QUICK``
+    methods that can explain the model. Of several members the first is explained.
+
+    Returns the class, the input uint8 [S, S, 3], and each method's map as a picture, uint8 [S, S, 3].
+    """
+    _, input_image, inputs = network_inputs(model, image, hardware)
+    label = int(predict_inputs(model, inputs, hardware).argmax()) if label is None else label
+    stages = find(model.name).stages
+    stage = (usable_stages(stages, input_image.shape[0]) or list(stages)[-1:] or [""])[0]
+    explainer = Explainer(model.members[0][0], hardware, stage)
+    hardware.threads.begin(("attribute", model.name))
+    methods = [method for method in QUICK if method not in explainer.missing()]
+    maps = {method: explainer.attribute(method, inputs[0], label) for method in methods}
+    return label, input_image, {method: evidence(values) for method, values in maps.items()}
 
 
 def measure(model: TrainedModel, hardware: Hardware, rounds: int = 3) -> float:

@@ -406,10 +406,32 @@ def test_no_name_and_no_number_is_cut(bare: str, visit: Open, tmp_path: Path) ->
 # What may stand in Latin letters on the Chinese page: names of models, metrics, layers, classes, data, files and formats, units,
 # and a text that Gradio lacks in Chinese.
 NAMES = r"EN|common\.complete|ResNet\d*|layer\d|leukemia blast|normal|tiny|\S*\.(png|csv)|Grad-CAM|D4"
+NAMES += r"|logit|studies\.explain"
 NAMES += "|AUC|ROC|(macro )?F1|McNemar|BMP|PNG|JPEG|TIFF|CSV|CPU|MiB|px|ms|nats|M"
 # The texts that are seen, and those that are read out; but not Gradio's own of the latter, which are in English.
 WORDS = """[document.title, document.body.innerText, ...[...document.querySelectorAll('.page *')]
   .flatMap(one => [one.ariaLabel, one.alt, one.title, one.placeholder])].join('\\n')"""
+
+
+def test_the_chosen_image_is_explained(page: Served, visit: Open, tmp_path: Path) -> None:
+    """The maps are those of the image of the first tab, of the model and for the class that are chosen."""
+    address, content = page
+    assert content.valid
+    visited = visit(address)
+    window, title = visited.page, "#maps .verdict"
+    for number in (0, 1):
+        visited.tab("Predict an image")
+        window.locator("#examples button").nth(number).click()
+        visited.answered(content.valid.images.ids[content.examples()[number]])
+        visited.tab("Explanations")
+        window.locator(title).get_by_text(content.valid.images.ids[content.examples()[number]]).wait_for()
+    window.locator("#explained-by").get_by_text("ResNet152").click()
+    window.locator(title).get_by_text("in ResNet152").wait_for()
+    window.locator("#explained-class input").click()
+    window.get_by_role("option", name="leukemia blast").click()
+    window.locator(title).get_by_text("leukemia blast in ResNet152").wait_for()
+    assert window.locator("#maps img").count() == 4
+    window.screenshot(path=tmp_path / "explanations.png", full_page=True)
 
 
 def test_the_page_in_chinese_shows_no_english_and_is_remembered(page: Served, visit: Open, tmp_path: Path) -> None:
@@ -420,11 +442,13 @@ def test_the_page_in_chinese_shows_no_english_and_is_remembered(page: Served, vi
     window.wait_for_function("document.documentElement.lang === 'en'")
     window.get_by_role("link", name="中文").click()
     window.wait_for_function("document.documentElement.lang === 'zh-Hant-TW'")
-    for name in ("預測影像", "驗證影像", "評估結果", "學習曲線", "混淆矩陣"):
+    for name in ("預測影像", "解釋", "驗證影像", "評估結果", "學習曲線", "混淆矩陣"):
         visited.tab(name)
         if name == "預測影像":
             window.locator("#examples button").nth(1).click()
             window.wait_for_function(f"{ANSWERED} === '{content.valid.images.ids[content.examples()[1]]}'")
+        if name == "解釋":
+            window.locator("#maps img").nth(3).wait_for()
         if name == "驗證影像":
             window.locator("#gallery button").first.wait_for()  # its answer may come after that to a filter
             window.locator("#result").get_by_text("錯誤").click()
@@ -450,10 +474,10 @@ def test_the_page_in_chinese_shows_no_english_and_is_remembered(page: Served, vi
 @pytest.mark.parametrize(("language", "dark"), [("en", False), ("zh", True)])
 def test_axe_finds_no_violation(page: Served, visit: Open, tmp_path: Path, language: str, dark: bool) -> None:
     visited = visit(f"{page[0]}/{'' if language == 'en' else language}", dark, 1366, 768)
-    for number, key in enumerate(("predict", "valid", "results", "systems", "curves", "confusion")):
+    for number, key in enumerate(("predict", "explain", "valid", "results", "systems", "curves", "confusion")):
         visited.tab(TEXTS[language](f"tab_{key}"))
         figures = {"valid": "#gallery img", "results": "#roc-plot .xtitle", "curves": "#curves-plot .xtitle"}
-        figures["systems"] = "#systems-plot .xtitle"
+        figures |= {"systems": "#systems-plot .xtitle", "explain": "#maps img"}
         visited.page.locator(
             figures.get(key, ".matrix .xtitle" if key == "confusion" else "#answer .panel")
         ).last.wait_for()
@@ -473,7 +497,15 @@ def no_violation(page: Page) -> None:
 
 def test_a_narrow_screen_needs_no_horizontal_scrolling(page: Served, visit: Open) -> None:
     visited = visit(page[0], width=360)
-    for name in ("Predict an image", "Valid images", "Results", "Systems", "Curves", "Confusion matrices"):
+    for name in (
+        "Predict an image",
+        "Explanations",
+        "Valid images",
+        "Results",
+        "Systems",
+        "Curves",
+        "Confusion matrices",
+    ):
         visited.tab(name)
         visited.page.wait_for_timeout(300)
         assert visited.page.evaluate("document.documentElement.scrollWidth") <= 360, name

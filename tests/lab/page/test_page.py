@@ -31,6 +31,7 @@ from lab.data.images import read_image
 from lab.data.lists import ImageList
 from lab.data.store import Store
 from lab.errors import UserError
+from lab.evaluation.attribution import Explainer
 from lab.evaluation.gradcam import explain
 from lab.evaluation.metrics import metrics_table, wilson, write_metrics
 from lab.evaluation.unlike import distances, statistics, typical_of
@@ -355,6 +356,31 @@ def test_a_bad_upload_is_an_error(content: Content, monkeypatch: Patch, name: st
     monkeypatch.setattr(answers, "MAX_BYTES", 10_000)
     html = content.answer((name, data))
     assert message in html and 'role="alert"' in html and "<img" not in html and "Traceback" not in html
+
+
+def test_attributions_of_an_image(content: Content, made: Path) -> None:
+    """The page's maps are those of the explainer; for two classes one is the other's negative."""
+    assert content.valid
+    path = made / "csv" / "tiny" / "valid" / "0.png"
+    model = content.models[1]
+    html = content.attributions(0, "resnet50", 1)
+    assert "which pixels speak for leukemia blast in ResNet50" in texts(html) and html.count("<img") == 4
+    label, input_image, maps = networks.attribute_image(model, read_image(path), CPU, 1)
+    assert label == 1 and list(maps) == ["gradcam", "integrated_gradients", "occlusion"]
+    image = networks.network_inputs(model, read_image(path), CPU)[2][0]
+    for method, drawn in maps.items():
+        values = Explainer(model.members[0][0], CPU, "layer2").attribute(method, image, 1)
+        assert drawn.shape == input_image.shape == (32, 32, 3)
+        red, blue = (drawn[mask].astype(int) for mask in (values > 0.3 * values.max(), values < 0.3 * values.min()))
+        assert (red[:, 0] > red[:, 2]).all() and (blue[:, 0] < blue[:, 2]).all() and len(red)
+        encoded = base64.b64encode(png(drawn)).decode()
+        assert encoded in html, method
+    predicted = networks.attribute_image(model, read_image(path), CPU, None)[0]
+    assert predicted == int(networks.predict_image(model, read_image(path), CPU).argmax())
+    upload = content.attributions(("cell.png", path.read_bytes()), "resnet18")
+    assert "cell.png: which pixels" in texts(upload)
+    assert 'role="note"' in content.attributions(None, "resnet18")
+    assert "notes.png: not an image" in content.attributions(("notes.png", b"no image"), "resnet18")
 
 
 def test_a_deleted_valid_image_is_an_error_message(made: Path, tmp_path: Path) -> None:
