@@ -86,7 +86,7 @@ def choose_limit(counts: np.ndarray, images: int) -> int:
 def small_grey(path: Path) -> np.ndarray:
     """An image as grey [SIDE, SIDE] with mean 0 and length 1; zeros if it is of one colour."""
     image = Image.fromarray(read_image(path)).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-    values = np.asarray(image, np.float64)
+    values = np.asarray(image, np.float32)
     values -= values.mean()
     length = np.linalg.norm(values)
     return np.asarray(values / length if length else values)

@@ -32,8 +32,9 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--weights-file", type=Path, metavar="FILE", help="state dict of a torchvision network")
     help_queries = (
-        "images of valid.csv whose neighbours are shown: random, wrong (misclassified by the model), or paths as in "
+        "images of valid.csv whose neighbours are shown: random, wrong (misclassified by the model or a head), or "
     )
+    help_queries += "paths as in "
     parser.add_argument(
         "--queries", nargs="+", default=["random"], metavar="IMAGE", help=f"{help_queries}the list (default: random)"
     )
@@ -132,10 +133,14 @@ def open_space(args: argparse.Namespace, data: DataSet) -> Space:
     for name, images in lists.items():
         columns = {"list": name, "image": images.ids, "label": images.labels, "path": images.paths}
         tables.append(pd.DataFrame(columns | {"prediction": "unknown"}))
-    predicted = args.report / data.name / f"valid_{args.features}.csv"
+    folder = args.report / data.name
+    # Of a model, or else of the first head that studies.heads fitted on these features.
+    own, heads = folder / f"valid_{args.features}.csv", sorted(folder.glob(f"valid_{args.features}_*.csv"))
+    predicted = own if own.is_file() or not heads else heads[0]
     if predicted.is_file():
-        answers = read_predictions(predicted, "evaluate.py")
+        answers = read_predictions(predicted, "evaluate.py or studies.heads")
         if answers.ids == lists["valid"].ids:
+            print(f"right or wrong: by the predictions in {predicted}")
             right = answers.probabilities.argmax(axis=1) == answers.labels
             tables[1]["prediction"] = np.where(right, "right", "wrong")
     table = pd.concat(tables, ignore_index=True)
@@ -148,7 +153,9 @@ def check_queries(asked: list[str], images: pd.DataFrame, predicted: Path) -> No
     """Raise :class:`UserError` for images that are not in valid.csv, or if nothing says which are misclassified."""
     valid = images[images["list"] == "valid"]
     if asked == ["wrong"] and not (valid["prediction"] != "unknown").any():
-        raise UserError(f"--queries wrong needs {predicted}, the predictions of this valid.csv: run evaluate.py first.")
+        raise UserError(
+            f"--queries wrong needs {predicted}, the predictions of this valid.csv: run evaluate.py or studies.heads."
+        )
     for name in asked if asked not in (["random"], ["wrong"]) else []:
         if name not in set(valid["image"]):
             raise UserError(f"--queries {shown(name)}: valid.csv has no such path; write it as in the list.")
@@ -175,13 +182,16 @@ def maps_section(
         print(f"{name}: four maps of {counted(len(mapped), 'image')}", flush=True)
         maps[name] = draw(part, None)
         shared, trust = projection.stability(part, draw)
-        about["maps"][name] = {"shared_neighbours": shared, "trustworthiness": trust}
+        own = projection.trust(part, maps[name])
+        about["maps"][name] = {"trustworthiness": own, "shared_neighbours": shared, "trustworthiness_random": trust}
         texts.append(
-            f"{name} from three random starts: {percent(shared, 0)} of an image's {projection.NEAREST} nearest neighbours are "
-            f"the same in two maps; trustworthiness {trust:.3f}, where 1 means that all neighbours are near in the features."
+            f"{name}: trustworthiness {own:.3f}, where 1 means that all neighbours are near in the features. From three "
+            f"random starts: {trust:.3f}, and {percent(shared, 0)} of an image's {projection.NEAREST} nearest neighbours are the "
+            "same in two maps."
         )
     if "UMAP" not in maps:
-        print("UMAP: left out, it needs `pip install -r requirements-extras.txt -c constraints.txt`")
+        texts.append("UMAP: left out, it needs `pip install -r requirements-extras.txt -c constraints.txt`.")
+        print(texts[-1])
     figure = maps_figure(maps, images["label"].to_numpy(), space.data.classes, space.title)
     out.picture("maps", figure, "maps of the images, coloured by class")
     table = images[["list", "image", "class", "prediction"]]

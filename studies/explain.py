@@ -43,7 +43,7 @@ def arguments() -> argparse.ArgumentParser:
         help=f"of {', '.join(ALL_TITLES)} (default: all)",
     )
     parser.add_argument(
-        "--layer", help="layer whose feature maps are drawn (default: the first one that Grad-CAM knows)"
+        "--layer", help="layer whose feature maps are drawn (default: the shallowest for Grad-CAM, layer2 in a ResNet)"
     )
     parser.add_argument("--maps", type=positive, default=32, help="feature maps to draw, the first ones (default: 32)")
     help_check = "images of valid.csv on which the methods are tested, 0 for no test (default: 30)"
@@ -76,6 +76,7 @@ ARGS = parse(arguments, __name__, check_paths)
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,7 @@ from lab.data.augmentation import network_input
 from lab.data.batches import Batches, stored_batches
 from lab.data.lists import DataSet, ImageList, read_data_set, read_lists
 from lab.errors import run
+from lab.evaluation.attribution import empty_colour
 from lab.evaluation.gradcam import usable_stages
 from lab.evaluation.inference import predict
 from lab.evaluation.mistakes import confusions
@@ -107,11 +109,13 @@ SEED = 0
 TRUST = (
     "A method passes if its maps change when all weights of the network are shuffled (rank correlation below "
     f"{faithfulness.MOST_ALIKE}, of the values or of their absolute values), and if the probability of the predicted class "
-    "falls faster when the pixels that it marks are deleted than when others are: the 95 % interval of the difference of the "
-    "areas under the curves excludes 0.",
-    f"Deleted squares, {faithfulness.GRID} × {faithfulness.GRID} of them, get the mean colour of the training images; "
-    "insertion starts from the blurred image. The cell is that on black or, in a smear, the nuclei: the darkest of three groups "
-    f"of the green channel. Its border is {200 * faithfulness.BORDER:.0f} % of the side wide.",
+    "falls faster when the pixels that it marks are deleted than when random ones are: the 95 % interval of the difference of "
+    "the areas under the curves excludes 0. That is little: deletion from the centre outwards, where most cells are, may do as "
+    "well.",
+    f"Deleted squares, {faithfulness.GRID} × {faithfulness.GRID} of them, get the mean colour of the training images, or black "
+    "in images of cells on black. Insertion starts from the blurred image.",
+    "In images with a black background, the cell is everything that is not black. In smears it is the nuclei: of three groups of "
+    f"the green channel, the darkest. Its border is {200 * faithfulness.BORDER:.0f} % of the side wide.",
 )
 
 
@@ -141,16 +145,22 @@ def main(args: argparse.Namespace) -> None:
     data = read_data_set(args.data, args.root)
     out = Output(args.report / data.name, f"explain_{args.model}", not args.no_images)
     check_writable(out.folder)
-    out.remove_old("attributions.png", "maps.png", "filters.png", "trust.png", "verdicts.csv", "curves.csv")
     study = open_study(args, data)
+    if args.check > 0 and len(study.images) < 2:
+        raise UserError(f"{study.images.csv}: the test of the methods needs 2 images or more; --check 0 leaves it out.")
     chosen = choose(args.queries, study, args.count)
     classes = [classes_of(args.classes, study, index) for index in chosen]
+    layer = layer_of(args.layer, study)
+    out.remove_old("attributions.png", "maps.png", "filters.png", "trust.png", "verdicts.csv", "curves.csv")
     sections = [trust_section(study, args.check, out)] if args.check else []
     if out.pictures:
         sections.append(attributions_section(study, chosen, classes, out))
-    sections += layers_sections(study, args.layer, args.maps, chosen[0], out)
+    sections += filters_section(study, out)
+    if out.pictures and layer:
+        sections.append(maps_section(study, layer, args.maps, chosen[0], out))
     accuracy = float((study.probabilities.argmax(axis=1) == study.images.labels).mean())
-    lead = f"Accuracy on valid.csv {percent(accuracy)}, without D4 averaging; input {study.explainer.preprocessing.size} px."
+    lead = f"Accuracy on valid.csv {percent(accuracy)}, without D4 averaging; input {study.explainer.preprocessing.size} px. "
+    lead += "Grad-CAM is averaged over the eight flips and turns; the other maps are of the image as it is."
     out.write("html", page(f"What the network sees: {study.title}", lead, sections, {}))
     print(f"written to {out.folder}: {', '.join(out.files)}")
 
@@ -158,8 +168,7 @@ def main(args: argparse.Namespace) -> None:
 def open_study(args: argparse.Namespace, data: DataSet) -> Study:
     """Load the network, predict valid.csv, and find out which methods can explain this network."""
     lists = read_lists(data, ("train", "valid"))
-    if args.precision == "auto":
-        print("precision: fp32 for attributions, because they add up small differences")
+    # Attributions add up small differences.
     hardware = choose_hardware(args.device, "fp32" if args.precision == "auto" else args.precision)
     path = args.weights / data.name / args.model / "best.safetensors"
     network, about = load_network(path, args.model)
@@ -175,10 +184,14 @@ def open_study(args: argparse.Namespace, data: DataSet) -> Study:
     background = torch.cat([images for images, _, _ in batches["train"].sample(BACKGROUND)])
     row, size = catalog.find(args.model), about.preprocessing.size
     stage = (usable_stages(row.stages, size) or list(row.stages)[-1:] or [""])[0]
-    if stage:
-        print(f"Grad-CAM: at {stage}, the deepest layer with 4 × 4 values or more, or the finest")
-    explainer = PartitionExplainer(network, hardware, stage, background, preprocessing=about.preprocessing)
+    cut = about.preprocessing
+    explainer = PartitionExplainer(network, hardware, stage, background, empty_colour(cut), preprocessing=cut)
     methods, title = available(args.methods, explainer), f"{row.title} on {data.name}"
+    if "gradcam" in methods:
+        reason = (
+            "the deepest layer with 4 × 4 values or more" if usable_stages(row.stages, size) else "its finest layer"
+        )
+        print(f"Grad-CAM: at {stage}, {reason}")
     return Study(
         args.model, title, data, lists["valid"], batches["valid"], probabilities, explainer, methods, background
     )
@@ -193,9 +206,11 @@ def available(asked: list[str] | None, explainer: PartitionExplainer) -> list[st
     for method in asked or []:
         if method in missing:
             raise UserError(f"--methods {method}: {missing[method]}.")
+    if asked:
+        return [*dict.fromkeys(asked)]
     for method, reason in missing.items():
         print(f"{ALL_TITLES[method]}: left out, {reason}")
-    return asked or [method for method in ALL_TITLES if method not in missing]
+    return [method for method in ALL_TITLES if method not in missing]
 
 
 # ---- which images and classes ----------------------------------------------------------------------------------------------
@@ -241,7 +256,8 @@ def confused(probabilities: np.ndarray, labels: np.ndarray, count: int) -> np.nd
 
 
 def classes_of(asked: list[str], study: Study, index: int) -> list[int]:
-    """The classes to explain of an image, without repetitions. Raises :class:`UserError` for an unknown class."""
+    """The classes to explain of an image, without repetitions; a class may be called "all". Raises :class:`UserError` for an
+    unknown class."""
     names = study.data.classes
     special = {
         "predicted": [int(study.probabilities[index].argmax())],
@@ -251,9 +267,9 @@ def classes_of(asked: list[str], study: Study, index: int) -> list[int]:
     found: list[int] = []
     for name in asked:
         if name not in special and name not in names:
-            listed = ", ".join([*special, *names])
+            listed = ", ".join(dict.fromkeys([*special, *names]))
             raise UserError(f"--classes {shown(name)}: expected some of {listed}.")
-        found += special.get(name) or [names.index(name)]
+        found += [names.index(name)] if name in names else special[name]
     return [*dict.fromkeys(found)]
 
 
@@ -262,6 +278,7 @@ def classes_of(asked: list[str], study: Study, index: int) -> list[int]:
 
 def trust_section(study: Study, count: int, out: Output) -> Section:
     """Test the methods on random images of valid.csv."""
+    print("test of the methods; if it is interrupted, it starts again", flush=True)
     table, curves = measure(study, count)
     out.table("verdicts", table)
     out.table("curves", faithfulness.curve_table(curves))
@@ -287,112 +304,125 @@ def trust_section(study: Study, count: int, out: Output) -> Section:
 
 def reason(row: dict[Any, Any]) -> str:
     """What was measured of a method, in a sentence."""
-    return (
-        f"correlation with the randomised network {row['correlation_3']:.2f}; deletion better than at random by "
-        f"{row['deletion_gain']:.3f} ({row['deletion_low']:.3f} to {row['deletion_high']:.3f}), insertion by "
-        f"{row['insertion_gain']:.3f} ({row['insertion_low']:.3f} to {row['insertion_high']:.3f})."
-    )
+    parts = [
+        f"correlation with the randomised network {row['correlation_3']:.2f} ({counted(row['compared'], 'image')})"
+    ]
+    for name in ("deletion", "insertion"):
+        gain, low, high = (row[f"{name}_{part}"] for part in ("gain", "low", "high"))
+        parts.append(f"{name} better than at random by {gain:.3f} ({low:.3f} to {high:.3f})")
+    return "; ".join(parts) + "."
 
 
 def measure(study: Study, count: int) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """The verdicts on ``count`` random images of valid.csv, and the mean curves [2, points] of each method and at random."""
+    """The verdicts on ``count`` random images of valid.csv, and the mean curves [2, points] of each method and control."""
     rng = np.random.default_rng(SEED)
     indices = np.sort(rng.permutation(len(study.images))[:count])
-    levels = [
-        replace(study.explainer, network=faithfulness.randomised(study.explainer.network, level, study.background))
-        for level in faithfulness.LEVELS
-    ]
-    alike: dict[str, list[list[float]]] = {method: [] for method in study.methods}
-    drawn: dict[str, list[np.ndarray]] = {method: [] for method in study.methods}
-    fallen: dict[str, list[np.ndarray]] = {method: [] for method in (*study.methods, "area")}
-    chance = []
-    print(f"test: {counted(len(indices), 'image')} of valid.csv; an interrupted test starts again", flush=True)
-    for index in progress(indices.tolist(), "testing the methods", len(indices)):
-        image, label = study.inputs([index]), int(study.probabilities[index].argmax())
+    labels = study.probabilities[indices].argmax(axis=1)
+    cases = [(study.inputs([index]), int(label)) for index, label in zip(indices, labels, strict=True)]
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in (*study.methods, "random", "centre")}
+    fallen: dict[str, list[np.ndarray]] = {name: [] for name in (*study.methods, "area")}
+    own: dict[str, list[np.ndarray]] = {method: [] for method in study.methods}
+    for image, label in progress(cases, "attributing and deleting", len(cases)):
         where = faithfulness.places(faithfulness.nucleus(study.explainer.pixels(image)))
-        chance.append(faithfulness.random_curves(study.explainer, image, label, rng))
+        unknown = np.full(3, np.nan)
+        fallen["area"].append(unknown if where is None else where.mean(axis=(1, 2)))
+        for name, curve in faithfulness.controls(study.explainer, image, label, rng).items():
+            drawn[name].append(curve)
         for method in study.methods:
             found = study.explainer.attribute(method, image, label)
-            alike[method].append([faithfulness.likeness(found, one.attribute(method, image, label)) for one in levels])
+            own[method].append(found)
             drawn[method].append(faithfulness.curves(study.explainer, image, label, faithfulness.order_of(found)))
-            if where is not None:
-                fallen[method].append(faithfulness.shares(found, where))
-        if where is not None:
-            fallen["area"].append(where.mean(axis=(1, 2)))
-    curves = {method: np.array(values) for method, values in drawn.items()}
-    correlations = {method: np.array(values) for method, values in alike.items()}
-    table = faithfulness.verdicts(correlations, curves, np.array(chance), fallen)
-    return table, {name: values.mean(axis=0) for name, values in (curves | {"random": np.array(chance)}).items()}
+            fallen[method].append(unknown if where is None else faithfulness.shares(found, where))
+    alike = {method: np.full((len(cases), len(faithfulness.LEVELS)), np.nan) for method in study.methods}
+    for number, level in enumerate(faithfulness.LEVELS):
+        network = faithfulness.randomised(study.explainer.network, level, study.background)
+        other = replace(study.explainer, network=network)
+        for row, (image, label) in enumerate(progress(cases, f"with {level} randomised", len(cases))):
+            for method in study.methods:
+                alike[method][row, number] = faithfulness.likeness(
+                    own[method][row], other.attribute(method, image, label)
+                )
+    curves, shares = ({name: np.array(values) for name, values in one.items()} for one in (drawn, fallen))
+    table = faithfulness.verdicts(alike, curves, shares, shares["area"])
+    return table, {name: values.mean(axis=0) for name, values in curves.items()}
 
 
 def attributions_section(study: Study, chosen: list[int], classes: list[list[int]], out: Output) -> Section:
     """The chosen images by every method, for every class that is asked for."""
-    rows, names = [], study.data.classes
-    total = sum(map(len, classes))
-    print(f"attributions: {counted(len(chosen), 'image')}, {counted(total, 'row')}", flush=True)
+    rows = []
+    print(f"attributions: {counted(len(chosen), 'image')}, {counted(sum(map(len, classes)), 'row')}", flush=True)
     for index, labels in zip(progress(chosen, "attributing", len(chosen)), classes, strict=True):
-        image, probabilities = study.inputs([index]), study.probabilities[index]
+        image = study.inputs([index])
         pixels = study.explainer.pixels(image)
         maps = [[study.explainer.attribute(method, image, label) for method in study.methods] for label in labels]
         strengths = [strength([line[number] for line in maps]) for number in range(len(study.methods))]
         mask = faithfulness.nucleus(pixels)
         outline = mask if faithfulness.places(mask) is not None else None
         for label, line in zip(labels, maps, strict=True):
-            kind = (
-                "true"
-                if label == study.images.labels[index]
-                else "predicted"
-                if label == probabilities.argmax()
-                else ""
-            )
-            texts = [study.images.ids[index].rsplit("/", 1)[-1][:24], f"for {shown(names[label], 18)}"]
-            texts.append(
-                f"{kind}, {percent(float(probabilities[label]), 1)}"
-                if kind
-                else percent(float(probabilities[label]), 1)
-            )
-            rows.append(Row("\n".join(texts), pixels, outline, line, strengths))
+            rows.append(Row(caption(study, index, label), pixels, outline, line, strengths))
     figure = attributions_figure(
         rows, [ALL_TITLES[method] for method in study.methods], f"Attributions of {study.title}"
     )
     text = (
-        "Red pixels raise the logit of the class, blue ones lower it; in Grad-CAM there is only red. The colours of a method are "
-        "the same for all classes of an image. The line surrounds the cell or the nuclei."
+        "Red is evidence for the class, blue evidence against it; Grad-CAM shows only evidence for it. All classes of an image "
+        "share the colours of a method. The line surrounds the cell or the nuclei."
     )
     return Section(
         "Which pixels speak for a class", [text], pictures=[out.picture("attributions", figure, "attribution maps")]
     )
 
 
-def layers_sections(study: Study, layer: str | None, most: int, index: int, out: Output) -> list[Section]:
-    """The filters of the first convolution, and the feature maps of a layer for an image."""
-    network, sections = study.explainer.network, []
-    convolutions = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
-    if not convolutions:
-        print("filters and feature maps: left out, the network has no convolution")
+def caption(study: Study, index: int, label: int) -> str:
+    """An image, the class that is explained, and its probability."""
+    shares = study.probabilities[index]
+    kind = "true, " if label == study.images.labels[index] else "predicted, " if label == shares.argmax() else ""
+    name = PurePosixPath(study.images.ids[index]).name
+    return f"{shown(name, 24)}\nfor {shown(study.data.classes[label], 18)}\n{kind}{percent(float(shares[label]), 1)}"
+
+
+def filters_section(study: Study, out: Output) -> list[Section]:
+    """The filters of the first convolution."""
+    name, first = first_convolution(study.explainer.network)
+    if first is None:
+        print("filters: left out, the network has no convolution")
         return []
-    name, first = convolutions[0]
     filters = first.weight.detach().float().cpu()
     scaled = 0.5 + 0.5 * filters / filters.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
     tiles = scaled.permute(0, 2, 3, 1).numpy()[:FILTERS]
-    side, number = filters.shape[-1], len(filters)
     figure = tiles_figure(tiles, f"Filters of {name} of {study.title}")
-    text = f"{name}: {number} filters of {side} × {side} × 3; grey is 0, and each is scaled to its largest weight."
-    sections.append(
-        Section("Filters", [text], pictures=[out.picture("filters", figure, "filters of the first convolution")])
+    text = (
+        f"{name}: {len(tiles)} of {len(filters)} filters of {filters.shape[2]} × {filters.shape[3]} × 3. Grey is 0, and each is "
+        "scaled to its largest weight."
     )
-    if out.pictures:
-        layer = layer or (list(catalog.find(study.model).stages)[-1:] or [name])[0]
-        maps = feature_maps(network, layer, study.inputs([index]))
-        figure = tiles_figure(maps[:most], f"Feature maps after {layer} of {study.title}", "activation")
-        text = (
-            f"{layer}: the first {min(most, len(maps))} of {counted(len(maps), 'feature map')}, "
-            f"{maps.shape[1]} × {maps.shape[2]} values, for {study.images.ids[index]}."
-        )
-        sections.append(
-            Section("Feature maps", [text], pictures=[out.picture("maps", figure, "feature maps of a layer")])
-        )
-    return sections
+    return [Section("Filters", [text], pictures=[out.picture("filters", figure, "filters of the first convolution")])]
+
+
+def first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d | None]:
+    """The name of the first convolution, and the layer itself; None if there is none."""
+    found = ((name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
+    return next(found, ("", None))
+
+
+def layer_of(asked: str | None, study: Study) -> str:
+    """The layer whose feature maps are drawn: by default the shallowest of those of Grad-CAM, or else the first convolution;
+    empty if there is none. Raises :class:`UserError` for a layer that has no feature maps."""
+    layer = asked or (list(catalog.find(study.model).stages)[-1:] or [first_convolution(study.explainer.network)[0]])[0]
+    if layer:
+        feature_maps(study.explainer.network, layer, study.inputs([0]))
+    else:
+        print("feature maps: left out, the network has no convolution")
+    return layer
+
+
+def maps_section(study: Study, layer: str, most: int, index: int, out: Output) -> Section:
+    """The feature maps after a layer for an image."""
+    maps = feature_maps(study.explainer.network, layer, study.inputs([index]))
+    figure = tiles_figure(maps[:most], f"Feature maps after {layer} of {study.title}", "activation")
+    text = (
+        f"{layer}: the first {min(most, len(maps))} of {counted(len(maps), 'feature map')}, {maps.shape[1]} × {maps.shape[2]} "
+        f"values each, for {study.images.ids[index]}."
+    )
+    return Section("Feature maps", [text], pictures=[out.picture("maps", figure, "feature maps of a layer")])
 
 
 @torch.no_grad()
@@ -404,7 +434,8 @@ def feature_maps(network: nn.Module, layer: str, image: Tensor) -> np.ndarray:
         known = ", ".join(name for name in modules if name and name.count(".") < 2)
         raise UserError(f"--layer {shown(layer)}: the network has no such layer; some are {shown(known, 600)}.")
     found: list[Tensor] = []
-    with modules[layer].register_forward_hook(lambda _module, _inputs, output: found.append(output)):
+    # Cloned, because a ReLU after it may work in place.
+    with modules[layer].register_forward_hook(lambda _module, _inputs, output: found.append(output.clone())):
         network(image)
     output = found[0][0].float().cpu()
     if (

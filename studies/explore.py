@@ -78,6 +78,7 @@ from lab.data.images import read_image
 from lab.data.lists import DataSet, ImageList, read_data_set, read_list
 from lab.errors import run
 from lab.figures.exploration import (
+    LISTS,
     boxes_figure,
     classes_figure,
     distances_figure,
@@ -90,7 +91,7 @@ from lab.sources.folders import fingerprints
 from lab.text import counted, duration, percent, shown
 from studies import duplicates, findings
 from studies import suspects as labels_search
-from studies.features import SIDE, open_source, stored_features
+from studies.features import SIDE, Source, available_memory, kept, open_source, stored_features
 from studies.measurements import MEASURES, measurements_source, stained
 from studies.pages import MOST_THUMBNAILS, Output, Section, page, small, thumbnail
 
@@ -112,7 +113,8 @@ def main(args: argparse.Namespace) -> None:
     out.table("shortcuts", table)
     said += [*told, *findings.patients(images)]
     print(f"one-feature classifiers: {counted(len(told), 'finding')}", flush=True)
-    sections = [*balance_section(images, data, out), *measures_section(images, data, out, paths)]
+    far = findings.outliers(images, data.classes)
+    sections = [*balance_section(images, data, out), *measures_section(images, far, data, out)]
     if out.pictures:
         sections.append(samples_section(images, data, out, paths))
     pairs, section = duplicates_section(images, data, out, paths)
@@ -123,7 +125,7 @@ def main(args: argparse.Namespace) -> None:
         told, section = suspects_section(args, images, data, out, paths, lists, pairs)
         said += told
         sections.append(section)
-    write_page(images, data, out, said, sections, paths)
+    write_page(images, far, data, out, said, sections, paths)
     for number, one in enumerate(said, 1):
         print(f"{number}. {one.text} {one.advice}")
     print(f"written to {out.folder}: {', '.join(out.files)}; {duration(time.perf_counter() - began)}")
@@ -168,17 +170,27 @@ def balance_section(images: pd.DataFrame, data: DataSet, out: Output) -> list[Se
     labelled = images[images["label"] >= 0]
     order = [name for name in ("train", "valid") if name in set(labelled["list"])]
     table = pd.crosstab(labelled["class"], labelled["list"]).reindex(index=data.classes, columns=order, fill_value=0)
-    picture = out.picture(
-        "classes", classes_figure(table, f"Classes of {data.name}"), "bars: images per class and list"
-    )
+    out.picture("classes", classes_figure(table, f"Classes of {data.name}"), "bars: images per class and list")
     counts = images["list"].value_counts()
     texts = ["; ".join(f"{name}.csv: {counted(int(counts[name]), 'image')}" for name in counts.index) + "."]
-    return [Section("Classes", texts, pictures=[picture])]
+    return [Section("Classes", texts, plots=[bars_plot(table)])]
 
 
-def measures_section(images: pd.DataFrame, data: DataSet, out: Output, paths: list[Path]) -> list[Section]:
-    """Sizes and measurements per class, and the images far out of them."""
-    far = findings.outliers(images, data.classes)
+def bars_plot(table: pd.DataFrame) -> graph_objects.Figure:
+    """The images of each class and list as bars; ``table`` has a row for each class and a column for each list."""
+    figure = graph_objects.Figure()
+    for name, colour in zip(table, LISTS, strict=False):
+        shares = (100 * table[name] / max(1, table[name].sum())).tolist()
+        texts = [f"{count:,} images" for count in table[name]]
+        classes = [escape(one) for one in table.index]
+        style = {"marker_color": colour, "name": f"{name}.csv", "hovertemplate": "%{y}: %{text}, %{x:.1f} %"}
+        figure.add_bar(x=shares, y=classes, text=texts, textposition="none", orientation="h", **style)
+    figure.update_xaxes(title="share of the list, %").update_yaxes(type="category", autorange="reversed")
+    return figure.update_layout(template="plotly_white", height=140 + 24 * table.size, margin={"t": 20, "r": 10})
+
+
+def measures_section(images: pd.DataFrame, far: pd.DataFrame, data: DataSet, out: Output) -> list[Section]:
+    """Sizes and measurements per class, and the images ``far`` out of them."""
     out.table("outliers", far)
     labelled = images[images["label"] >= 0]
     varied = {name: text for name, text in MEASURES.items() if labelled[name].nunique() > 1}
@@ -266,7 +278,7 @@ def duplicates_section(
     print(f"duplicates: comparing {counted(len(images), 'image')}", flush=True)
     contents = fingerprints(Path(), [str(path) for path in paths])
     signs = images[list(range(duplicates.SIGNS))].to_numpy(np.float32)
-    pairs, counts, limit = duplicates.near_pairs(signs, paths, contents)
+    pairs, counts, limit = kept(duplicates.near_pairs, data.name)(signs, paths, contents)
     first, second = images.iloc[pairs["first"]], images.iloc[pairs["second"]]
     table = pairs[["kind", "distance", "correlation"]]
     for number, side in enumerate((first, second), 1):
@@ -275,7 +287,8 @@ def duplicates_section(
     out.table("duplicates", table)
     print(f"duplicates: {counted(len(pairs), 'pair')}", flush=True)
     histogram = distances_figure(counts, limit, f"Distances between the images of {data.name}")
-    pictures = [out.picture("distances", histogram, "histogram of the distances of all pairs of images")]
+    out.picture("distances", histogram, "histogram of the distances of all pairs of images")
+    pictures = []
     if len(pairs) and out.pictures:
         # Contradictory labels first, then across lists.
         rank = 2 * (table["class_1"] != table["class_2"]) + (table["list_1"] != table["list_2"])
@@ -297,7 +310,21 @@ def duplicates_section(
         "Each image is compared with all others under eight flips and turns, by the signs of its lowest frequencies. "
         f"{near} Found: {counted(len(pairs), 'pair')} (explore_duplicates.csv)."
     )
-    return pairs, Section("Duplicates", [text], pictures=pictures)
+    return pairs, Section("Duplicates", [text], plots=[distances_plot(counts, limit)], pictures=pictures)
+
+
+def distances_plot(counts: np.ndarray, limit: int) -> graph_objects.Figure:
+    """How many pairs of images have each distance; pairs up to the ``limit`` are compared in pixels."""
+    figure, numbers = graph_objects.Figure(), np.arange(len(counts))
+    for chosen, name, colour in (
+        (numbers <= limit, "compared in pixels", LISTS[1]),
+        (numbers > limit, "different", LISTS[0]),
+    ):
+        style = {"marker_color": colour, "name": name, "hovertemplate": "%{x} signs: %{y:,} pairs"}
+        figure.add_bar(x=numbers[chosen].tolist(), y=counts[chosen].tolist(), **style)
+    figure.update_xaxes(title="signs that differ in the most similar of eight flips and turns")
+    figure.update_yaxes(title="pairs of images", type="log")
+    return figure.update_layout(template="plotly_white", height=360, bargap=0.05, margin={"t": 20, "r": 10})
 
 
 def suspects_section(
@@ -310,19 +337,17 @@ def suspects_section(
     pairs: pd.DataFrame,
 ) -> tuple[list[findings.Finding], Section]:
     """Labels that are probably wrong. Also returns the finding."""
+    labelled = images[images["label"] >= 0]
+    labels, groups = labelled["label"].to_numpy(), duplicates.groups(pairs, len(images))[labelled.index]
+    if why := cannot_search(labels, groups):
+        print(f"labels: not searched, {why}")
+        return [], Section("Labels", [f"Wrong labels were not searched for: {why}."])
     hardware = choose_hardware(args.device, args.precision)
     source = open_source(args.features, data, lists["train"], args.weights, hardware, None, args.weights_file)
-    labelled = images[images["label"] >= 0]
+    check_memory(len(labels), source)
     known = [stored_features(source, data.name, name, lists[name]).values for name in labelled["list"].unique()]
-    labels = labelled["label"].to_numpy()
-    groups = duplicates.groups(pairs, len(images))[labelled.index]
-    used, counts = np.unique(labels, return_counts=True)
-    if len(used) < 2 or counts.min() < labels_search.FOLDS:
-        reason = "all images of {} are of one class" if len(used) < 2 else "a class of {} has fewer than 5 images"
-        raise UserError(
-            f"{reason.format(data.name)}: wrong labels cannot be searched for; --features none leaves that out."
-        )
-    probabilities = labels_search.out_of_fold(np.concatenate(known), labels, groups, len(data.classes))
+    search = kept(labels_search.out_of_fold, data.name)
+    probabilities = search(np.concatenate(known), labels, groups, len(data.classes))
     order, wrong = labels_search.suspicious(labels, probabilities)
     predicted = probabilities.argmax(axis=1)
     accuracy = percent(float((predicted == labels).mean()))
@@ -350,12 +375,33 @@ def suspects_section(
         f"how many labels of each class are wrong, and suspects the least probable: {wrong:,} of "
         f"{len(labels):,} (explore_suspects.csv). "
         "The errors of the head are among them: a weak head suspects hard images."
+        + " The network was trained on these labels, and may have learned the wrong ones, too."
+        * (args.features in names())
     )
     return findings.suspects(labelled, order, wrong, source.title), Section("Labels", [text], pictures=pictures)
 
 
+def cannot_search(labels: np.ndarray, groups: np.ndarray) -> str:
+    """Why wrong labels cannot be searched for, or nothing; ``groups`` are those of duplicates."""
+    least = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
+    if len(np.unique(labels)) < 2:
+        return "all images are of one class"
+    return f"a class has fewer than {labels_search.FOLDS} different images" if least < labels_search.FOLDS else ""
+
+
+def check_memory(images: int, source: Source) -> None:
+    """Raise :class:`UserError` if there is less memory than the search for wrong labels needs: the features four times."""
+    needed, found = 4 * 4 * images * source.width / 2**30 + 1, available_memory()
+    if needed > found:
+        raise UserError(
+            f"{source.title} of {counted(images, 'image')}: the search for wrong labels needs {needed:.1f} GiB of memory, and "
+            f"{found:.1f} GiB are available; end other programs, or take --features {NAMES[0]} or none."
+        )
+
+
 def write_page(
     images: pd.DataFrame,
+    far: pd.DataFrame,
     data: DataSet,
     out: Output,
     said: list[findings.Finding],
@@ -365,8 +411,7 @@ def write_page(
     """Write explore.html, with the findings on top."""
     thumbnails = {}
     if out.pictures:
-        far = findings.outliers(images, data.classes)
-        for index in far.index.unique()[:MOST_THUMBNAILS]:
+        for index in np.random.default_rng(SEED).permutation(far.index.unique())[:MOST_THUMBNAILS]:
             thumbnails[int(index)] = thumbnail(read_image(paths[index]))
     first = Section("Findings", [] if said else ["Nothing unusual was found."], points=[*said])
     lead = f"{counted(len(images), 'image')} of {counted(len(data.classes), 'class').replace('classs', 'classes')}."

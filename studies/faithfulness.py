@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,8 @@ PLACES = ("cell", "border", "background")
 def randomised(network: nn.Module, level: str, background: Tensor) -> nn.Module:
     """A copy of a network in which the values of each parameter of the layers of ``level``, one of ``LEVELS``, are shuffled.
 
-    Shuffling keeps the distribution of the weights, so that no logit overflows and no initial weight is 0. The norms' statistics
-    are measured anew on ``background`` [B, 3, S, S], as they would be in training.
+    Shuffling keeps the distribution of the weights, so that no logit overflows and no initial weight is 0. The statistics of the
+    norms among these layers are measured anew on ``background`` [B, 3, S, S], as they would be in training.
     """
     copied = copy.deepcopy(network)
     layers = [module for module in copied.modules() if [*module.parameters(recurse=False)]]
@@ -50,8 +50,7 @@ def randomised(network: nn.Module, level: str, background: Tensor) -> nn.Module:
         for module in layers[-count:]:
             for values in module.parameters(recurse=False):
                 values.copy_(values.flatten()[torch.randperm(values.numel(), device=values.device)].view_as(values))
-        for module in copied.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 module.reset_running_stats()
                 module.momentum = None  # the statistics are those of the whole background
                 module.train()
@@ -60,12 +59,15 @@ def randomised(network: nn.Module, level: str, background: Tensor) -> nn.Module:
 
 
 def likeness(one: np.ndarray, other: np.ndarray) -> float:
-    """The rank correlation of two maps [S, S], or that of their absolute values if it is larger; 0 if a map is constant."""
-    found = 0.0
+    """The rank correlation of two maps [S, S], or that of their absolute values if it is larger; at least 0. NaN if a map is
+    constant, as Grad-CAM is without evidence: nothing can be compared."""
+    if not all(np.isfinite(values).all() and np.ptp(values) > 0 for values in (one, other)):
+        return float("nan")
+    found = [0.0]
     for first, second in ((one, other), (np.abs(one), np.abs(other))):
         if np.ptp(first) > 0 and np.ptp(second) > 0:
-            found = max(found, float(stats.spearmanr(first.ravel(), second.ravel()).statistic))
-    return found
+            found.append(float(stats.spearmanr(first.ravel(), second.ravel()).statistic))
+    return max(found)
 
 
 # ---- deletion and insertion ------------------------------------------------------------------------------------------------
@@ -79,7 +81,7 @@ def order_of(attribution: np.ndarray) -> np.ndarray:
 
 def curves(explainer: Explainer, image: Tensor, label: int, order: np.ndarray) -> np.ndarray:
     """The probability of class ``label``, float [2, STEPS + 1], while squares of a normalised image [1, 3, S, S] are deleted in
-    this order, and while they are inserted. A deleted square has the mean colour; insertion starts from the blurred image."""
+    this order, and while they are inserted. A deleted square has no information; insertion starts from the blurred image."""
     side = image.shape[-1]
     rank = np.empty(GRID * GRID, int)
     rank[order] = np.arange(GRID * GRID)
@@ -87,15 +89,18 @@ def curves(explainer: Explainer, image: Tensor, label: int, order: np.ndarray) -
     begun = torch.arange(STEPS + 1).view(-1, 1, 1, 1) * GRID**2 / STEPS
     reached = (ranks < begun).to(image.device)
     blurred = torch.from_numpy(gaussian_filter(image.cpu().numpy(), (0, 0, BLUR * side, BLUR * side))).to(image.device)
-    views = torch.cat([torch.where(reached, 0.0, image), torch.where(reached, image, blurred)])
+    views = torch.cat([torch.where(reached, explainer.nothing(image), image), torch.where(reached, image, blurred)])
     shares = outputs(explainer.fast, views, explainer.hardware).float().softmax(dim=1)[:, label]
     return shares.view(2, STEPS + 1).cpu().numpy()
 
 
-def random_curves(explainer: Explainer, image: Tensor, label: int, rng: np.random.Generator) -> np.ndarray:
-    """The same for squares in random order, mean over ``RANDOM_ORDERS``."""
+def controls(explainer: Explainer, image: Tensor, label: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The same for orders that look at neither the network nor the image: ``random``, mean over ``RANDOM_ORDERS``, and from the
+    ``centre`` outwards, where most cells are."""
     drawn = [curves(explainer, image, label, rng.permutation(GRID * GRID)) for _ in range(RANDOM_ORDERS)]
-    return np.mean(drawn, axis=0)
+    y, x = np.mgrid[:GRID, :GRID] - (GRID - 1) / 2
+    outwards = np.argsort(np.hypot(y, x).ravel(), kind="stable")
+    return {"random": np.mean(drawn, axis=0), "centre": curves(explainer, image, label, outwards)}
 
 
 def area(curve: np.ndarray) -> np.ndarray:
@@ -144,12 +149,6 @@ def shares(values: np.ndarray, where: np.ndarray) -> np.ndarray:
 # ---- the verdict -----------------------------------------------------------------------------------------------------------
 
 
-def mean_shares(found: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean [3] of shares of several images; NaN if there is none."""
-    known = [one for one in found if np.isfinite(one).all()]
-    return np.mean(known, axis=0) if known else np.full(3, np.nan)
-
-
 def curve_table(drawn: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Curves [2, STEPS + 1] by method as a table: a row for each method and share of the image."""
     share = np.arange(STEPS + 1) / STEPS
@@ -163,27 +162,37 @@ def curve_table(drawn: Mapping[str, np.ndarray]) -> pd.DataFrame:
 def verdicts(
     alike: Mapping[str, np.ndarray],
     drawn: Mapping[str, np.ndarray],
-    chance: np.ndarray,
-    fallen: Mapping[str, Sequence[np.ndarray]],
+    fallen: Mapping[str, np.ndarray],
+    areas: np.ndarray,
 ) -> pd.DataFrame:
     """A row for each method: what was measured on n images, and whether the method passes.
 
-    ``alike`` has correlations [n, 3] by method, ``drawn`` its curves [n, 2, STEPS + 1], ``chance`` those of random orders, and
-    ``fallen`` its shares [m, 3] in ``PLACES`` and those of the ``area``. A method passes if its maps are not like those of the
-    network with all weights randomised, and if deletion by it is better than at random: the interval of the difference
-    excludes 0.
+    ``alike`` has correlations [n, 3] by method, NaN where there is none; ``drawn`` the curves [n, 2, STEPS + 1] of methods and
+    controls; ``fallen`` the shares [n, 3] in ``PLACES``, and ``areas`` [n, 3] the shares of the image, NaN without a mask.
+
+    A method passes if its maps are not like those of the network with all weights randomised, and if deletion by it is better
+    than at random: the interval of the difference excludes 0.
     """
-    area_of = {f"area_{name}": share for name, share in zip(PLACES, mean_shares(fallen["area"]), strict=True)}
     rows = []
     for method, correlations in alike.items():
         row: dict[str, Any] = {"method": method, "images": len(correlations)}
-        row |= {f"correlation_{number}": value for number, value in enumerate(correlations.mean(axis=0), 1)}
+        row["compared"] = int(np.isfinite(correlations[:, -1]).sum())
+        row |= {f"correlation_{number}": mean(column) for number, column in enumerate(correlations.T, 1)}
         for side, (name, sign) in enumerate((("deletion", -1), ("insertion", 1))):
-            own, other = area(drawn[method][:, side]), area(chance[:, side])
-            gain, low, high = mean_interval(sign * (own - other))
-            row |= {name: own.mean(), f"{name}_random": other.mean()}
+            own, random, centre = (area(drawn[one][:, side]) for one in (method, "random", "centre"))
+            gain, low, high = mean_interval(sign * (own - random))
+            row |= {name: own.mean(), f"{name}_random": random.mean(), f"{name}_centre": centre.mean()}
             row |= {f"{name}_gain": gain, f"{name}_low": low, f"{name}_high": high}
-        row |= dict(zip(PLACES, mean_shares(fallen[method]), strict=True)) | area_of
+        known = np.isfinite(fallen[method]).all(axis=1)
+        row["with_mask"] = int(known.sum())
+        for number, place in enumerate(PLACES):
+            row |= {place: mean(fallen[method][known, number]), f"area_{place}": mean(areas[known, number])}
         row["passes"] = bool(row["correlation_3"] < MOST_ALIKE and row["deletion_low"] > 0)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def mean(values: np.ndarray) -> float:
+    """The mean of the values that are finite; NaN if there is none."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import re
 import shutil
 import time
@@ -17,11 +18,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
+from joblib import Memory, Parallel, delayed
 from PIL import Image
 from skimage.feature import hog
 from torch import Tensor, nn
@@ -50,6 +51,7 @@ BLOCKS = SIDE // CELL - BLOCK + 1  # blocks along a side; they overlap
 HOG_SHAPE = (BLOCKS, BLOCKS, BLOCK, BLOCK, ORIENTATIONS)  # of the 44,100 features of an image
 BATCH = 64  # images
 NAMES = (HOG, *catalog.names(), *bases.NAMES)
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,41 @@ def open_source(
     if name in bases.NAMES:
         return base_source(name, data, train, hardware, size, file)
     return network_source(weights / data.name / name / "best.safetensors", name, data, len(train), hardware)
+
+
+def available_memory() -> float:
+    """GiB that a process can allocate: what the kernel calls available, within the limit of the control group; infinity if
+    neither is known."""
+    found = math.inf
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found = next(int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable"))
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        return found if limit == "max" else min(found, (int(limit) - int(used)) / 2**30)
+    except (OSError, StopIteration, ValueError):
+        return found
+
+
+def kept(function: Callable[..., R], data_name: str) -> Callable[..., R]:
+    """The function with its results kept in the store, by joblib. They are computed anew for other arguments, or if the module of
+    the function has changed."""
+    module = inspect.getmodule(function)
+    assert module
+    digest = hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:16]
+    folder = STORES / data_name / "studies"
+    own = folder / f"{function.__name__}-{digest}"
+    for old in folder.glob(f"{function.__name__}-*"):
+        if old != own:
+            shutil.rmtree(old, ignore_errors=True)
+    cached = Memory(own, verbose=0).cache(function)
+
+    def call(*values: Any) -> R:
+        if cached.check_call_in_cache(*values):
+            print(f"{function.__name__.replace('_', ' ')}: kept from an earlier start", flush=True)
+        return cached(*values)
+
+    return call
 
 
 def hog_source(train: ImageList) -> Source:

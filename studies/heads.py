@@ -57,7 +57,6 @@ def check_paths(args: argparse.Namespace) -> None:
 
 ARGS = parse(arguments, __name__, check_paths)
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +77,7 @@ from lab.hardware import Hardware, choose_hardware
 from lab.terminal import progress
 from lab.text import counted
 from studies.classical import COLUMNS, SEED, SETTINGS, WIDE, Fitted, Predict, Training, choose, most_telling
-from studies.features import HOG, HOG_SHAPE, STORES, Features, Source, open_source, stored_features
+from studies.features import HOG, HOG_SHAPE, STORES, Features, Source, available_memory, open_source, stored_features
 from studies.systems import TEST_LIST, System, test_images, write_answers, write_system
 
 SHOWN = 6  # images of a feature
@@ -144,20 +143,6 @@ def check_memory(source: Source, images: int, heads: list[str]) -> None:
             f"{source.title}: {', '.join(heads)} on {counted(images, 'training image')} need {needed:.1f} GiB of memory, and "
             f"{found:.1f} GiB are available; end other programs, name fewer heads, or take the features of a network."
         )
-
-
-def available_memory() -> float:
-    """GiB that a process can allocate: what the kernel calls available, within the limit of the control group; infinity if
-    neither is known."""
-    found = math.inf
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found = next(int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable"))
-        group = Path("/sys/fs/cgroup")
-        limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-        return found if limit == "max" else min(found, (int(limit) - int(used)) / 2**30)
-    except (OSError, StopIteration, ValueError):
-        return found
 
 
 @contextmanager

@@ -31,7 +31,7 @@ MEASURES = {
     "contrast": "contrast (standard deviation)",
     "sharpness": "sharpness (variance of the Laplacian)",
     "noise": "noise (standard deviation)",
-    "hue": "hue of stained pixels, degrees",
+    "hue": "hue of stained pixels, degrees from red",
     "stain": "stain (optical density of stained pixels)",
     "share": "share of stained pixels, %",
 }
@@ -63,7 +63,8 @@ def measure(path: Path, white: float) -> np.ndarray:
     rough = np.abs(np.diff(np.diff(grey, 2, axis=0), 2, axis=1))
     mask = stained(image)
     r, g, b = pixels[mask].mean(axis=0) if mask.any() else (red, green, blue)
-    hue = np.degrees(np.arctan2(np.sqrt(3) * (g - b), 2 * r - g - b)) % 360
+    # From -240 to 120 degrees, so that the circle is cut at green, which no stain has; purple is at -60.
+    hue = (np.degrees(np.arctan2(np.sqrt(3) * (g - b), 2 * r - g - b)) + 240) % 360 - 240
     # Beer and Lambert's law: absorbance adds up over the stain, -log10 of the transmitted share of the light.
     density = -np.log10((pixels[mask] + 1) / 256).mean() if mask.any() else 0.0
     values = [width, height, grey.mean(), red, green, blue, grey.std()]

@@ -33,7 +33,7 @@ def missing_packages() -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class PartitionExplainer(Explainer):
-    """An explainer with :data:`NAME` as a further method, for inputs of square images of ``preprocessing.size`` px."""
+    """An explainer that also knows the method :data:`NAME`. Inputs have ``preprocessing.size`` px."""
 
     preprocessing: Preprocessing
 

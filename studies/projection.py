@@ -96,16 +96,20 @@ def nearest(points: np.ndarray) -> np.ndarray:
 
 def stability(scores: np.ndarray, draw: Map) -> tuple[float, float]:
     """How much a map depends on its random start: the share of the nearest neighbours that two maps have in common, mean over
-    pairs of ``SEEDS``, and the mean trustworthiness of these maps (Venna and Kaski 2001), both 0…1."""
+    pairs of ``SEEDS``, and the mean trustworthiness of these maps, both 0…1."""
     maps = [draw(scores, seed + 1) for seed in SEEDS]
     around = [nearest(points) for points in maps]
     shared = [
         np.mean([len(set(one) & set(other)) / len(one) for one, other in zip(first, second, strict=True)])
         for first, second in combinations(around, 2)
     ]
+    return float(np.mean(shared)), float(np.mean([trust(scores, points) for points in maps]))
+
+
+def trust(scores: np.ndarray, points: np.ndarray) -> float:
+    """The trustworthiness of a map [n, 2] (Venna and Kaski 2001), 0…1: whether its neighbours are near in the scores [n, C]."""
     count = min(NEAREST, (len(scores) - 1) // 2)
-    trust = [trustworthiness(scores, points, n_neighbors=count) for points in maps]
-    return float(np.mean(shared)), float(np.mean(trust))
+    return float(trustworthiness(scores, points, n_neighbors=count))
 
 
 def clusters(scores: np.ndarray, labels: np.ndarray, classes: int) -> tuple[pd.DataFrame, np.ndarray]:

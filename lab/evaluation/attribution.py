@@ -1,7 +1,8 @@
-"""Attributions: how much each pixel of an image adds to a class's logit, computed by captum.
+"""Attributions: maps of the evidence for a class in an image, computed by captum.
 
-A positive value is evidence for the class, a negative one evidence against it. Values are sums over the colour channels. Where a
-method needs an image without information, that is the mean colour of the training images, which is 0 in a normalised input.
+A positive value is evidence for the class, a negative one evidence against it. Except in Grad-CAM, values are shares of the
+class's logit, summed over the colour channels. Where a method needs an image without information, it is of one colour: black if
+the images are of cells on black, else the mean colour of the training images.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from captum.attr import DeepLiftShap, GradientShap, IntegratedGradients, LayerAt
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from lab.data.augmentation import normalise
+from lab.data.preprocessing import Preprocessing
 from lab.evaluation.gradcam import explain
 from lab.evaluation.inference import for_prediction, outputs
 from lab.hardware import Hardware
@@ -31,25 +34,28 @@ TITLES = {
     "occlusion": "Occlusion",
 }
 STEPS = 32  # points on the path of Integrated Gradients
-SAMPLES = 32  # random points of GradientShap
+SAMPLES = 4  # random points of GradientShap for each training image
+GRADIENTS = 8  # images at once in methods with gradients, whose activations are kept
 WINDOWS = 8  # of Occlusion, along a side; each is moved by half its width
 PARALLEL = 64  # occluded images at once
 
 
 @dataclass(frozen=True)
 class Explainer:
-    """A network and what the methods need of it.
+    """A network with the inputs of the attribution methods.
 
     Attributes:
         network: in evaluation mode, on the device.
         stage: the layer of Grad-CAM (models/catalog.py); empty if the network has no feature maps.
         background: training images [B, 3, S, S], normalised, for GradientShap and DeepLiftShap; None without these.
+        empty: the colour of an image without information, normalised, [1, 3, 1, 1]; None is the mean colour, 0.
     """
 
     network: nn.Module
     hardware: Hardware
     stage: str = ""
     background: Tensor | None = None
+    empty: Tensor | None = None
 
     @cached_property
     def fast(self) -> nn.Module:
@@ -67,6 +73,10 @@ class Explainer:
             logits: Tensor = self.network(images)
         return logits.float()
 
+    def nothing(self, image: Tensor) -> Tensor:
+        """An image without information, of the shape [1, 3, S, S] of ``image``."""
+        return torch.zeros_like(image) if self.empty is None else self.empty.to(image.device).expand_as(image)
+
     def missing(self) -> dict[str, str]:
         """The methods that cannot explain this network, each with the reason."""
         found = {}
@@ -82,32 +92,37 @@ class Explainer:
         return attributed.sum(dim=1)[0].cpu().numpy()
 
     def gradcam(self, image: Tensor, label: int) -> Tensor:
-        """Grad-CAM averaged over D4, as on the demo's page (lab/evaluation/gradcam.py)."""
+        """Grad-CAM averaged over D4, as on the demo's page (lab/evaluation/gradcam.py). Its scale is arbitrary."""
         _, cam = explain(self.network, image, label, self.stage, self.hardware, False)
         return LayerAttribution.interpolate(cam.relu(), image.shape[2:], "bicubic").clamp(min=0)
 
     def integrated_gradients(self, image: Tensor, label: int) -> Tensor:
-        """Integrated Gradients (Sundararajan et al. 2017, arXiv 1703.01365) from the mean colour."""
-        return IntegratedGradients(self.logits).attribute(image, target=label, n_steps=STEPS, internal_batch_size=STEPS)
+        """Integrated Gradients (Sundararajan et al. 2017, arXiv 1703.01365) from an image without information."""
+        return IntegratedGradients(self.logits).attribute(
+            image, self.nothing(image), label, n_steps=STEPS, internal_batch_size=GRADIENTS
+        )
 
     def gradient_shap(self, image: Tensor, label: int) -> Tensor:
         """GradientShap without noise, which is expected gradients (Erion et al. 2021, arXiv 1906.10670): the mean gradient at
-        random points between the image and training images."""
+        random points between the image and training images, each of which is used equally often."""
+        assert self.background is not None
+        method = GradientShap(self.logits)
         with seeded(self.hardware.device):
-            found: Tensor = GradientShap(self.logits).attribute(
-                image, baselines=self.background, target=label, n_samples=SAMPLES
-            )
-        return found
+            parts = [method.attribute(image, one, SAMPLES, target=label) for one in self.background.split(1)]
+        return torch.stack(parts).mean(dim=0)
 
     def deep_lift_shap(self, image: Tensor, label: int) -> Tensor:
         """DeepLIFT (Shrikumar et al. 2017, arXiv 1704.02685) averaged over training images as references (Lundberg and Lee 2017,
         arXiv 1705.07874, §4.2)."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Setting forward, backward hooks", UserWarning)  # captum removes them
-            return DeepLiftShap(self.unshared).attribute(image, baselines=self.background, target=label)
+            assert self.background is not None
+            method, parts = DeepLiftShap(self.unshared), self.background.split(GRADIENTS // 2)
+            found = [len(part) * method.attribute(image, part, label) for part in parts]
+        return torch.stack(found).sum(dim=0) / len(self.background)
 
     def occlusion(self, image: Tensor, label: int) -> Tensor:
-        """The change of the logit if a square has the mean colour (Zeiler and Fergus 2014, arXiv 1311.2901, §4.2), averaged over
+        """The change of the logit if a square has no information (Zeiler and Fergus 2014, arXiv 1311.2901, §4.2), averaged over
         the squares that cover a pixel."""
         side = max(2, image.shape[-1] // WINDOWS)
 
@@ -120,9 +135,15 @@ class Explainer:
                 sliding_window_shapes=(3, side, side),
                 strides=(3, side // 2, side // 2),
                 target=label,
-                baselines=0,
+                baselines=self.nothing(image),
                 perturbations_per_eval=PARALLEL,
             )
+
+
+def empty_colour(preprocessing: Preprocessing) -> Tensor | None:
+    """The colour of an image without information, normalised, [1, 3, 1, 1]; None for the mean colour."""
+    black = torch.zeros(1, 3, 1, 1)
+    return normalise(black, preprocessing.mean, preprocessing.std) if preprocessing.padding == "zeros" else None
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 from matplotlib import colormaps
@@ -54,7 +55,7 @@ def attributions_figure(rows: Sequence[Row], methods: Sequence[str], title: str 
     figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0))
     panels = figure.subplots(high, wide, squeeze=False)
     for line, row in zip(panels, rows, strict=True):
-        line[0].set_ylabel(row.caption, rotation=0, ha="right", va="center", fontsize=SMALL)
+        line[0].set_ylabel(plain(row.caption), rotation=0, ha="right", va="center", fontsize=SMALL)
         line[0].imshow(row.image)
         for axes, values, most in zip(line[1:], row.maps, row.strength, strict=True):
             axes.imshow(values / most, cmap=EVIDENCE, vmin=-1, vmax=1)
@@ -73,7 +74,7 @@ def attributions_figure(rows: Sequence[Row], methods: Sequence[str], title: str 
         aspect=60,
     )
     bar.set_label(
-        f"Attribution to the class's logit; 1: the {STRONG}th percentile of the absolute values by this method for this image",
+        f"Evidence for the class, scaled for each image and method: 1 is the {STRONG}th percentile of the absolute values",
         fontsize=SMALL,
     )
     bar.ax.tick_params(labelsize=SMALL)
@@ -93,7 +94,7 @@ def trust_figure(
     inserted (``curves`` [2, points] by method, and ``random``), and the shares of the attribution in the ``places``."""
     figure = new_figure(10.4, 8.2, title)
     (alike, where), (deletion, insertion) = figure.subplots(2, 2)
-    colours = dict(zip(likeness, COLOURS, strict=False)) | {"random": GREY}
+    colours = dict(zip(likeness, cycle(COLOURS), strict=False)) | {"random": GREY, "centre": "#B0B0B0"}
     for method, values in likeness.items():
         alike.plot(range(len(levels)), values, "o-", color=colours[method], label=method, lw=1.6, ms=5)
     alike.axhline(limit, color="black", ls=":", lw=1)
@@ -101,13 +102,13 @@ def trust_figure(
     alike.set(ylim=(-0.03, 1.03))
     alike.set_ylabel("Rank correlation with the map before", fontsize=TICK)
     alike.set_xlabel("Randomised weights", fontsize=TICK)
-    if all(np.isfinite(values).all() for values in shares.values()):
-        draw_shares(where, places, shares)
+    if known := {name: values for name, values in shares.items() if np.isfinite(values).all()}:
+        draw_shares(where, places, known)
     else:
         where.set_axis_off()
     for side, (axes, name) in enumerate(((deletion, "deleted"), (insertion, "inserted"))):
         for method, drawn in curves.items():
-            style = {"ls": "--", "lw": 1.4} if method == "random" else {"lw": 1.8}
+            style = {"lw": 1.8} if method in likeness else {"ls": "--", "lw": 1.4}
             axes.plot(np.linspace(0, 100, drawn.shape[1]), drawn[side], color=colours[method], label=method, **style)
         axes.set(xlim=(0, 100), ylim=(0, 1.02))
         axes.set_xlabel(f"Image {name}, %, the highest attribution first", fontsize=TICK)

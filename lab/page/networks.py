@@ -16,7 +16,7 @@ from lab.checkpoints.checkpoint import About
 from lab.checkpoints.ensembles import Member
 from lab.data.augmentation import network_input, resample, to_uint8
 from lab.data.preprocessing import Preprocessing
-from lab.evaluation.attribution import Explainer
+from lab.evaluation.attribution import Explainer, empty_colour
 from lab.evaluation.confidence import calibrated, threshold
 from lab.evaluation.gradcam import explain, heat_map, overlay, usable_stages
 from lab.evaluation.inference import probabilities
@@ -189,7 +189,7 @@ def attribute_image(
     label = int(predict_inputs(model, inputs, hardware).argmax()) if label is None else label
     stages = find(model.name).stages
     stage = (usable_stages(stages, input_image.shape[0]) or list(stages)[-1:] or [""])[0]
-    explainer = Explainer(model.members[0][0], hardware, stage)
+    explainer = Explainer(model.members[0][0], hardware, stage, empty=empty_colour(model.preprocessing))
     hardware.threads.begin(("attribute", model.name))
     methods = [method for method in QUICK if method not in explainer.missing()]
     maps = {method: explainer.attribute(method, inputs[0], label) for method in methods}

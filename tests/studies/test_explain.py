@@ -23,7 +23,6 @@ from studies import explain, faithfulness
 from studies.partitions import NAME, PartitionExplainer
 from tests.made import VALID, Capture, Patch, about, command, inside, make_data
 from tests.made_page import CPU, save_staged, staged
-from tests.test_no_library_model import PROJECT
 
 needs_shap = pytest.mark.skipif(
     find_spec("shap") is None or find_spec("cv2") is None, reason="needs shap and opencv: requirements-extras.txt"
@@ -57,8 +56,13 @@ def test_randomised_weights_are_shuffled_from_the_last_layer_on(level: str, laye
     own = dict(network.named_parameters())
     names = [name for name, module in network.named_modules() if [*module.parameters(recurse=False)]]
     assert len(names) == 24
+    last = names[len(names) - layers :]
+    buffers = dict(found.named_buffers())
+    for name, values in before.items():
+        if "running" in name:  # measured anew where the layer is shuffled
+            assert torch.equal(buffers[name], values) != (name.rsplit(".", 1)[0] in last), name
     for name, values in found.named_parameters():
-        shuffled = name.rsplit(".", 1)[0] in names[len(names) - layers :]
+        shuffled = name.rsplit(".", 1)[0] in last
         torch.testing.assert_close(values.flatten().sort().values, own[name].flatten().sort().values)
         if own[name].unique().numel() > 3:  # norms have ones and zeros only
             assert torch.equal(values, own[name]) != shuffled, name
@@ -66,17 +70,30 @@ def test_randomised_weights_are_shuffled_from_the_last_layer_on(level: str, laye
     assert not found.training and bool(found(random_images(2)).isfinite().all())
 
 
+class Blend(nn.Module):
+    """Logits of two classes: a weighted sum over the image, with large weights for the pixels of one side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rng = np.random.default_rng(4)
+        weight = rng.normal(0, 0.1, (3, 32, 32)) + (np.arange(32) < 10)
+        self.weight = nn.Parameter(torch.from_numpy(weight).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = (x * self.weight).sum(dim=(1, 2, 3)) / 100
+        return torch.stack([total, -total], dim=1)
+
+
 def test_methods_that_ignore_the_network_fail_and_one_that_knows_it_passes() -> None:
     """The gradient times the input of a linear network is right; the image's brightness does not depend on the network; noise
     neither depends on it nor finds what matters."""
-    explainer, rng = Explainer(Corner(), CPU), np.random.default_rng(0)
+    explainer, rng = Explainer(Blend(), CPU), np.random.default_rng(0)
     other = Explainer(faithfulness.randomised(explainer.network, "all layers", random_images(4)), CPU)
     alike: dict[str, list[list[float]]] = {}
-    drawn: dict[str, list[np.ndarray]] = {}
-    chance = []
-    batch = random_images(12).abs()
-    for image in batch.split(1):
-        chance.append(faithfulness.random_curves(explainer, image, 0, rng))
+    drawn: dict[str, list[np.ndarray]] = {"random": [], "centre": []}
+    for image in (0.5 + random_images(12) / 4).split(1):
+        for name, curve in faithfulness.controls(explainer, image, 0, rng).items():
+            drawn[name].append(curve)
         first = rng.normal(size=(32, 32)).astype(np.float32)
         maps = {
             "right": [one.attribute("integrated_gradients", image, 0) for one in (explainer, other)],
@@ -84,19 +101,30 @@ def test_methods_that_ignore_the_network_fail_and_one_that_knows_it_passes() -> 
             "noise": [first, rng.normal(size=(32, 32)).astype(np.float32)],
         }
         for name, (found, again) in maps.items():
-            alike.setdefault(name, []).append([0.0, 0.0, faithfulness.likeness(found, again)])
+            alike.setdefault(name, []).append([np.nan, np.nan, faithfulness.likeness(found, again)])
             drawn.setdefault(name, []).append(faithfulness.curves(explainer, image, 0, faithfulness.order_of(found)))
     likeness, curves = ({name: np.array(values) for name, values in one.items()} for one in (alike, drawn))
-    fallen: dict[str, list[np.ndarray]] = {name: [] for name in (*alike, "area")}
-    table = faithfulness.verdicts(likeness, curves, np.array(chance), fallen)
+    unknown = np.full((12, 3), np.nan)
+    table = faithfulness.verdicts(likeness, curves, dict.fromkeys(alike, unknown), unknown)
     right, brightness, noise = ({str(name): value for name, value in row.items()} for row in table.to_dict("records"))
-    # Three quarters of the map are 0 with all weights, which makes the correlation of a right method high here.
-    assert right["deletion_low"] > 0.1
+    assert right["correlation_3"] < 0.3 and right["deletion_low"] > 0.05 and right["passes"]
     assert brightness["correlation_3"] == pytest.approx(1) and not brightness["passes"]
     assert noise["correlation_3"] < 0.2 and abs(noise["deletion_gain"]) < 0.05 and not noise["passes"]
-    assert table[["cell", "area_cell"]].isna().all(axis=None)
-    likeness["right"][:] = 0.2
-    assert faithfulness.verdicts(likeness, curves, np.array(chance), fallen)["passes"].tolist() == [True, False, False]
+    assert table[["cell", "area_cell", "correlation_1"]].isna().all(axis=None) and (table["with_mask"] == 0).all()
+
+
+def test_means_are_over_the_maps_that_can_be_compared() -> None:
+    """Of four images one map is constant and one image has no mask."""
+    curves = {name: np.tile(np.linspace(1, 0, 17), (4, 2, 1)) for name in ("one", "random", "centre")}
+    alike = {"one": np.array([[0.1, 0.2, 0.3], [0.3, 0.2, np.nan], [0.1, 0.2, 0.5], [0.1, 0.2, 0.1]])}
+    fallen = {"one": np.array([[1, 0, 0], [0.5, 0.5, 0], [np.nan] * 3, [0, 0, 1]])}
+    areas = np.array([[0.2, 0.1, 0.7], [0.4, 0.1, 0.5], [0.9, 0.1, 0], [0.3, 0.1, 0.6]])
+    (row,) = faithfulness.verdicts(alike, curves, fallen, areas).to_dict("records")
+    assert (row["compared"], row["with_mask"], row["images"]) == (3, 3, 4)
+    assert row["correlation_1"] == pytest.approx(0.15) and row["correlation_3"] == pytest.approx(0.3)
+    assert row["cell"] == pytest.approx(0.5) and row["area_cell"] == pytest.approx(0.3)
+    alike["one"][:, 2] = np.nan
+    assert not faithfulness.verdicts(alike, curves, fallen, areas)["passes"][0]  # nothing was compared
 
 
 def test_curves_begin_and_end_at_the_whole_image() -> None:
@@ -119,9 +147,10 @@ def test_squares_are_ordered_by_their_mean() -> None:
     assert order[0] // 16 >= 14 and order[0] % 16 <= 1 and order[-1] // 16 <= 1 and order[-1] % 16 >= 14
 
 
-def test_a_map_without_values_is_like_nothing() -> None:
+def test_a_constant_map_is_compared_with_nothing() -> None:
     values = np.random.default_rng(0).normal(size=(8, 8))
-    assert faithfulness.likeness(values, np.zeros((8, 8))) == 0
+    assert np.isnan(faithfulness.likeness(values, np.zeros((8, 8))))
+    assert np.isnan(faithfulness.likeness(values, np.full((8, 8), np.nan)))
     assert faithfulness.likeness(values, values**3) == pytest.approx(1)  # ranks
     assert faithfulness.likeness(values, -values) == pytest.approx(1)  # absolute values
 
@@ -190,7 +219,7 @@ def test_the_whole_way(data: Patch, capsys: Capture) -> None:
     assert table[["cell", "border", "background"]].sum(axis=1).to_numpy() == pytest.approx(1)
     curves = pd.read_csv(folder / "explain_resnet18_curves.csv")
     assert curves.groupby("method").size().to_dict() == dict.fromkeys(
-        ["random", *table["method"]], faithfulness.STEPS + 1
+        ["random", "centre", *table["method"]], faithfulness.STEPS + 1
     )
     drawn = {path.name for path in folder.glob("*.png")}
     assert drawn == {f"explain_resnet18_{name}.png" for name in ("trust", "attributions", "filters", "maps")}
@@ -228,6 +257,8 @@ def test_the_chosen_images(data: Patch) -> None:
 
 def test_layers(data: Patch) -> None:
     network = staged("resnet18", 2)
+    norm = explain.feature_maps(network, "layer2.0.bn1", random_images(1))
+    assert norm.min() < 0  # the ReLU after it works in place
     maps = explain.feature_maps(network, "layer1", random_images(1))
     with torch.no_grad():
         expected = network.layer1(network.bn1(network.conv1(random_images(1))).relu())[0]
@@ -248,12 +279,17 @@ def test_layers(data: Patch) -> None:
         (["--check", "-3"], "2 images or more"),
         (["--model", "resnet50"], "resnet50"),
         (["--queries", "nothing.png"], "valid.csv has no such path"),
-        (["--layer", "layer7", "--check", "0", "--methods", "gradcam", "--count", "1"], "no such layer"),
+        (["--layer", "layer7"], "no such layer"),
+        (["--classes", "basophil"], "expected some of"),
     ],
 )
 def test_wrong_options_are_one_sentence(data: Patch, options: list[str], message: str) -> None:
+    earlier = Path("report", "tiny", "explain_resnet18_verdicts.csv")
+    earlier.parent.mkdir(parents=True, exist_ok=True)
+    earlier.write_text("kept")
     with pytest.raises(UserError, match=message):
         command(explain, "--data", "tiny", "--model", "resnet18", *options)
+    assert earlier.read_text() == "kept"  # nothing is lost
 
 
 def test_missing_packages_are_named(data: Patch, capsys: Capture) -> None:
@@ -264,12 +300,31 @@ def test_missing_packages_are_named(data: Patch, capsys: Capture) -> None:
         explain.available([NAME], explainer)
 
 
-def test_no_method_is_implemented_by_hand() -> None:
-    """Attribution is captum's and shap's: no gradient is taken in the modules of this study."""
-    for path in (
-        "lab/evaluation/attribution.py",
-        "studies/partitions.py",
-        "studies/faithfulness.py",
-        "studies/explain.py",
-    ):
-        assert not re.search(r"autograd|\.backward\(|requires_grad", (PROJECT / path).read_text()), path
+def test_levels_methods_and_images_are_paired(data: Patch) -> None:
+    """With attributions that are known: the maps of each level are compared with the network's own of the same image."""
+    args = explain.arguments().parse_args([*FAST[:-2], "occlusion"])
+    study = replace(explain.open_study(args, read_data_set("tiny", None)), methods=["occlusion", "gradcam"])
+    shift = {id(study.explainer.network): 0.0}
+
+    def randomised(network: nn.Module, level: str, background: Tensor) -> nn.Module:
+        other = staged("resnet18", 2)
+        shift[id(other)] = 1.0 + faithfulness.LEVELS.index(level)
+        return other
+
+    def attribute(self: Explainer, method: str, image: Tensor, label: int) -> np.ndarray:
+        own = image[0, 0].numpy() if method == "occlusion" else image[0, 1].numpy() ** 2
+        noise = np.random.default_rng(0).permutation(own.ravel()).reshape(own.shape)
+        return np.asarray(own + shift[id(self.network)] * noise * (method == "occlusion"), np.float32)
+
+    data.setattr(faithfulness, "randomised", randomised)
+    data.setattr(Explainer, "attribute", attribute)
+    table = explain.measure(study, 4)[0].set_index("method")
+    falling = [float(table[f"correlation_{number}"]["occlusion"]) for number in (1, 2, 3)]
+    assert falling == sorted(falling, reverse=True) and falling[0] > falling[2] + 0.1
+    assert table["correlation_3"]["gradcam"] == pytest.approx(1)
+
+
+def test_a_class_may_be_called_all(data: Patch) -> None:
+    study = explain.open_study(explain.arguments().parse_args(FAST), read_data_set("tiny", None))
+    study.data.classes[:] = ["hem", "all"]
+    assert explain.classes_of(["all"], study, 0) == [1]

@@ -17,6 +17,7 @@ from lab.errors import UserError
 from lab.sources.sample import draw
 from studies import duplicates, explore, features, findings, suspects
 from studies.measurements import MEASURES, SIGNS, coefficients, measure, stained
+from studies.pages import Section, page
 from tests.made import TRAIN, Capture, Patch, command, make_data
 
 CLASSES = ["a", "b"]
@@ -103,7 +104,7 @@ def test_measurements_of_known_images(tmp_path: Path) -> None:
     assert first["contrast"] == pytest.approx(10, rel=0.02) and first["sharpness"] == pytest.approx(20 * 100, rel=0.05)
     assert second["share"] == pytest.approx(8) and stained(disc).sum() == 800
     assert second["stain"] == pytest.approx(np.mean([np.log10(2), np.log10(8), 0]), abs=0.01)
-    assert second["hue"] == pytest.approx(265.7, abs=0.5)  # colorsys.rgb_to_hls gives 265.7 for this purple
+    assert second["hue"] == pytest.approx(265.7 - 360, abs=0.5)  # colorsys.rgb_to_hls gives 265.7 for this purple
     assert (third["width"], third["height"]) == (40, 20) and third["share"] == third["noise"] == third["stain"] == 0
 
 
@@ -202,8 +203,11 @@ def test_the_whole_way(data: Path, capsys: Capture, monkeypatch: Patch) -> None:
     pairs = pd.read_csv(folder / "explore_duplicates.csv")
     assert {"identical"} <= set(pairs["kind"]) and "valid" in set(pairs["list_2"])
     assert (folder / "explore_samples.png").is_file() and len(pd.read_csv(folder / "explore_shortcuts.csv"))
+    command(explore, "--data", "tiny", "--features", "hog")
+    output = capsys.readouterr().out
+    assert "measurements of" not in output and "fold 1" not in output
+    assert "near pairs: kept from an earlier start" in output and "out of fold: kept" in output
     command(explore, "--data", "tiny", "--features", "none", "--no-images")
-    assert "measurements of" not in capsys.readouterr().out
     assert "<h2>Labels</h2>" not in (folder / "explore.html").read_text()
     assert sorted(path.stem for path in folder.glob("*.png")) == [
         "explore_classes",
@@ -220,11 +224,50 @@ def test_unreadable_images_are_one_sentence_and_nothing_is_written(data: Path) -
     assert not Path("report", "tiny", "explore.html").exists()
 
 
-def test_too_few_images_of_a_class_are_one_sentence(data: Path) -> None:
+def test_too_few_images_of_a_class_are_said_on_the_page(data: Path, capsys: Capture) -> None:
     lines = (data / "train.csv").read_text().splitlines()
     kept = [line for line in lines[1:] if line.endswith(",0")] + [line for line in lines if line.endswith(",1")][:2]
     (data / "train.csv").write_text("\n".join([lines[0], *kept, ""]))
     (data / "valid.csv").unlink()
-    with pytest.raises(UserError, match=r"a class of tiny has fewer than 5 images: wrong labels"):
-        command(explore, "--data", "tiny", "--features", "hog")
+    command(explore, "--data", "tiny", "--features", "hog")
+    assert "labels: not searched, a class has fewer than 5 different images" in capsys.readouterr().out
+    assert "Wrong labels were not searched for" in Path("report", "tiny", "explore.html").read_text()
     assert len(kept) < TRAIN
+
+
+def test_wrong_labels_are_searched_among_different_images_only() -> None:
+    labels = np.repeat([0, 1], 8)
+    assert explore.cannot_search(labels, np.arange(16)) == ""
+    assert "fewer than 5" in explore.cannot_search(
+        labels, np.repeat(np.arange(8), 2)
+    )  # four different ones of each class
+    assert "of one class" in explore.cannot_search(labels[:8], np.arange(8))
+
+
+def test_too_little_memory_is_one_sentence(data: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(explore, "available_memory", lambda: 0.5)
+    with pytest.raises(UserError, match=r"HOG of 36 images: .* needs 1\.0 GiB of memory, and 0\.5 GiB are available"):
+        command(explore, "--data", "tiny", "--features", "hog")
+
+
+def test_results_are_kept_until_the_arguments_or_the_code_change(
+    data: Path, monkeypatch: Patch, capsys: Capture
+) -> None:
+    def result(number: int) -> int:
+        print("computed")
+        return 2 * number
+
+    source = [""]
+    monkeypatch.setattr(features.inspect, "getsource", lambda _: source[0])
+    monkeypatch.setattr(features.inspect, "getmodule", lambda _: features)
+    said = []
+    for number, source[0] in ((3, "first"), (3, "first"), (4, "first"), (4, "second")):
+        assert features.kept(result, "tiny")(number) == 2 * number
+        said.append(capsys.readouterr().out.strip())
+    assert said == ["computed", "result: kept from an earlier start", "computed", "computed"]
+    assert len([*(features.STORES / "tiny" / "studies").iterdir()]) == 1
+
+
+def test_texts_are_escaped() -> None:
+    html = page("<b>title", "<i>lead", [Section("<u>", ["<s>"], [("<q>", "<em>")], pictures=[(b"", '"<alt>')])], {})
+    assert not re.search("<(b|i|u|s|q|em|alt)>", html) and "&lt;q&gt;" in html and "&#34;&lt;alt" in html

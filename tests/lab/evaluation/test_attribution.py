@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from lab.evaluation.attribution import TITLES, Explainer, PairwiseMax, unshared
+from lab.data.preprocessing import Preprocessing
+from lab.evaluation import attribution
+from lab.evaluation.attribution import TITLES, Explainer, PairwiseMax, empty_colour, unshared
 from lab.evaluation.gradcam import explain, heat_map
 from models.catalog import ROWS
 from tests.made_page import CPU, staged
@@ -100,6 +102,17 @@ def test_attributions_add_up_to_the_difference_of_the_logits(name: str) -> None:
     assert not any(module._forward_hooks or module._backward_hooks for module in network.modules())
 
 
+def test_gradient_shap_adds_up_with_many_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each training image as many: with a few of them drawn at random the sum would be another."""
+    monkeypatch.setattr(attribution, "SAMPLES", 500)
+    network, image, background = network_of("cnn_light"), images(1, 32) + 0.5, 3 * images(3, 32, 1)
+    with torch.no_grad():
+        expected = float(network(image)[0, 1] - network(background)[:, 1].mean())
+    found = Explainer(network, CPU, background=background).attribute("gradient_shap", image, 1)
+    assert float(found.sum()) == pytest.approx(expected, abs=0.02 * float(np.abs(found).sum()))
+    assert abs(expected) > 0.05 * float(np.abs(found).sum())
+
+
 @pytest.mark.parametrize("method", [method for method in TITLES if method != "gradcam"])
 def test_only_the_pixels_that_the_network_looks_at_have_an_attribution(method: str) -> None:
     image = images(1, 32).abs()
@@ -142,3 +155,11 @@ def test_methods_that_cannot_explain_a_network_are_named() -> None:
     assert set(Explainer(network_of("vit_tiny"), CPU).missing()) == {"gradcam", "deep_lift_shap"}
     assert set(Explainer(network_of("fc"), CPU).missing()) == {"gradcam"}
     assert not Explainer(network_of("resnet18"), CPU, "layer3").missing()
+
+
+def test_an_image_without_information_is_black_for_cells_on_black() -> None:
+    image = images(1, 32)
+    for locate, colour in (("cell", -0.4 / 0.2), ("centre", 0.0)):
+        preprocessing = Preprocessing(32, 64, 32, locate, mean=(0.4,) * 3, std=(0.2,) * 3)  # type: ignore[arg-type]
+        found = Explainer(Corner(), CPU, empty=empty_colour(preprocessing)).nothing(image)
+        assert found.shape == image.shape and torch.allclose(found, torch.tensor(colour))

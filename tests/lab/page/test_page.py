@@ -31,10 +31,11 @@ from lab.data.images import read_image
 from lab.data.lists import ImageList
 from lab.data.store import Store
 from lab.errors import UserError
-from lab.evaluation.attribution import Explainer
+from lab.evaluation.attribution import Explainer, empty_colour
 from lab.evaluation.gradcam import explain
 from lab.evaluation.metrics import metrics_table, wilson, write_metrics
 from lab.evaluation.unlike import distances, statistics, typical_of
+from lab.figures.attribution import strength
 from lab.page import answers, networks
 from lab.page.answers import Content, read_upload
 from lab.page.content import read_results, read_systems
@@ -369,9 +370,12 @@ def test_attributions_of_an_image(content: Content, made: Path) -> None:
     assert label == 1 and list(maps) == ["gradcam", "integrated_gradients", "occlusion"]
     image = networks.network_inputs(model, read_image(path), CPU)[2][0]
     for method, drawn in maps.items():
-        values = Explainer(model.members[0][0], CPU, "layer2").attribute(method, image, 1)
+        values = Explainer(model.members[0][0], CPU, "layer2", empty=empty_colour(model.preprocessing)).attribute(
+            method, image, 1
+        )
         assert drawn.shape == input_image.shape == (32, 32, 3)
-        red, blue = (drawn[mask].astype(int) for mask in (values > 0.3 * values.max(), values < 0.3 * values.min()))
+        limit = 0.3 * strength([values])
+        red, blue = (drawn[mask].astype(int) for mask in (values > limit, values < -limit))
         assert (red[:, 0] > red[:, 2]).all() and (blue[:, 0] < blue[:, 2]).all() and len(red)
         encoded = base64.b64encode(png(drawn)).decode()
         assert encoded in html, method
