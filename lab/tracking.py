@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +22,7 @@ from tqdm import tqdm
 
 from lab.checkpoints.checkpoint import About, read_about
 from lab.errors import UserError
-from lab.files import write_whole
+from lab.files import PROJECT, write_whole
 from lab.terminal import warn
 
 WAIT, WAIT_STOPPED = 60.0, 5.0  # seconds that a command waits for the threads at its end; after a stop or an error
@@ -147,15 +150,70 @@ class TensorBoard(Tool):
         self.writer = writer
 
 
+def mlflow_client(report: Path) -> Any:
+    """A client of the server of MLFLOW_TRACKING_URI, by default of ``<report>/mlflow.db``."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{report}/mlflow.db")
+
+
+def mlflow_experiment(client: Any, report: Path, data: str) -> str:
+    """The id of the experiment that the environment names, by default that of the data set, which is created or restored."""
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or data
+    folder = None if os.environ.get("MLFLOW_TRACKING_URI") else (report / "mlflow").as_uri()
+    number = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    existing = client.get_experiment(number) if number else client.get_experiment_by_name(name)
+    if existing is None:
+        return str(client.create_experiment(name, folder))
+    if existing.lifecycle_stage == "deleted":  # the name is taken, and a deleted experiment gets no runs
+        client.restore_experiment(existing.experiment_id)
+        tqdm.write(f"mlflow: the experiment {existing.name} was deleted; restored, because --track logs there.")
+    return str(existing.experiment_id)
+
+
+def export(best: Path, folder: Path) -> None:
+    """Write the network of a checkpoint as a model of MLflow that needs none of this code: an exported graph of normalised images
+    float32 [N, 3, S, S] → logits [N, K]."""
+    import mlflow.pytorch
+    import torch
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    from lab.checkpoints.checkpoint import load_network
+
+    network, about = load_network(best)
+    size, number = about.preprocessing.size, np.dtype(np.float32)
+    images, logits = TensorSpec(number, (-1, 3, size, size)), TensorSpec(number, (-1, len(about.classes)))
+    mlflow.pytorch.save_model(
+        network.eval(),
+        str(folder),
+        signature=ModelSignature(Schema([images]), Schema([logits])),
+        input_example=np.zeros((2, 3, size, size), np.float32),
+        serialization_format="pt2",
+        pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
+    )
+
+
+def export_apart(best: Path, folder: Path) -> None:
+    """:func:`export` in a process of its own, because torch's exporter is not made for threads. Raises ``OSError``."""
+    code = "import sys; from pathlib import Path; from lab.tracking import export; export(*map(Path, sys.argv[1:]))"
+    command = [sys.executable, "-c", code, str(best), str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if found.returncode:
+        raise OSError(f"{best.name} cannot be exported: {found.stderr.strip().splitlines()[-1:]}")
+
+
 class MLflow(Tool):
-    """A run on the server of MLFLOW_TRACKING_URI, by default in ``<report>/mlflow.db``."""
+    """A run on the server of MLFLOW_TRACKING_URI, by default in ``<report>/mlflow.db``; of a trial, within that of the search
+    (RESNET_PARENT_RUN). The best network becomes a version of the registered model ``<data>-<model>``."""
 
     def send(self, points: list[Point], status: str) -> None:
         """Send the epochs that the server does not have, and the files unless ``status`` is RUNNING."""
-        from mlflow import MlflowClient, entities
+        from mlflow import entities
 
         with self.lock:  # threads of one command must not create the database and the experiment at the same time
-            client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.report}/mlflow.db")
+            client = mlflow_client(self.report)
             run = self.find_run(client)
         key, commit = run.info.run_id, self.tags.get("git", "none").split()[0]
         tags = self.tags | {"mlflow.source.name": "train.py", "mlflow.source.git.commit": commit}
@@ -177,29 +235,46 @@ class MLflow(Tool):
             sizes = {stored.path: stored.file_size for stored in client.list_artifacts(key)}
             if file.is_file() and sizes.get(file.name) != file.stat().st_size:
                 client.log_artifact(key, str(file))
+        if status == "FINISHED":
+            self.register(client, key)
+
+    def register(self, client: Any, key: str) -> None:
+        """Make the best network of run ``key`` a version of the registered model, once."""
+        if client.search_model_versions(f"run_id = '{key}'"):
+            return
+        name = f"{self.about.data}-{self.about.model}"
+        with tempfile.TemporaryDirectory() as folder:
+            export_apart(self.best, Path(folder) / "model")
+            client.log_artifacts(key, folder)
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        kept = ("data", "lists", "classes")
+        tags = {name: self.tags[name] for name in kept} | {"input": "normalised images [N, 3, S, S]"}
+        tags |= {name: value for name, value in self.params.items() if name.startswith("preprocessing.")}
+        client.create_model_version(name, f"runs:/{key}/model", key, tags=tags)
 
     def find_run(self, client: Any) -> Any:
         """Return the run of this training; it is created if the server does not have it."""
         file = self.best.with_name("mlflow_run")
         known = file.read_text(errors="replace") if file.is_file() else ""
-        try:
-            run = client.get_run(known)
-            if run.info.lifecycle_stage == "active":
-                return run
-        except Exception as error:
-            if getattr(error, "error_code", "") not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self.about.data
-        folder = None if os.environ.get("MLFLOW_TRACKING_URI") else (self.report / "mlflow").as_uri()
-        number = os.environ.get("MLFLOW_EXPERIMENT_ID")
-        existing = client.get_experiment(number) if number else client.get_experiment_by_name(name)
-        deleted = existing and existing.lifecycle_stage == "deleted"
-        if deleted:  # the name is taken, and a deleted experiment gets no runs
-            client.restore_experiment(existing.experiment_id)
-            tqdm.write(f"mlflow: the experiment {existing.name} was deleted; restored, because --track logs there.")
-            return self.find_run(client)
-        experiment = existing.experiment_id if existing else client.create_experiment(name, folder)
-        run = client.create_run(experiment, run_name=self.about.model)
+        if run := self.active_run(client, known):
+            return run
+        experiment = mlflow_experiment(client, self.report, self.about.data)
+        if run := self.active_run(client, known):  # restored with its experiment
+            return run
+        parent = os.environ.get("RESNET_PARENT_RUN")
+        tags = {"mlflow.parentRunId": parent} if parent else None
+        run = client.create_run(experiment, run_name=self.about.model, tags=tags)
         write_whole(file, run.info.run_id)
         tqdm.write(f"mlflow: {self.about.model} is {'a' if known else 'the'} new run {run.info.run_id}.")
         return run
+
+    def active_run(self, client: Any, key: str) -> Any:
+        """Return the run of this id; None if the server does not have it, or has deleted it."""
+        try:
+            run = client.get_run(key)
+        except Exception as error:
+            if getattr(error, "error_code", "") not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            return None
+        return run if run.info.lifecycle_stage == "active" else None

@@ -20,14 +20,15 @@ from lab.errors import UserError
 from lab.options import add_machine, add_places, add_quiet, add_report, parse
 from studies.bases import KINDS, NAMES, SIZE, Base, check_base, check_size, open_base
 
+OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
 MODES = {"frozen": "new head", "tuned": "fine-tuned"}
 # An epoch of a head on features that are computed takes a second.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "frozen": {"epochs": 40, "batch_size": 64, "augmentation": "none"},
     "tuned": {"epochs": 10, "batch_size": 32, "augmentation": "geometry,colour"},
 }
-FIXED = {"progressive": False, "accumulate": 1, "optimizer": "adamw", "class_weights": "none", "zero_init": False}
-FIXED |= {"weight_decay": 0.05, "warmup": 1.0, "smoothing": 0.1, "ema": 0.99, "clip": 5.0}
+FIXED = {"progressive": False, "accumulate": 1, "class_weights": "none", "zero_init": False}
+FIXED |= {"warmup": 1.0, "smoothing": 0.1, "ema": 0.99, "clip": 5.0}
 WIDTHS = (256, 128, 64, 16, 8)  # of the head's layers after the features, as published for VGG-16: 173,692 parameters
 MOMENTUM = 0.1  # of batch norms that are trained: the package's 0.01 is too slow for a few hundred steps
 
@@ -48,6 +49,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--augmentation", help="as in train.py; tuned only (default: geometry,colour)")
     parser.add_argument("--epochs", type=int, help="passes over the training list (default: 40 frozen, 10 tuned)")
     parser.add_argument("--batch-size", type=int, help="images per optimizer step (default: 64 frozen, 32 tuned)")
+    help_optimizer = "adamw, adam, sgd with Nesterov momentum 0.9, or rmsprop (default: adamw)"
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help=help_optimizer)
     help_base = "peak learning rate of the base; tuned only (default: 0.001 for EfficientNet-Lite0, else 0.00003)"
     parser.add_argument("--lr-base", type=float, help=help_base)
     parser.add_argument("--lr-head", type=float, default=1e-3, help="peak learning rate of the head (default: 0.001)")
@@ -130,7 +133,8 @@ from lab.hardware import Hardware, choose_hardware
 from lab.terminal import progress
 from lab.text import duration, percent, shown
 from lab.training.ema import EMA
-from lab.training.recipe import Settings, learning_rate
+from lab.training.recipe import DEFAULTS as WEIGHT_DECAY
+from lab.training.recipe import Settings, learning_rate, optimizer_of
 from studies.systems import TEST_LIST, System, count_network, test_images, write_answers, write_system
 
 
@@ -248,14 +252,14 @@ def train_mode(network: nn.Module) -> None:
 
 
 def make_optimizer(network: nn.Module, settings: Settings, lr_base: float) -> torch.optim.Optimizer:
-    """AdamW with a learning rate for the base and one for the head, without weight decay on norms and biases."""
+    """An optimizer with a learning rate for the base and one for the head, without weight decay on norms and biases."""
     named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = []
     for in_base, peak in ((True, lr_base), (False, settings.lr)):
         for matrices, decay in ((True, settings.weight_decay), (False, 0.0)):
             chosen = [p for name, p in named if name.startswith("base.") == in_base and (p.ndim > 1) == matrices]
             groups.append({"params": chosen, "lr": peak, "peak": peak, "weight_decay": decay})
-    return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+    return optimizer_of(settings.optimizer, [group for group in groups if group["params"]], settings.lr, "fp32")
 
 
 # ---- prepare: images, features, optimizer --------------------------------------------------------------------------------------
@@ -267,6 +271,7 @@ def prepare(task: Task) -> Training:
     stores = open_stores(lists, task.preprocessing, STORES / task.data.name)
     warn_of_shared_images(stores)
     options = vars(args) | FIXED | {"model": task.system, "window": task.preprocessing.window, "lr": args.lr_head}
+    options |= {"weight_decay": WEIGHT_DECAY[args.optimizer][1]}
     settings = Settings(**{name: options[name] for name in Settings.__dataclass_fields__})
     images = "".join(stores["train"].list_digests() + stores["valid"].list_digests())
     own = {name: options[name] for name in ("base", "mode", "dropout")}

@@ -79,14 +79,19 @@ def make_optimizer(network: nn.Module, settings: Settings, precision: str) -> to
     matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=settings.lr, fused=True)
-    if settings.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=settings.lr)
+    return optimizer_of(settings.optimizer, groups, settings.lr, precision)
+
+
+def optimizer_of(name: str, groups: list[dict[str, Any]], lr: float, precision: str) -> torch.optim.Optimizer:
+    """One of ``DEFAULTS`` for groups of parameters; ``lr`` is for groups without their own."""
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, fused=True)
+    if name == "adam":
+        return torch.optim.Adam(groups, lr=lr, fused=True)
+    if name == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=lr)
     # Fused SGD leaves its momentum uninitialised when fp16's loss scaler skips the first step.
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=precision != "fp16")
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=precision != "fp16")
 
 
 def learning_rate(step: int, steps: int, settings: Settings) -> float:

@@ -6,11 +6,13 @@ import os
 import re
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
@@ -18,16 +20,19 @@ from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.request import urlopen
 
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import lab.tracking
 import train
+from lab.checkpoints.checkpoint import load_network
 from lab.distributed import Ranks
 from lab.errors import UserError
-from lab.tracking import MLflow, Tool, Tracking
+from lab.tracking import MLflow, Tool, Tracking, mlflow_client
 from tests import made
 from tests.made import BEST, HISTORY, Patch
 
@@ -46,6 +51,7 @@ def tracked(tmp_path: Path, trained: Path, monkeypatch: Patch, capfd: pytest.Cap
     unless there are more options."""
     monkeypatch.setattr(lab.tracking, "WAIT", made.PATIENCE)
     monkeypatch.setattr(lab.tracking, "WAIT_STOPPED", made.PATIENCE)
+    monkeypatch.setattr(lab.tracking, "export_apart", lambda _, folder: folder.mkdir())  # takes seconds
 
     def train_tracked(*options: str) -> list[str]:
         capfd.readouterr()
@@ -242,10 +248,62 @@ def test_mlflow_shows_one_run_that_was_stopped_and_resumed(store: Store, tracked
     assert run.data.metrics["best_valid_accuracy"] == pytest.approx(history(store.folder)["valid_accuracy"].max())
     assert "best_valid_accuracy_d4" in run.data.metrics
     files = {file.path: file.file_size for file in store.client.list_artifacts(run.info.run_id)}
-    assert files.keys() == {"run_resnet18.json", "preprocessing.png", "best.safetensors"}
+    assert files.keys() == {"run_resnet18.json", "preprocessing.png", "best.safetensors", "model"}
     assert files["best.safetensors"] == (store.folder / BEST).stat().st_size
     assert (store.folder / "report" / "mlflow").is_dir() and os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert tracked(*options) == [] and store.assert_whole().to_dictionary() == run.to_dictionary()
+
+
+@extras
+@pytest.mark.filterwarnings("ignore")  # of MLflow and of torch's exporter
+def test_the_best_network_is_a_registered_version_with_the_same_logits(store: Store, monkeypatch: Patch) -> None:
+    """On a server of its own process; the model needs neither this code nor a pickle. A new run is a new version."""
+    import mlflow.pytorch
+
+    with mlflow_server(store.folder) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        made.make_data(store.folder / "csv" / "tiny")
+        options = ["--data", "csv/tiny", "--model", "cnn2", "--size", "32", "--epochs", "1", "--batch-size", "8"]
+        monkeypatch.chdir(store.folder)
+        for _ in range(2):  # the second time there is nothing to send
+            made.command(train, *options, "--device", "cpu", "--precision", "fp32", "--track", "mlflow")
+        client = mlflow_client(store.folder / "report")
+        [version] = client.search_model_versions("name = 'tiny-cnn2'")
+        assert version.tags["classes"] == "normal, leukemia blast" and version.tags["preprocessing.size"] == "32"
+        assert client.get_run(version.run_id).info.status == "FINISHED" and int(version.version) == 1
+        mlflow.set_tracking_uri(address)
+        loaded = mlflow.pytorch.load_model("models:/tiny-cnn2/1")
+        network, _ = load_network(Path("weights/tiny/cnn2/best.safetensors"))
+        for count in (1, 5):
+            images = torch.randn(count, 3, 32, 32)
+            with torch.no_grad():
+                torch.testing.assert_close(loaded(images), network(images), rtol=0, atol=1e-6)
+        made.command(train, *options, "--device", "cpu", "--precision", "fp32", "--track", "mlflow", "--fresh")
+        assert sorted(int(one.version) for one in client.search_model_versions("name = 'tiny-cnn2'")) == [1, 2]
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """The address of MLflow's own server, on loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/report/mlflow.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            limit = time.monotonic() + made.PATIENCE
+            while True:
+                with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                    break
+                assert time.monotonic() < limit and process.poll() is None, (folder / "server.log").read_text()
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @extras
