@@ -205,8 +205,9 @@ def export_apart(best: Path, folder: Path) -> None:
 
 
 class MLflow(Tool):
-    """A run on the server of MLFLOW_TRACKING_URI, by default in ``<report>/mlflow.db``; of a trial, within that of the search
-    (RESNET_PARENT_RUN). The best network becomes a version of the registered model ``<data>-<model>``."""
+    """A run on the server of MLFLOW_TRACKING_URI, by default in ``<report>/mlflow.db``. The best network becomes a version of the
+    registered model ``<data>-<model>``. The run of a trial is nested in that of the search (RESNET_PARENT_RUN), and registers
+    nothing."""
 
     def send(self, points: list[Point], status: str) -> None:
         """Send the epochs that the server does not have, and the files unless ``status`` is RUNNING."""
@@ -235,7 +236,7 @@ class MLflow(Tool):
             sizes = {stored.path: stored.file_size for stored in client.list_artifacts(key)}
             if file.is_file() and sizes.get(file.name) != file.stat().st_size:
                 client.log_artifact(key, str(file))
-        if status == "FINISHED":
+        if status == "FINISHED" and "RESNET_PARENT_RUN" not in os.environ:
             self.register(client, key)
 
     def register(self, client: Any, key: str) -> None:

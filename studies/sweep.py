@@ -1,8 +1,12 @@
-"""Search the settings of train.py on a data set. Each trial is an ordinary training; trials that fall behind are stopped early.
+"""Search the settings of train.py or studies.pretrained on a data set.
+
+Each trial is an ordinary training; trials that fall behind are stopped early.
 
     python -m studies.sweep --data all4 --model resnet18 --vary lr=0.005..0.2:log "augmentation=d4|geometry|geometry,colour" \\
         --trials 20 --options "--size 64 --epochs 8"
     python -m studies.sweep --data all4 --model cnn4 --sampler grid --vary optimizer=adam,sgd,rmsprop batch-size=16,32,64
+    python -m studies.sweep --data all4 --model efficientnet_lite0 --options "--mode frozen --size 128" --sampler grid \\
+        --vary optimizer=adam,sgd,rmsprop batch-size=16,32,64            # a network with ImageNet weights
 
 Settings are chosen on valid.csv; no test list is read. An interrupted search resumes with the same command. Several commands at
 the same time share the trials.
@@ -22,6 +26,7 @@ from typing import NamedTuple
 from lab.errors import UserError
 from lab.options import add_places, add_quiet, add_report, parse, positive
 from models import catalog
+from studies import bases
 
 SAMPLERS = ("tpe", "random", "grid")
 
@@ -39,12 +44,11 @@ class Range(NamedTuple):
 
 def arguments() -> argparse.ArgumentParser:
     """The options, each with its one default."""
-    parser = argparse.ArgumentParser(description="Search the settings of train.py on a data set.")
+    parser = argparse.ArgumentParser(description="Search the settings of train.py or studies.pretrained on a data set.")
     add_places(parser)
     add_report(parser)
-    parser.add_argument(
-        "--model", required=True, choices=catalog.names(), metavar="MODEL", help="the model that is trained"
-    )
+    names, help_model = [*catalog.names(), *bases.NAMES], "a model of train.py, or a network with ImageNet weights"
+    parser.add_argument("--model", required=True, choices=names, metavar="MODEL", help=help_model)
     help_vary = (
         "options of train.py: NAME=A,B,C; NAME=A|B if values have commas; or NAME=LOW..HIGH, even in ratio with :log"
     )
@@ -68,6 +72,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--storage", help="address of another database that Optuna takes, such as postgresql://… (default: SQLite)"
     )
+    help_track = "log the trainings there; in MLflow their runs are nested in one of the search (default: none)"
+    parser.add_argument("--track", nargs="+", default=[], choices=("tensorboard", "mlflow"), help=help_track)
     add_quiet(parser)
     return parser
 
@@ -109,7 +115,21 @@ def check_paths(args: argparse.Namespace) -> None:
     if args.sampler == "grid" and any(not one.choices for one in args.vary):
         raise UserError("--sampler grid needs values such as lr=0.01,0.1 and not a range.")
     given = {word.split("=")[0] for word in shlex.split(args.options) if word.startswith("--")}
-    own = {"--data", "--root", "--model", "--weights", "--report", "--store", "--seed", "--fresh", "--like"}
+    if args.track and args.model in bases.NAMES:
+        raise UserError("--track is for models of train.py; studies.pretrained logs nowhere.")
+    own = {
+        "--data",
+        "--root",
+        "--model",
+        "--base",
+        "--track",
+        "--weights",
+        "--report",
+        "--store",
+        "--seed",
+        "--fresh",
+        "--like",
+    }
     twice = given & (own | {f"--{one.option}" for one in args.vary})
     if twice or {one.option for one in args.vary} & {name[2:] for name in own}:
         named = ", ".join(sorted(twice)) or "an option of --vary"
@@ -121,12 +141,15 @@ ARGS = parse(arguments, __name__, check_paths)
 import hashlib
 import itertools
 import json
+import os
 import platform
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -141,6 +164,7 @@ from lab.errors import run
 from lab.figures.style import SMALL, TICK, new_figure
 from lab.files import PROJECT, check_writable, make_folder
 from lab.text import counted, duration, percent, shown
+from lab.tracking import mlflow_client, mlflow_experiment
 from studies.pages import Output, Section, page
 
 POLL = 0.5  # seconds between looks at a training's history
@@ -163,6 +187,8 @@ def main(args: argparse.Namespace) -> None:
     check_writable(args.report / data.name)
     deadline = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
     study = open_study(args, data, folder)
+    if "mlflow" in args.track:
+        open_parent(study, args, data)
     try:
         while (trial := next_trial(study, args)) is not None and time.monotonic() < deadline:
             run_trial(study, trial, args, folder, deadline)
@@ -171,6 +197,10 @@ def main(args: argparse.Namespace) -> None:
         best = pd.DataFrame()
         print(f"{args.minutes:g} minutes are over; the same command resumes")
     write_results(study, best, args, data)
+    if "mlflow" in args.track:
+        close_parent(study, best, args)
+    if "tensorboard" in args.track:
+        print(f"all trials: tensorboard --logdir {folder}")
 
 
 # ---- the study -----------------------------------------------------------------------------------------------------------------
@@ -308,12 +338,17 @@ def train(
     resumed, or read. It is stopped if the caller stops, or at the deadline."""
     place = place_of(params, seed, folder)
     make_folder(place)
-    command = [sys.executable, str(PROJECT / "train.py"), *shlex.split(command_line(params, seed, args))]
+    words = shlex.split(command_line(params, seed, args))[1:]
+    command = [sys.executable, *(str(PROJECT / word) if word == "train.py" else word for word in words)]
     command += ["--weights", str(place / "weights"), "--report", str(place / "report")]
     command += ["--store", str(args.store)] if args.store else []
+    command += ["--track", *args.track] if args.track else []
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     history, seen = history_of(params, seed, args, folder), 0
     with (place / "log.txt").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+        )
         try:
             while True:
                 ended = process.poll() is not None
@@ -329,7 +364,7 @@ def train(
             stop(process)
     if process.returncode:
         lines = [line for line in (place / "log.txt").read_text(errors="replace").splitlines() if line.strip()]
-        raise UserError(f"{shown(lines[-1]) if lines else 'train.py ended'}; see {place / 'log.txt'}.")
+        raise UserError(f"{shown(lines[-1]) if lines else 'the training ended'}; see {place / 'log.txt'}.")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -344,9 +379,10 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def command_line(params: Params, seed: int, args: argparse.Namespace) -> str:
-    """The options of train.py for these settings."""
-    words = ["--data", str(args.data), *(["--root", str(args.root)] if args.root else []), "--model", args.model]
-    words += shlex.split(args.options)
+    """The command that trains with these settings."""
+    words = ["python", *(["-m", "studies.pretrained"] if args.model in bases.NAMES else ["train.py"])]
+    words += ["--data", str(args.data), *(["--root", str(args.root)] if args.root else [])]
+    words += ["--base" if args.model in bases.NAMES else "--model", args.model, *shlex.split(args.options)]
     for name, value in params.items():
         words += [f"--{name}", shown_value(value)]
     return shlex.join([*words, "--seed", str(seed)])
@@ -365,8 +401,10 @@ def place_of(params: Params, seed: int, folder: Path) -> Path:
 
 def history_of(params: Params, seed: int, args: argparse.Namespace, folder: Path) -> Path:
     """The history of a training."""
-    data = folder.parent.parent.name
-    return place_of(params, seed, folder) / "report" / data / f"history_{args.model}.csv"
+    data, words = folder.parent.parent.name, ["--mode", "tuned", *shlex.split(args.options)]
+    chosen = [word for before, word in pairwise(words) if before == "--mode"]
+    system = f"{args.model}_{params.get('mode', chosen[-1])}" if args.model in bases.NAMES else args.model
+    return place_of(params, seed, folder) / "report" / data / f"history_{system}.csv"
 
 
 def accuracies(history: Path) -> list[float]:
@@ -393,7 +431,7 @@ def repeat_best(study: optuna.Study, args: argparse.Namespace, folder: Path, dea
         rows.append(
             trial.params
             | {"trial": trial.number, "seeds": len(found), "mean": mean, "low": mean - half, "high": mean + half}
-            | {"command": f"python train.py {command_line(trial.params, args.seed, args)}"}
+            | {"command": command_line(trial.params, args.seed, args)}
         )
         print(f"trial {trial.number}: {percent(mean)} on valid, mean of {counted(len(found), 'seed')}", flush=True)
     return pd.DataFrame(rows).sort_values("mean", ascending=False, kind="stable") if rows else pd.DataFrame()
@@ -404,6 +442,35 @@ def half_width(values: list[float]) -> float:
     if len(values) < 2:
         return float("nan")
     return float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
+# ---- MLflow --------------------------------------------------------------------------------------------------------------------
+
+
+def open_parent(study: optuna.Study, args: argparse.Namespace, data: DataSet) -> None:
+    """Create the run of the search in MLflow, or continue it, and let the trainings log their runs within it."""
+    if find_spec("mlflow") is None:
+        raise UserError("--track mlflow needs `pip install -r requirements-extras.txt -c constraints.txt`.")
+    report = args.report.resolve()
+    client = mlflow_client(report)
+    experiment = mlflow_experiment(client, report, data.name)
+    if "mlflow_run" not in study.user_attrs:
+        run = client.create_run(experiment, run_name=f"sweep {args.name}").info.run_id
+        settings = {"sampler": args.sampler, "options": args.options} | {one.option: str(one) for one in args.vary}
+        for name, value in settings.items():
+            client.log_param(run, name, value)
+        study.set_user_attr("mlflow_run", run)
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{report}/mlflow.db")
+    os.environ |= {"MLFLOW_EXPERIMENT_ID": experiment, "RESNET_PARENT_RUN": study.user_attrs["mlflow_run"]}
+
+
+def close_parent(study: optuna.Study, best: pd.DataFrame, args: argparse.Namespace) -> None:
+    """End the search's run, with the best accuracy and the winner's command."""
+    client, run = mlflow_client(args.report.resolve()), study.user_attrs["mlflow_run"]
+    if not best.empty:
+        client.log_metric(run, "best_valid_accuracy", float(best.iloc[0]["mean"]))
+        client.set_tag(run, "best command", best.iloc[0]["command"])
+    client.set_terminated(run, "KILLED" if best.empty else "FINISHED")
 
 
 # ---- results -------------------------------------------------------------------------------------------------------------------

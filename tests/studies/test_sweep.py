@@ -196,6 +196,73 @@ def test_values_of_an_option() -> None:
     assert sweep.varied("--optimizer=adam,sgd").choices == ("adam", "sgd")
 
 
+def test_a_grid_over_networks_with_imagenet_weights(stand_in: Path) -> None:
+    """By studies.pretrained, whose files have the mode in their names."""
+    (stand_in / "studies").mkdir()
+    (stand_in / "studies" / "__init__.py").touch()
+    changed = STAND_IN.replace('"model"', '"base", "mode", "optimizer"').replace(
+        "{args.model}", "{args.base}_{args.mode}"
+    )
+    (stand_in / "studies" / "pretrained.py").write_text(changed)
+    options = [
+        "--data",
+        "csv/tiny",
+        "--model",
+        "efficientnet_lite0",
+        "--sampler",
+        "grid",
+        "--no-pruning",
+        "--best",
+        "1",
+    ]
+    options += ["--repeats", "1", "--options", "--mode frozen --lr 0.1"]
+    command(sweep, *options, "--vary", "optimizer=adam,sgd", "kind=a,b")
+    table = trials("efficientnet_lite0")
+    assert table["state"].tolist() == ["complete"] * 4 and table["accuracy"].max() == pytest.approx(0.82)
+    best = pd.read_csv("report/tiny/sweep_efficientnet_lite0_best.csv").loc[0, "command"]
+    start = "python -m studies.pretrained --data csv/tiny --base efficientnet_lite0 --mode frozen --lr 0.1 --optimizer"
+    assert str(best).startswith(start)
+    with pytest.raises(UserError, match=r"--track is for models of train\.py"):
+        command(sweep, *options, "--vary", "kind=a,b", "--track", "mlflow")
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow
+def test_runs_are_nested_in_that_of_the_search(stand_in: Path, monkeypatch: Patch) -> None:
+    """The stand-in logs as train.py does. A second start continues the search's run."""
+    pytest.importorskip("mlflow", reason="needs MLflow: requirements-extras.txt")
+    from lab.tracking import mlflow_client
+
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "RESNET_PARENT_RUN"):
+        monkeypatch.setenv(name, "")  # restored afterwards
+        monkeypatch.delenv(name)
+    (stand_in / "train.py").write_text(STAND_IN.replace('"pause"', '"pause", "track"') + LOGS)
+    options = [*RUN, "--sampler", "grid", "--no-pruning", "--best", "1", "--repeats", "1", "--track", "mlflow"]
+    for _ in range(2):
+        command(sweep, *options, "--vary", "lr=0.05,0.1")
+    client = mlflow_client(stand_in / "report")
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert parent.info.run_name == "sweep cnn2" and parent.info.status == "FINISHED"
+    assert parent.data.metrics["best_valid_accuracy"] == pytest.approx(0.8)
+    assert parent.data.tags["best command"].startswith("python train.py --data csv/tiny --model cnn2 --lr 0.1")
+    children = [run for run in runs if run is not parent]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id} and len(children) == 2
+
+
+# Logs one run by the code of train.py.
+LOGS = f"""
+if len(lines) == 7 and not (pathlib.Path(args.weights) / "mlflow_run").exists():
+    sys.path.insert(0, {str(PROJECT)!r})
+    from types import SimpleNamespace
+    from lab import tracking
+    pathlib.Path(args.weights).mkdir(parents=True, exist_ok=True)
+    about = SimpleNamespace(data="tiny", model=args.model)
+    tool = SimpleNamespace(best=pathlib.Path(args.weights) / "best", report=pathlib.Path(args.report), about=about)
+    tool.active_run = lambda *key: tracking.MLflow.active_run(tool, *key)
+    tracking.MLflow.find_run(tool, tracking.mlflow_client(tool.report))
+"""
+
+
 def test_train_itself(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     make_data(tmp_path / "csv" / "tiny")
