@@ -359,16 +359,7 @@ def suspects_section(
         wrong=np.arange(len(first)) < wrong,
     )
     out.table("suspects", table)
-    pictures = []
-    if out.pictures:
-        cells = []
-        for index, row in itertools.islice(table.iterrows(), SUSPECTS):
-            text = f"{row['list']} {row['row']}: {shown(row['class'], 18)}\nseems {shown(row['predicted'], 18)}, "
-            cells.append(
-                ([small(read_image(paths[int(str(index))]))], text + percent(row["probability_of_predicted"], 0))
-            )
-        figure = gallery_figure(cells, 5, f"The most suspicious labels of {data.name}")
-        pictures.append(out.picture("suspects", figure, "images whose labels are probably wrong"))
+    pictures = [suspects_gallery(table, data, out, paths)] if out.pictures else []
     text = (
         f"Logistic regression on the features of {source.title}, each image predicted without it ({labels_search.FOLDS} folds, "
         f"duplicates together): {accuracy} agree with their label. Confident learning estimates from these probabilities "
@@ -379,6 +370,17 @@ def suspects_section(
         * (args.features in names())
     )
     return findings.suspects(labelled, order, wrong, source.title), Section("Labels", [text], pictures=pictures)
+
+
+def suspects_gallery(table: pd.DataFrame, data: DataSet, out: Output, paths: list[Path]) -> tuple[bytes, str]:
+    """The first suspects as pictures; ``table`` has their numbers as index."""
+    cells = []
+    for index, row in itertools.islice(table.iterrows(), SUSPECTS):
+        text = f"{row['list']} {row['row']}: {shown(row['class'], 18)}\nseems {shown(row['predicted'], 18)}, "
+        image = small(read_image(paths[int(str(index))]))
+        cells.append(([image], text + percent(row["probability_of_predicted"], 0)))
+    figure = gallery_figure(cells, 5, f"The most suspicious labels of {data.name}")
+    return out.picture("suspects", figure, "images whose labels are probably wrong")
 
 
 def cannot_search(labels: np.ndarray, groups: np.ndarray) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from PIL import Image
 import prepare
 from lab.errors import UserError
 from lab.sources import s3
-from tests.made import Capture, Patch, command
+from tests.made import PROJECT, Capture, Patch, command
 
 boto3 = pytest.importorskip("boto3", reason="needs boto3: pip install -r requirements-extras.txt -c constraints.txt")
 server = pytest.importorskip("moto.server", reason="needs moto: pip install -r requirements-dev.txt -c constraints.txt")
@@ -95,6 +97,18 @@ def test_a_thousand_images_become_lists(signed: str, capsys: Capture) -> None:
         command(prepare, "s3", "s3://cells/cnmc", "--name", "mine", "--fresh")
     command(prepare, "s3", "s3://cells/lab/set", "--name", "mine", "--fresh")
     assert "data/mine is there already" in capsys.readouterr().out
+
+
+def test_the_word_s3_can_be_left_out(signed: str, tmp_path: Path) -> None:
+    """As typed in a terminal: the address alone is the command, and another mistake is still one sentence."""
+    for words, expected in (
+        (["s3://none/set"], "s3://none/set: there is no such bucket"),
+        (["s3:/cells/lab"], "invalid choice"),
+    ):
+        done = subprocess.run(
+            [sys.executable, PROJECT / "prepare.py", *words], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_names_of_cnmc_are_split_by_patient(signed: str, capsys: Capture) -> None:
