@@ -214,13 +214,13 @@ def s3(args: argparse.Namespace) -> None:
     with a folder per class by image."""
     name = args.name or PurePosixPath(args.src.removeprefix("s3://")).name
     out = output_folder(args, name)
-    address, args.src, args.out = args.src, args.to / name, out
+    args.address, args.src, args.out = args.src, args.to / name, out
     with alone(args.to, "downloading"):
-        check_source(args.src, address)
+        check_source(args.src, args.address)
         if args.src.is_dir():
             print(f"{args.src} is there already")
         else:
-            bucket.fetch(address, args.src)
+            bucket.fetch(args.address, args.src)
     paths = [PurePosixPath(path) for path in find_images(args.src)]
     # C-NMC as downloaded also has unlabelled images, outside all/ and hem/, which prepare.py cnmc leaves out.
     named = [path.stem for path in paths if path.parent.name.lower() in ("all", "hem")]
@@ -263,9 +263,9 @@ def folders(args: argparse.Namespace) -> None:
         print(note)
     table = drop_conflicts(table.assign(sha256=fingerprints(args.src, table["path"])), names)
     write_lists(out, splits.complete(table, args.shares, args.seed), names, args.seed)
-    write_whole(
-        out / splits.SOURCE, f"The folder {args.src.resolve().name}, with a folder per class (prepare.py folders).\n"
-    )
+    where = {"s3": f"The bucket {getattr(args, 'address', '')}", "kaggle": f"Kaggle's {getattr(args, 'dataset', '')}"}
+    source = where.get(args.command, f"The folder {args.src.resolve().name}")
+    write_whole(out / splits.SOURCE, f"{source}, with a folder per class (prepare.py {args.command}).\n")
     print_next(out, args.src)
 
 

@@ -91,6 +91,8 @@ def test_a_thousand_images_become_lists(signed: str, capsys: Capture) -> None:
     assert files == {f"{number}.png": image(number) for number in range(COUNT)}
     lists = pd.concat(pd.read_csv(f"csv/mine/{name}.csv") for name in ("train", "valid", "test_labels"))
     assert len(lists) == COUNT and set(lists["label"]) == {0, 1, 2, 3}
+    said = "The bucket s3://cells/lab/set, with a folder per class (prepare.py s3).\n"
+    assert Path("csv/mine/source.txt").read_text() == said
     first = lists["Path"].iloc[0]
     assert CLASSES[lists["label"].iloc[0]] in first and Path("data/mine", first).is_file()
     with pytest.raises(UserError, match=r"data/mine: has the images of s3://cells/lab/set, not of s3://cells/cnmc"):
