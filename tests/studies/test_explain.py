@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from lab.data.lists import read_data_set
 from lab.errors import UserError
-from lab.evaluation.attribution import Explainer
+from lab.evaluation import attribution
+from lab.evaluation.attribution import TITLES, Explainer
+from models import catalog
 from studies import explain, faithfulness
 from studies.partitions import NAME, PartitionExplainer
-from tests.made import VALID, Capture, Patch, about, command, inside, make_data
+from tests.made import VALID, Capture, Patch, about, command, inside, make_data, save_thin
 from tests.made_page import CPU, save_staged, staged
 
 needs_shap = pytest.mark.skipif(
@@ -181,6 +183,7 @@ def test_nuclei_are_the_darkest_of_three_groups() -> None:
 
 
 @needs_shap
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of shap's colours
 def test_partitions_find_the_corner_and_add_up() -> None:
     """SHAP values add up to the difference between the logits of the image and of the wholly masked image."""
     preprocessing = about().preprocessing
@@ -328,3 +331,34 @@ def test_a_class_may_be_called_all(data: Patch) -> None:
     study = explain.open_study(explain.arguments().parse_args(FAST), read_data_set("tiny", None))
     study.data.classes[:] = ["hem", "all"]
     assert explain.classes_of(["all"], study, 0) == [1]
+
+
+@pytest.mark.parametrize(
+    ("model", "left_out"), [("fc", "Grad-CAM: left out"), ("vit_tiny", "DeepLiftShap: left out"), ("cnn4", "")]
+)
+def test_networks_of_other_kinds(
+    tmp_path: Path, monkeypatch: Patch, capsys: Capture, model: str, left_out: str
+) -> None:
+    """By all methods that can explain them, apart from SHAP by partitions, which takes seconds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(explain, "missing_packages", lambda: ["shap"])
+    for name, few in (("STEPS", 2), ("SAMPLES", 1), ("WINDOWS", 2)):
+        monkeypatch.setattr(attribution, name, few)
+    monkeypatch.setattr(explain, "BACKGROUND", 2)
+    make_data(tmp_path / "csv" / "tiny")
+    torch.manual_seed(0)
+    network = catalog.build(model, 2, 32)
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.1)  # the last one of a ViT begins with zeros
+    save_thin(tmp_path / "weights" / "tiny" / model / "best.safetensors", about(model), network)
+    command(explain, "--data", "tiny", "--model", model, "--check", "2", "--count", "1")
+    output, folder = capsys.readouterr().out, Path("report", "tiny")
+    table = pd.read_csv(folder / f"explain_{model}_verdicts.csv").set_index("method")
+    assert left_out in output and np.isfinite(float(table["correlation_3"]["integrated_gradients"]))
+    assert set(table.index) == {
+        "fc": set(TITLES) - {"gradcam"},
+        "vit_tiny": set(TITLES) - {"gradcam", "deep_lift_shap"},
+    }.get(model, set(TITLES))
+    assert (folder / f"explain_{model}_filters.png").is_file() == (model != "fc")
+    assert (folder / f"explain_{model}_maps.png").is_file() == (model != "fc")
