@@ -168,7 +168,8 @@ def main(args: argparse.Namespace) -> None:
 def open_study(args: argparse.Namespace, data: DataSet) -> Study:
     """Load the network, predict valid.csv, and find out which methods can explain this network."""
     lists = read_lists(data, ("train", "valid"))
-    # Attributions add up small differences.
+    if args.precision == "auto":
+        print("attributions: in fp32, because they add up small differences")
     hardware = choose_hardware(args.device, "fp32" if args.precision == "auto" else args.precision)
     path = args.weights / data.name / args.model / "best.safetensors"
     network, about = load_network(path, args.model)
