@@ -77,6 +77,7 @@ from lab.evaluation.metrics import wilson
 from lab.evaluation.valid_table import read_predictions
 from lab.figures.embedding import COLOURS, clusters_figure, maps_figure, variance_figure
 from lab.figures.exploration import rows_figure
+from lab.figures.style import PHOTOS
 from lab.files import check_writable
 from lab.hardware import choose_hardware
 from lab.text import counted, percent, shown
@@ -342,7 +343,7 @@ def neighbours_section(space: Space, asked: list[str], out: Output, about: dict[
         rows, ["image", *(f"neighbour {n}" for n in range(1, NEIGHBOURS + 1))], f"Neighbours by {space.title}", captions
     )
     return Section(
-        "Neighbours", texts, pictures=[out.picture("neighbours", figure, "images and their nearest neighbours")]
+        "Neighbours", texts, pictures=[out.picture("neighbours", figure, "images and their nearest neighbours", PHOTOS)]
     )
 
 

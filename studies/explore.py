@@ -85,6 +85,7 @@ from lab.figures.exploration import (
     gallery_figure,
     rows_figure,
 )
+from lab.figures.style import PHOTOS
 from lab.files import check_writable
 from lab.hardware import choose_hardware
 from lab.sources.folders import fingerprints
@@ -266,8 +267,10 @@ def samples_section(images: pd.DataFrame, data: DataSet, out: Output, paths: lis
         )
     grid = rows_figure(drawn, title=f"Random training images of {data.name}")
     beside = rows_figure(steps, ["image", "edges (Canny)", "HOG", "stained"], f"One image of each class of {data.name}")
-    pictures = [out.picture("samples", grid, "random training images of each class")]
-    pictures.append(out.picture("edges", beside, "an image of each class, its edges, its HOG and its stained pixels"))
+    pictures = [out.picture("samples", grid, "random training images of each class", PHOTOS)]
+    pictures.append(
+        out.picture("edges", beside, "an image of each class, its edges, its HOG and its stained pixels", PHOTOS)
+    )
     return Section("Samples", pictures=pictures)
 
 
@@ -299,7 +302,7 @@ def duplicates_section(
             sides = [f"{pair[f'list_{n}']} {pair[f'row_{n}']}, {shown(pair[f'class_{n}'] or '–', 18)}" for n in (1, 2)]
             cells.append((both, f"{sides[0]} | {sides[1]}\n{pair['kind']}, correlation {pair['correlation']:.3f}"))
         figure = gallery_figure(cells, 3, f"Duplicates in {data.name}: list, line and class")
-        pictures.append(out.picture("duplicates", figure, "pairs of images that show the same"))
+        pictures.append(out.picture("duplicates", figure, "pairs of images that show the same", PHOTOS))
     near = (
         f"Up to {limit} signs that differ, less than one pair is expected by chance (normal fit); such pairs are duplicates if "
         f"their pixels correlate by {duplicates.ALIKE} or more."
@@ -380,7 +383,7 @@ def suspects_gallery(table: pd.DataFrame, data: DataSet, out: Output, paths: lis
         image = small(read_image(paths[int(str(index))]))
         cells.append(([image], text + percent(row["probability_of_predicted"], 0)))
     figure = gallery_figure(cells, 5, f"The most suspicious labels of {data.name}")
-    return out.picture("suspects", figure, "images whose labels are probably wrong")
+    return out.picture("suspects", figure, "images whose labels are probably wrong", PHOTOS)
 
 
 def cannot_search(labels: np.ndarray, groups: np.ndarray) -> str:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from lab.figures.style import png
+from lab.figures.style import DPI, png
 from lab.files import write_whole
 
 THUMBNAIL = 96  # px
@@ -118,9 +118,9 @@ class Output:
         write_whole(self.folder / file, content)
         self.files.append(file)
 
-    def picture(self, name: str, figure: Figure, alt: str) -> tuple[bytes, str]:
+    def picture(self, name: str, figure: Figure, alt: str, dpi: int = DPI) -> tuple[bytes, str]:
         """Write a figure; returns it as PNG with ``alt``, the text for those who do not see it."""
-        data = png(figure)
+        data = png(figure, dpi)
         self.write("png", data, name)
         return data, alt
 
