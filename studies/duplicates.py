@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.ndimage import binary_erosion
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import norm
 
 from lab.data.images import read_image
+from lab.data.preprocessing import cell_mask
 from lab.terminal import progress
 from studies.measurements import LOW, SIGNS
 
@@ -27,6 +29,9 @@ BLOCK = 512  # images that are compared with all others at once
 SAMPLE, SEED = 2000, 0  # images whose distances choose the limit
 MOST = 50_000  # pairs: with more, the hash does not tell these images apart
 ALIKE, SIDE = 0.95, 64  # correlation of near duplicates, as grey images of SIDE px
+# Of cells on black, where only the grain of the cell is compared: compressed copies have 0.79 and more (JPEG, quality 40),
+# different cells at most 0.65 (the lab's 52 originals, and generated cells).
+ALIKE_CELLS = 0.75
 
 
 def turned(image: np.ndarray, turn: int) -> np.ndarray:
@@ -83,13 +88,24 @@ def choose_limit(counts: np.ndarray, images: int) -> int:
     return max(0, int(np.searchsorted(expected, 1.0)) - 1)
 
 
-def small_grey(path: Path) -> np.ndarray:
-    """An image as grey [SIDE, SIDE] with mean 0 and length 1; zeros if it is of one colour."""
-    image = Image.fromarray(read_image(path)).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-    values = np.asarray(image, np.float32)
-    values -= values.mean()
+def small_grey(path: Path) -> tuple[np.ndarray, float]:
+    """An image as grey [SIDE, SIDE] with mean 0 and length 1, zeros if it is of one colour; and the correlation of its near
+    duplicates. Of a cell on black, only the cell counts: otherwise all round cells would be alike."""
+    image = read_image(path)
+    mask = cell_mask(image)
+    values, inside = shrunk(np.asarray(Image.fromarray(image).convert("L"))), np.ones((SIDE, SIDE), bool)
+    if mask is not None:
+        whole = shrunk(np.uint8(255) * mask) > 128
+        core = binary_erosion(whole, iterations=2)  # without the border, because compression moves it
+        inside = core if core.any() else inside
+    values = np.where(inside, values - values[inside].mean(), 0)
     length = np.linalg.norm(values)
-    return np.asarray(values / length if length else values)
+    return np.asarray(values / length if length else values), ALIKE if mask is None else ALIKE_CELLS
+
+
+def shrunk(grey: np.ndarray) -> np.ndarray:
+    """A grey image uint8 [H, W] as float32 [SIDE, SIDE]."""
+    return np.array(Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
 
 
 def near_pairs(
@@ -99,7 +115,7 @@ def near_pairs(
 
     Returns the pairs (first, second, distance, turn, correlation, kind: identical or near), the counts of :func:`distances` and
     the limit. Identical files are paired with the first of them, which stands for all in near pairs. A near pair differs by no
-    more signs than the limit, and its pixels correlate by ``ALIKE`` or more.
+    more signs than the limit, and its pixels correlate by ``ALIKE`` or more, those of cells on black by ``ALIKE_CELLS``.
     """
     own = pd.factorize(pd.Series(contents))[0]  # the number of each content, in the order of its first file
     firsts = np.unique(own, return_index=True)[1]
@@ -109,16 +125,17 @@ def near_pairs(
     limit = choose_limit(distances(signs[sample], -1)[0], len(firsts))
     counts, pairs, limit = distances(signs[firsts], limit)
     pairs = pairs.assign(first=firsts[pairs["first"]], second=firsts[pairs["second"]], kind="near")
-    greys: dict[int, np.ndarray] = {}
-    correlations = []
+    greys: dict[int, tuple[np.ndarray, float]] = {}
+    correlations, alike = [], []
     numbers = pairs[["first", "second", "turn"]].to_numpy(int).tolist()
     for first, second, turn in progress(numbers, "comparing pixels", unit=" pairs"):
         for index in (first, second):
             if index not in greys:
                 greys[index] = small_grey(paths[index])
-        correlations.append(float((greys[first] * turned(greys[second], turn)).sum()))
-    pairs = pairs.assign(correlation=correlations)
-    pairs = pairs[pairs["correlation"] >= ALIKE]
+        (one, least), (other, also) = greys[first], greys[second]
+        correlations.append(float((one * turned(other, turn)).sum()))
+        alike.append(correlations[-1] >= max(least, also))
+    pairs = pairs.assign(correlation=correlations)[np.array(alike, bool)]
     pairs = pd.concat([identical.assign(kind="identical", correlation=1.0), pairs], ignore_index=True)
     return pairs, counts, limit
 

@@ -305,7 +305,7 @@ def duplicates_section(
         pictures.append(out.picture("duplicates", figure, "pairs of images that show the same", PHOTOS))
     near = (
         f"Up to {limit} signs that differ, less than one pair is expected by chance (normal fit); such pairs are duplicates if "
-        f"their pixels correlate by {duplicates.ALIKE} or more."
+        f"their pixels correlate by {duplicates.ALIKE} or more; of cells on black only the cells, by {duplicates.ALIKE_CELLS}."
         if limit >= 0
         else "The hash does not tell these images apart, so that only identical files are listed."
     )

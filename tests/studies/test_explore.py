@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from lab.errors import UserError
 from lab.sources.sample import draw
@@ -72,6 +73,21 @@ def test_turned_and_compressed_copies_are_found(tmp_path: Path) -> None:
     assert (pairs["kind"] == "near").all()
     groups = duplicates.groups(pairs, 150)
     assert all((groups[first] == groups[second]) == ((first, second) in found) for first, second in planted)
+
+
+def test_two_round_cells_on_black_are_no_duplicates(tmp_path: Path) -> None:
+    """Discs of one shape with different grain; a compressed copy of one is."""
+    y, x = np.mgrid[:96, :96]
+    disc = np.hypot(y - 47.5, x - 47.5) < 30
+    grain = [gaussian_filter(np.random.default_rng(seed).normal(0, 60, (96, 96)), 3) for seed in (0, 1)]
+    images = [(disc * (110 + 2 * one).clip(40, 200)).astype(np.uint8)[..., None].repeat(3, axis=2) for one in grain]
+    paths = write(tmp_path, images)
+    Image.fromarray(images[0]).save(tmp_path / "copy.jpg", quality=80)
+    greys = [duplicates.small_grey(path) for path in (*paths, tmp_path / "copy.jpg")]
+    (first, least), (second, _), (copy, _) = greys
+    assert (first * copy).sum() > 0.95 > least > 0.5 > (first * second).sum() and least == duplicates.ALIKE_CELLS
+    plain = [one - one.mean() for one in map(duplicates.shrunk, (images[0][..., 0], images[1][..., 0]))]
+    assert np.corrcoef(plain[0].ravel(), plain[1].ravel())[0, 1] > 0.9  # as they would be with the black around them
 
 
 def test_identical_files_are_found_among_few_images(tmp_path: Path) -> None:
