@@ -7,13 +7,17 @@ import functools
 import io
 import os
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from lab.text import duration
+
 T = TypeVar("T")
+LINE = 60.0  # seconds between two lines about a long step
 
 
 PLAIN = {"→": "->", "–": "-", "…": "...", "×": "x", "±": "+-", "·": "-"}  # for consoles that have no such characters
@@ -43,13 +47,32 @@ def shows_bars() -> bool:
 
 
 def progress(
-    items: Iterable[T], title: str, total: int | None = None, unit: str = " images", **options: Any
+    items: Iterable[T],
+    title: str,
+    total: int | None = None,
+    unit: str = " images",
+    lines: bool = False,
+    **options: Any,
 ) -> tqdm[T]:
     """Iterate over ``items``; a progress bar is drawn if :func:`shows_bars`, and removed at the end.
 
-    ``total`` is the number of items (default: ``len(items)``). ``options`` are further options of tqdm, such as ``initial``.
+    ``total`` is the number of items (default: ``len(items)``). With ``lines``, for long steps, a line a minute says how far it is
+    where no bar is drawn. ``options`` are further options of tqdm, such as ``initial``.
     """
+    if lines and total is not None and not shows_bars():
+        items = with_lines(items, title, total, unit)
     return tqdm(items, title, total, leave=False, disable=not shows_bars(), unit=unit, **options)
+
+
+def with_lines(items: Iterable[T], title: str, total: int, unit: str) -> Iterator[T]:
+    """Yield the items, and print a line every ``LINE`` seconds."""
+    began = last = time.monotonic()
+    for number, item in enumerate(items, 1):
+        yield item
+        if (now := time.monotonic()) - last >= LINE:
+            left = duration((now - began) / number * (total - number))
+            print(f"{title}: {number:,} of {total:,}{unit}, {left} left", flush=True)
+            last = now
 
 
 def warn(text: str) -> None:

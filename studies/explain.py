@@ -323,7 +323,7 @@ def measure(study: Study, count: int) -> tuple[pd.DataFrame, dict[str, np.ndarra
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in (*study.methods, "random", "centre")}
     fallen: dict[str, list[np.ndarray]] = {name: [] for name in (*study.methods, "area")}
     own: dict[str, list[np.ndarray]] = {method: [] for method in study.methods}
-    for image, label in progress(cases, "attributing and deleting", len(cases)):
+    for image, label in progress(cases, "attributing and deleting", len(cases), lines=True):
         where = faithfulness.places(faithfulness.nucleus(study.explainer.pixels(image)))
         unknown = np.full(3, np.nan)
         fallen["area"].append(unknown if where is None else where.mean(axis=(1, 2)))
@@ -338,7 +338,7 @@ def measure(study: Study, count: int) -> tuple[pd.DataFrame, dict[str, np.ndarra
     for number, level in enumerate(faithfulness.LEVELS):
         network = faithfulness.randomised(study.explainer.network, level, study.background)
         other = replace(study.explainer, network=network)
-        for row, (image, label) in enumerate(progress(cases, f"with {level} randomised", len(cases))):
+        for row, (image, label) in enumerate(progress(cases, f"with {level} randomised", len(cases), lines=True)):
             for method in study.methods:
                 alike[method][row, number] = faithfulness.likeness(
                     own[method][row], other.attribute(method, image, label)
@@ -352,7 +352,7 @@ def attributions_section(study: Study, chosen: list[int], classes: list[list[int
     """The chosen images by every method, for every class that is asked for."""
     rows = []
     print(f"attributions: {counted(len(chosen), 'image')}, {counted(sum(map(len, classes)), 'row')}", flush=True)
-    for index, labels in zip(progress(chosen, "attributing", len(chosen)), classes, strict=True):
+    for index, labels in zip(progress(chosen, "attributing", len(chosen), lines=True), classes, strict=True):
         image = study.inputs([index])
         pixels = study.explainer.pixels(image)
         maps = [[study.explainer.attribute(method, image, label) for method in study.methods] for label in labels]

@@ -358,7 +358,7 @@ def build(array: Path, key: str, source: Source, name: str, images: ImageList) -
         values = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
         reserve(temporary)
         rows = source.rows(name, images)
-        for index, row in enumerate(progress(rows, f"{source.title} of {name}", len(images))):
+        for index, row in enumerate(progress(rows, f"{source.title} of {name}", len(images), lines=True)):
             values[index] = row
         values.flush()
         if not all(np.isfinite(values[begin : begin + 1024]).all() for begin in range(0, len(values), 1024)):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import prepare
+from lab import terminal
 from lab.terminal import progress, shows_bars, warn
 from tests.made import FAST, PATIENCE, PROJECT, Capture, Patch, Trainer, make_data
 
@@ -30,6 +31,13 @@ def test_bars_are_drawn_only_if_both_streams_are_terminals(
     assert list(progress(range(3), "decoding")) == [0, 1, 2]
     printed = capsys.readouterr()
     assert ("decoding" in printed.err) == (out and err) and not printed.out
+
+
+def test_a_long_step_has_lines_where_there_are_no_bars(monkeypatch: Patch, capsys: Capture) -> None:
+    times = iter([0.0, 30.0, 61.0, 100.0, 122.0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(times))
+    assert list(progress("abcd", "decoding", 4, lines=True)) == [*"abcd"]
+    assert capsys.readouterr().out == "decoding: 2 of 4 images, 61 s left\ndecoding: 4 of 4 images, 0 s left\n"
 
 
 @pytest.mark.parametrize(("rank", "expected"), [(None, "warning: odd\n"), ("0", "warning: odd\n"), ("1", "")])
