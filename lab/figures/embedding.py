@@ -76,7 +76,7 @@ def clusters_figure(table: pd.DataFrame, counts: np.ndarray, class_names: Sequen
     left.set(ylim=(min(-0.05, 1.1 * float(table["silhouette"].min())), 1))
     left.grid(alpha=0.3, lw=0.6)
     left.spines[["top", "right"]].set_visible(False)
-    left.legend(fontsize=SMALL, frameon=False)
+    left.legend(fontsize=SMALL, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     left.tick_params(labelsize=SMALL)
     shares = 100 * counts / counts.sum(axis=1, keepdims=True).clip(1)
     names = [plain(name) for name in class_names]
