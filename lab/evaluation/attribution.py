@@ -117,9 +117,11 @@ class Explainer:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Setting forward, backward hooks", UserWarning)  # captum removes them
             assert self.background is not None
-            method, parts = DeepLiftShap(self.unshared), self.background.split(GRADIENTS // 2)
+            # captum takes no single reference, so that a single one is used twice.
+            many = self.background if len(self.background) > 1 else self.background.repeat(2, 1, 1, 1)
+            method, parts = DeepLiftShap(self.unshared), many.tensor_split(max(1, 2 * len(many) // GRADIENTS))
             found = [len(part) * method.attribute(image, part, label) for part in parts]
-        return torch.stack(found).sum(dim=0) / len(self.background)
+        return torch.stack(found).sum(dim=0) / len(many)
 
     def occlusion(self, image: Tensor, label: int) -> Tensor:
         """The change of the logit if a square has no information (Zeiler and Fergus 2014, arXiv 1311.2901, §4.2), averaged over

@@ -102,6 +102,16 @@ def test_attributions_add_up_to_the_difference_of_the_logits(name: str) -> None:
     assert not any(module._forward_hooks or module._backward_hooks for module in network.modules())
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9, 13, 16, 17])
+def test_any_number_of_training_images(count: int) -> None:
+    """captum refuses a single reference, which the last part of some could be."""
+    network, image, background = network_of("fc"), images(1, 32), images(count, 32, 1)
+    with torch.no_grad():
+        expected = float(network(image)[0, 1] - network(background)[:, 1].mean())
+    found = Explainer(network, CPU, background=background).attribute("deep_lift_shap", image, 1)
+    assert float(found.sum()) == pytest.approx(expected, abs=1e-4)
+
+
 def test_gradient_shap_adds_up_with_many_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each training image as many: with a few of them drawn at random the sum would be another."""
     monkeypatch.setattr(attribution, "SAMPLES", 500)
