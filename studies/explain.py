@@ -91,7 +91,7 @@ from lab.data.batches import Batches, stored_batches
 from lab.data.lists import DataSet, ImageList, read_data_set, read_lists
 from lab.errors import run
 from lab.evaluation.attribution import empty_colour
-from lab.evaluation.gradcam import usable_stages
+from lab.evaluation.gradcam import stages_to_try
 from lab.evaluation.inference import predict
 from lab.evaluation.mistakes import confusions
 from lab.figures.attribution import Row, attributions_figure, strength, tiles_figure, trust_figure
@@ -184,15 +184,14 @@ def open_study(args: argparse.Namespace, data: DataSet) -> Study:
     probabilities = predict(network, batches["valid"], hardware, title=f"{args.model} on valid")
     background = torch.cat([images for images, _, _ in batches["train"].sample(BACKGROUND)])
     row, size = catalog.find(args.model), about.preprocessing.size
-    stage = (usable_stages(row.stages, size) or list(row.stages)[-1:] or [""])[0]
+    stages = stages_to_try(row.stages, size)
     cut = about.preprocessing
-    explainer = PartitionExplainer(network, hardware, stage, background, empty_colour(cut), preprocessing=cut)
+    explainer = PartitionExplainer(network, hardware, stages, background, empty_colour(cut), preprocessing=cut)
     methods, title = available(args.methods, explainer), f"{row.title} on {data.name}"
     if "gradcam" in methods:
-        reason = (
-            "the deepest layer with 4 × 4 values or more" if usable_stages(row.stages, size) else "its finest layer"
+        print(
+            f"Grad-CAM: at {', else '.join(stages)}: the deepest layer with evidence, of those with 4 × 4 values or more"
         )
-        print(f"Grad-CAM: at {stage}, {reason}")
     return Study(
         args.model, title, data, lists["valid"], batches["valid"], probabilities, explainer, methods, background
     )

@@ -8,7 +8,7 @@ the images are of cells on black, else the mean colour of the training images.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,14 +46,14 @@ class Explainer:
 
     Attributes:
         network: in evaluation mode, on the device.
-        stage: the layer of Grad-CAM (models/catalog.py); empty if the network has no feature maps.
+        stages: the layers that Grad-CAM tries (lab/evaluation/gradcam.py); empty if the network has no feature maps.
         background: training images [B, 3, S, S], normalised, for GradientShap and DeepLiftShap; None without these.
         empty: the colour of an image without information, normalised, [1, 3, 1, 1]; None is the mean colour, 0.
     """
 
     network: nn.Module
     hardware: Hardware
-    stage: str = ""
+    stages: Sequence[str] = ()
     background: Tensor | None = None
     empty: Tensor | None = None
 
@@ -80,7 +80,7 @@ class Explainer:
     def missing(self) -> dict[str, str]:
         """The methods that cannot explain this network, each with the reason."""
         found = {}
-        if not self.stage:
+        if not self.stages:
             found["gradcam"] = "the network has no feature maps"
         if any(isinstance(module, nn.GELU | nn.LayerNorm) for module in self.network.modules()):
             found["deep_lift_shap"] = "DeepLift has no rule for GELU and attention"
@@ -92,8 +92,12 @@ class Explainer:
         return attributed.sum(dim=1)[0].cpu().numpy()
 
     def gradcam(self, image: Tensor, label: int) -> Tensor:
-        """Grad-CAM averaged over D4, as on the demo's page (lab/evaluation/gradcam.py). Its scale is arbitrary."""
-        _, cam = explain(self.network, image, label, self.stage, self.hardware, False)
+        """Grad-CAM averaged over D4, as on the demo's page: at the deepest of the stages that finds evidence. Its scale is
+        arbitrary."""
+        for stage in self.stages:
+            _, cam = explain(self.network, image, label, stage, self.hardware, False)
+            if cam.max() > 0:
+                break
         return LayerAttribution.interpolate(cam.relu(), image.shape[2:], "bicubic").clamp(min=0)
 
     def integrated_gradients(self, image: Tensor, label: int) -> Tensor:

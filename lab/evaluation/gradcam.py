@@ -28,6 +28,12 @@ def usable_stages(stages: Mapping[str, int], size: int) -> list[str]:
     return [stage for stage, step in stages.items() if math.ceil(size / step) >= MIN_SIDE]
 
 
+def stages_to_try(stages: Mapping[str, int], size: int) -> list[str]:
+    """The stages at which a map is computed, one after the other until it has a positive value: the usable ones, or the finest if
+    none is usable."""
+    return usable_stages(stages, size) or list(stages)[-1:]
+
+
 def explain(
     network: nn.Module, image: Tensor, label: int | None, stage: str, hardware: Hardware, d4: bool
 ) -> tuple[np.ndarray, Tensor]:

@@ -71,6 +71,7 @@ def attributions_figure(rows: Sequence[Row], methods: Sequence[str], title: str 
         ax=panels,
         location="bottom",
         fraction=0.9 / (1.52 * high + 1.4),
+        pad=0.01,
         aspect=60,
     )
     bar.set_label(

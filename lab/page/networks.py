@@ -18,7 +18,7 @@ from lab.data.augmentation import network_input, resample, to_uint8
 from lab.data.preprocessing import Preprocessing
 from lab.evaluation.attribution import Explainer, empty_colour
 from lab.evaluation.confidence import calibrated, threshold
-from lab.evaluation.gradcam import explain, heat_map, overlay, usable_stages
+from lab.evaluation.gradcam import explain, heat_map, overlay, stages_to_try
 from lab.evaluation.inference import probabilities
 from lab.evaluation.unlike import are_unlike, judge
 from lab.figures.attribution import evidence
@@ -160,7 +160,7 @@ def predict_and_explain(
     if not known:
         row = predict_inputs(model, inputs, hardware)
         return Prediction(model, row, input_image, None, int(row.argmax()), "", 0, False)
-    stages = [stage] if stage in known else usable_stages(known, input_image.shape[0]) or list(known)[-1:]
+    stages = [stage] if stage in known else stages_to_try(known, input_image.shape[0])
     for stage in stages:
         hardware.threads.begin(("explain", model.name, stage))
         pairs = zip(model.members, inputs, strict=True)
@@ -187,9 +187,8 @@ def attribute_image(
     """
     _, input_image, inputs = network_inputs(model, image, hardware)
     label = int(predict_inputs(model, inputs, hardware).argmax()) if label is None else label
-    stages = find(model.name).stages
-    stage = (usable_stages(stages, input_image.shape[0]) or list(stages)[-1:] or [""])[0]
-    explainer = Explainer(model.members[0][0], hardware, stage, empty=empty_colour(model.preprocessing))
+    stages = stages_to_try(find(model.name).stages, input_image.shape[0])
+    explainer = Explainer(model.members[0][0], hardware, stages, empty=empty_colour(model.preprocessing))
     hardware.threads.begin(("attribute", model.name))
     methods = [method for method in QUICK if method not in explainer.missing()]
     maps = {method: explainer.attribute(method, inputs[0], label) for method in methods}

@@ -216,7 +216,7 @@ FAST = ("--data", "tiny", "--model", "resnet18", "--methods", "gradcam", "deep_l
 def test_the_whole_way(data: Patch, capsys: Capture) -> None:
     command(explain, *FAST, "--check", "3", "--count", "2", "--classes", "all")
     output, folder = capsys.readouterr().out, Path("report", "tiny")
-    assert "Grad-CAM: at layer2" in output and re.search(r"Occlusion (passes|fails): correlation", output)
+    assert "Grad-CAM: at layer2: the deepest" in output and re.search(r"Occlusion (passes|fails): correlation", output)
     table = pd.read_csv(folder / "explain_resnet18_verdicts.csv")
     assert table["method"].tolist() == ["gradcam", "deep_lift_shap", "occlusion"] and (table["images"] == 3).all()
     assert table[["cell", "border", "background"]].sum(axis=1).to_numpy() == pytest.approx(1)
@@ -297,7 +297,7 @@ def test_wrong_options_are_one_sentence(data: Patch, options: list[str], message
 
 def test_missing_packages_are_named(data: Patch, capsys: Capture) -> None:
     data.setattr(explain, "missing_packages", lambda: ["shap", "cv2"])
-    explainer = PartitionExplainer(staged("resnet18", 2), CPU, "layer4", preprocessing=about().preprocessing)
+    explainer = PartitionExplainer(staged("resnet18", 2), CPU, ["layer4"], preprocessing=about().preprocessing)
     assert NAME not in explain.available(None, explainer) and "SHAP by partitions: left out" in capsys.readouterr().out
     with pytest.raises(UserError, match="pip install -r requirements-extras"):
         explain.available([NAME], explainer)

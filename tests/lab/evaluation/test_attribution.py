@@ -141,11 +141,22 @@ def test_only_the_pixels_that_the_network_looks_at_have_an_attribution(method: s
 def test_grad_cam_is_the_map_of_the_demo() -> None:
     network, image, peaks = staged("resnet50", 3), images(1, 32), []
     for label in range(3):
-        found = Explainer(network, CPU, "layer3").attribute("gradcam", image, label)
+        found = Explainer(network, CPU, ["layer3"]).attribute("gradcam", image, label)
         _, cam = explain(network, image, label, "layer3", CPU, d4=True)
         np.testing.assert_allclose(found / max(found.max(), 1e-12), heat_map(cam, 32), atol=1e-5)
         peaks.append(found.max())
     assert max(peaks) > 0
+
+
+def test_grad_cam_tries_the_stages_until_one_has_evidence() -> None:
+    network, image = staged("resnet50", 3), images(1, 32)
+    maps = {stage: Explainer(network, CPU, [stage]).attribute("gradcam", image, 0) for stage in ("layer3", "layer2")}
+    network.layer4.register_forward_hook(lambda _module, _input, output: output * 0)  # no evidence there
+    assert Explainer(network, CPU, ["layer4"]).attribute("gradcam", image, 0).max() == 0
+    blind = [maps[stage].max() == 0 for stage in maps]
+    assert not all(blind)
+    found = Explainer(staged("resnet50", 3), CPU, ["layer3", "layer2"]).attribute("gradcam", image, 0)
+    assert np.array_equal(found, maps["layer2" if blind[0] else "layer3"])
 
 
 def test_random_numbers_are_those_of_a_fixed_seed_and_leave_no_trace() -> None:
@@ -164,7 +175,7 @@ def test_random_numbers_are_those_of_a_fixed_seed_and_leave_no_trace() -> None:
 def test_methods_that_cannot_explain_a_network_are_named() -> None:
     assert set(Explainer(network_of("vit_tiny"), CPU).missing()) == {"gradcam", "deep_lift_shap"}
     assert set(Explainer(network_of("fc"), CPU).missing()) == {"gradcam"}
-    assert not Explainer(network_of("resnet18"), CPU, "layer3").missing()
+    assert not Explainer(network_of("resnet18"), CPU, ["layer3"]).missing()
 
 
 def test_an_image_without_information_is_black_for_cells_on_black() -> None:

@@ -316,7 +316,7 @@ def test_without_evidence_the_stage_before_is_used(content: Content, monkeypatch
         return row, cam.abs() if args[3] == "layer2" else -cam.abs()
 
     monkeypatch.setattr(networks, "explain", positive_at_layer2)
-    monkeypatch.setattr(networks, "usable_stages", lambda *_: ["layer4", "layer3", "layer2"])
+    monkeypatch.setattr(networks, "stages_to_try", lambda *_: ["layer4", "layer3", "layer2"])
     default = predict_and_explain(content.models[0], random_image(4), CPU)
     assert stages == ["layer4", "layer3", "layer2"] and (default.stage, default.has_evidence) == ("layer2", True)
     layer3 = predict_and_explain(content.models[0], random_image(4), CPU, stage="layer3")
@@ -370,7 +370,7 @@ def test_attributions_of_an_image(content: Content, made: Path) -> None:
     assert label == 1 and list(maps) == ["gradcam", "integrated_gradients", "occlusion"]
     image = networks.network_inputs(model, read_image(path), CPU)[2][0]
     for method, drawn in maps.items():
-        values = Explainer(model.members[0][0], CPU, "layer2", empty=empty_colour(model.preprocessing)).attribute(
+        values = Explainer(model.members[0][0], CPU, ["layer2"], empty=empty_colour(model.preprocessing)).attribute(
             method, image, 1
         )
         assert drawn.shape == input_image.shape == (32, 32, 3)
