@@ -148,6 +148,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
@@ -239,9 +240,8 @@ def open_study(args: argparse.Namespace, data: DataSet, folder: Path) -> optuna.
             for values in itertools.product(*(one.choices for one in args.vary)):
                 study.enqueue_trial(dict(zip(names, values, strict=True)))
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-        if trial.user_attrs.get("machine") == platform.node() and abandoned(folder, trial.number):
-            again(study, trial.number, trial.params)
-            print(f"trial {trial.number} was interrupted; its training resumes")
+        if trial.user_attrs.get("machine") == platform.node():
+            take_over(study, trial, folder)
     if done:
         print(f"{args.name}: {counted(done, 'trial')} of earlier")
     return study
@@ -252,13 +252,12 @@ def lock_of(folder: Path, number: int) -> FileLock:
     return FileLock(folder / f".trial_{number}.lock")
 
 
-def abandoned(folder: Path, number: int) -> bool:
-    """Whether no worker on this machine runs a trial."""
-    try:
-        with lock_of(folder, number).acquire(timeout=0):
-            return True
-    except Timeout:
-        return False
+def take_over(study: optuna.Study, trial: optuna.trial.FrozenTrial, folder: Path) -> None:
+    """Put a trial that no worker on this machine runs in line again."""
+    with suppress(Timeout), lock_of(folder, trial.number).acquire(timeout=0):
+        if not study.trials[trial.number].state.is_finished():  # another worker may have done the same
+            again(study, trial.number, trial.params)
+            print(f"trial {trial.number} was interrupted; its training resumes")
 
 
 def again(study: optuna.Study, number: int, params: Params) -> None:
@@ -297,7 +296,13 @@ def run_trial(
     study: optuna.Study, trial: optuna.Trial, args: argparse.Namespace, folder: Path, deadline: float
 ) -> None:
     """Train with a trial's settings, unless it falls behind the median of the others at the same epoch."""
-    with lock_of(folder, trial.number).acquire(timeout=0):
+    try:
+        held = lock_of(folder, trial.number).acquire(timeout=0)
+    except Timeout:  # SQLite can give one waiting trial to two workers: the other one runs it
+        return
+    with held:
+        if study.trials[trial.number].state.is_finished():
+            return
         trial.set_user_attr("machine", platform.node())
         run_locked(study, trial, args, folder, deadline)
     (folder / f".trial_{trial.number}.lock").unlink(missing_ok=True)

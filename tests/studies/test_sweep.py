@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from lab.data.lists import read_data_set
 from lab.errors import UserError
 from tests.made import PROJECT, Capture, Patch, command, make_data
 
@@ -139,6 +140,25 @@ def test_a_killed_worker_is_noticed_and_two_share_the_trials(stand_in: Path) -> 
     table = trials()
     done = table[table["state"] == "complete"]
     assert sorted(done["lr"]) == [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08]
+
+
+def test_a_trial_that_two_workers_got_is_run_by_the_first(stand_in: Path) -> None:
+    """SQLite cannot lock a row; the second worker finds the trial locked, or finished, and leaves it."""
+    args = sweep.arguments().parse_args([*RUN, "--sampler", "grid", "--vary", "lr=0.05", "--no-pruning"])
+    sweep.check_paths(args)
+    folder = stand_in / "weights" / "tiny" / "sweeps" / "cnn2"
+    folder.mkdir(parents=True)
+    study = sweep.open_study(args, read_data_set("csv/tiny", None), folder)
+    trial = study.ask()
+    with sweep.lock_of(folder, trial.number).acquire(timeout=0):
+        sweep.run_trial(study, trial, args, folder, float("inf"))
+        sweep.take_over(study, study.trials[0], folder)
+    assert not Path("starts.txt").exists() and study.trials[0].state.name == "RUNNING"
+    for _ in range(2):
+        sweep.run_trial(study, trial, args, folder, float("inf"))
+    assert Path("starts.txt").read_text().count("\n") == 1 and study.trials[0].state.name == "COMPLETE"
+    sweep.take_over(study, study.trials[0], folder)
+    assert len(study.trials) == 1
 
 
 def test_the_budget_ends_a_trial_which_then_goes_on(stand_in: Path, capsys: Capture) -> None:
