@@ -195,7 +195,7 @@ def export(best: Path, folder: Path) -> None:
 
 
 def export_apart(best: Path, folder: Path) -> None:
-    """:func:`export` in a process of its own, because torch's exporter is not made for threads. Raises ``OSError``."""
+    """Run :func:`export` in a new process, because torch's exporter is not safe in threads. Raises ``OSError``."""
     code = "import sys; from pathlib import Path; from lab.tracking import export; export(*map(Path, sys.argv[1:]))"
     command = [sys.executable, "-c", code, str(best), str(folder)]
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}

@@ -131,7 +131,6 @@ class Study:
     probabilities: np.ndarray
     explainer: PartitionExplainer
     methods: list[str]
-    background: Tensor
 
     def inputs(self, indices: Sequence[int] | np.ndarray) -> Tensor:
         """Images of valid.csv as the network's input, float32 [n, 3, S, S], normalised."""
@@ -192,9 +191,7 @@ def open_study(args: argparse.Namespace, data: DataSet) -> Study:
         print(
             f"Grad-CAM: at {', else '.join(stages)}: the deepest layer with evidence, of those with 4 × 4 values or more"
         )
-    return Study(
-        args.model, title, data, lists["valid"], batches["valid"], probabilities, explainer, methods, background
-    )
+    return Study(args.model, title, data, lists["valid"], batches["valid"], probabilities, explainer, methods)
 
 
 def available(asked: list[str] | None, explainer: PartitionExplainer) -> list[str]:
@@ -334,8 +331,10 @@ def measure(study: Study, count: int) -> tuple[pd.DataFrame, dict[str, np.ndarra
             drawn[method].append(faithfulness.curves(study.explainer, image, label, faithfulness.order_of(found)))
             fallen[method].append(unknown if where is None else faithfulness.shares(found, where))
     alike = {method: np.full((len(cases), len(faithfulness.LEVELS)), np.nan) for method in study.methods}
+    background = study.explainer.background
+    assert background is not None
     for number, level in enumerate(faithfulness.LEVELS):
-        network = faithfulness.randomised(study.explainer.network, level, study.background)
+        network = faithfulness.randomised(study.explainer.network, level, background)
         other = replace(study.explainer, network=network)
         for row, (image, label) in enumerate(progress(cases, f"with {level} randomised", len(cases), lines=True)):
             for method in study.methods:
@@ -438,10 +437,8 @@ def feature_maps(network: nn.Module, layer: str, image: Tensor) -> np.ndarray:
     with modules[layer].register_forward_hook(lambda _module, _inputs, output: found.append(output.clone())):
         network(image)
     output = found[0][0].float().cpu()
-    if (
-        output.ndim == 2 and math.isqrt(len(output) - 1) ** 2 == len(output) - 1
-    ):  # the class token and a square of patches
-        side = math.isqrt(len(output) - 1)
+    side = math.isqrt(len(output) - 1)
+    if output.ndim == 2 and side**2 == len(output) - 1:  # the class token and a square of patches
         output = output[1:].T.unflatten(1, (side, side))
     if output.ndim != 3:
         raise UserError(f"--layer {layer}: its output {list(output.shape)} is no map; name a layer before the pooling.")

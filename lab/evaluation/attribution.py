@@ -64,7 +64,7 @@ class Explainer:
 
     @cached_property
     def unshared(self) -> nn.Module:
-        """The network with a module of its own for each use of a ReLU."""
+        """The network as DeepLift needs it."""
         return unshared(self.network)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -203,8 +203,10 @@ def whole(size: int | tuple[int, ...]) -> int:
 
 
 def unshared(network: nn.Module) -> nn.Module:
-    """A copy of a network in which each use of a ReLU is a module of its own and not in place, which DeepLift's hooks need, and
-    in which max pooling is done by ReLUs. The weights are those of the network."""
+    """A copy of a network for DeepLift; the weights are shared.
+
+    DeepLift's hooks need a separate module for each ReLU, which must not work in place. Max pooling becomes :class:`PairwiseMax`.
+    """
     graph = Tracer().trace(network)
     copied = fx.GraphModule(network, graph)
     for number, node in enumerate(graph.nodes):

@@ -257,7 +257,7 @@ def test_mlflow_shows_one_run_that_was_stopped_and_resumed(store: Store, tracked
 @extras
 @pytest.mark.filterwarnings("ignore")  # of MLflow and of torch's exporter
 def test_the_best_network_is_a_registered_version_with_the_same_logits(store: Store, monkeypatch: Patch) -> None:
-    """On a server of its own process; the model needs neither this code nor a pickle. A new run is a new version."""
+    """MLflow's server runs in another process. The model is an exported graph. A new run gets a new version."""
     import mlflow.pytorch
 
     with mlflow_server(store.folder) as address:
