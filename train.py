@@ -113,7 +113,7 @@ from torch.nn import functional
 from lab.checkpoints.checkpoint import About, TrainingState, load_network, read_about, read_state, save_checkpoint
 from lab.checkpoints.ensembles import remove_members
 from lab.checkpoints.histories import best_of, describe_best, epoch_line, rank, write_history, write_run
-from lab.cpu.winograd import use_fast_gradients
+from lab.cpu.convolutions import replace_convolutions
 from lab.data.augmentation import parts_of
 from lab.data.batches import EVALUATION_BATCH, STORES, Batches
 from lab.data.lists import DataSet, ImageList, list_digest, read_data_set, read_lists
@@ -132,9 +132,10 @@ from lab.signals import Stop, Stopped
 from lab.text import counted, duration
 from lab.threads import Threads
 from lab.tracking import Tracking
+from lab.training.algorithms import choose_algorithms
 from lab.training.compile import compiled, decide_compile
 from lab.training.ema import EMA
-from lab.training.forecast import Pace, forecast, measure_what_fits
+from lab.training.forecast import Pace, forecast, measure, measure_what_fits
 from lab.training.log import Log
 from lab.training.provenance import compare, differences, make_record, read_run, take_over
 from lab.training.recipe import Settings, chosen_settings, class_weights, divide, learning_rate, make_optimizer, size_at
@@ -305,7 +306,8 @@ def prepare(files: RunFiles, task: Task, saved: SavedRun | None, at_once: int | 
     if settings.zero_init:
         zero_init_residual(network)
     hardware.place(network)
-    use_fast_gradients(network, hardware)
+    if hardware.device.type == "cpu":
+        replace_convolutions(network, about.algorithms)
     return Run(
         files=files,
         about=about,
@@ -400,15 +402,18 @@ def resume(run: Run, task: Task, saved: SavedRun) -> Pace | None:
 
 
 def plan(run: Run, task: Task) -> Pace:
-    """Choose the number of threads, split the batch until a step fits into memory, print how long the run will take, and decide
-    whether to compile it."""
+    """Choose the number of threads, split the batch until a step fits into memory, choose the convolutions' algorithms, print how
+    long the run will take, and decide whether to compile it."""
     settings, before, like = run.settings, run.accumulate, task.like[0] if task.like else None
-    run.choose_threads(like.threads if like and like.model == run.model else [])
+    like = like if like and like.model == run.model else None
+    run.choose_threads(like.threads if like else [])
     run.train, run.accumulate, pace = measure_what_fits(
         run.network, settings, run.hardware, run.train, run.valid, run.ranks, before
     )
     if run.accumulate > before:
         run.state.at_once = run.train.batch_size
+    if choose_algorithms(run, pace, like, STORES / "convolutions.json"):
+        pace = measure(run.network, settings, run.hardware, run.train, run.valid)
     count = sum(parameter.numel() for parameter in run.network.parameters())
     print(f"{run.model}: {count:,} parameters, {counted(settings.epochs, 'epoch')} of {counted(run.steps, 'step')}")
     print(forecast(pace, settings, run.state.epoch, run.state.step / run.steps), flush=True)

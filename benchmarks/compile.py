@@ -4,7 +4,7 @@
     python -m benchmarks.compile --models resnet152 --sizes 128
 
 Forward and backward on one batch in memory, alternating between the network as train.py trains it, with the gradients of
-lab/cpu/winograd.py on the CPU, and the compiled network, which uses PyTorch's gradients. All kernels are compiled anew.
+lab/cpu on the CPU, and the compiled network, which uses PyTorch's gradients. All kernels are compiled anew.
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import describe, keep, keep_option, table_head
-from lab.cpu.winograd import use_fast_gradients
+from lab.cpu.convolutions import replace_convolutions
+from lab.cpu.fastest import measured_table
+from lab.data.batches import STORES
 from lab.hardware import Hardware, choose_hardware
 from models import catalog
 
@@ -73,7 +75,10 @@ def main() -> None:
 
             with FlopCounterMode(display=False) as counter:
                 step()
-            use_fast_gradients(network, hardware)  # the same work, in fewer multiplications
+            if hardware.device.type == "cpu":  # the same work, by the fastest algorithms
+                replace_convolutions(network, {})
+                table = measured_table(network, [size], BATCH, hardware, STORES / "convolutions.json")
+                replace_convolutions(network, table)
             work = counter.get_total_flops() / BATCH / 1e9
             rate = BATCH / seconds(step, hardware, args.times)
             achieved = f"{work * rate:,.0f} | {work * rate / peak:.0%}"

@@ -7,8 +7,8 @@
 Ours: batches from the store, augmented on the device, and the step of train.py. The peer's: torchvision's network, float32,
 default memory format, Pillow transforms per image in a DataLoader with as many workers as cores, SGD, the loss read in every
 step. Both use the same images, input size, batch size and kinds of augmentation. "Network alone" is forward and backward on one
-batch in memory with the same precision and memory format for both networks; ours uses train.py's gradients. Both run in one
-process and take turns, so that a change in the machine's speed affects both.
+batch in memory, with the same precision and memory format for all networks: ours with measured algorithms of convolutions, ours
+with the fixed ones, and torchvision's. All run in one process and take turns, so that a change of its speed affects all.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from torchvision import transforms
 
 import resnet
 from benchmarks.machine import describe, keep, keep_option, table_head
-from lab.cpu.winograd import use_fast_gradients
-from lab.data.batches import Batches
+from lab.cpu.convolutions import replace_convolutions
+from lab.cpu.fastest import measured_table
+from lab.data.batches import STORES, Batches
 from lab.data.lists import ImageList, read_data_set, read_list
 from lab.data.preprocessing import Preprocessing, measured_preprocessing
 from lab.data.store import open_stores
@@ -86,7 +87,7 @@ def ours(
     network = catalog.build(model, classes, batches.preprocessing.size)
     resnet.zero_init_residual(network)
     hardware.place(network).train()
-    use_fast_gradients(network, hardware)
+    use_fastest(network, batches.preprocessing.size, hardware)
     optimizer = make_optimizer(network, settings, hardware.precision)
     ema = EMA(network, settings.ema)
     forward = wrap(network)
@@ -104,6 +105,21 @@ def ours(
 
     while True:
         yield step
+
+
+def use_fastest(network: nn.Module, size: int, hardware: Hardware) -> nn.Module:
+    """Use the measured algorithms of convolutions, as train.py does in a long run. Returns the network."""
+    if hardware.device.type == "cpu":
+        replace_convolutions(network, {})
+        replace_convolutions(network, measured_table(network, [size], BATCH, hardware, STORES / "convolutions.json"))
+    return network
+
+
+def fixed(network: nn.Module, hardware: Hardware) -> nn.Module:
+    """Use the fixed algorithms, as train.py does in a short run. Returns the network."""
+    if hardware.device.type == "cpu":
+        replace_convolutions(network, {})
+    return network
 
 
 def peers(model: str, images: ImageList, window: int, size: int, hardware: Hardware, classes: int) -> Iterator[Step]:
@@ -143,8 +159,6 @@ def peers_step(
 def alone(network: nn.Module, size: int, hardware: Hardware, classes: int) -> Iterator[Step]:
     """Steps of forward and backward on one batch in memory, in the hardware's fastest precision and memory format."""
     hardware.place(network).train()
-    if isinstance(network, resnet.ResNet):
-        use_fast_gradients(network, hardware)
     images = torch.randn(BATCH, 3, size, size, device=hardware.device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, classes, (BATCH,), device=hardware.device)
 
@@ -202,7 +216,9 @@ def main() -> None:
     classes = len(data.classes)
     rounds = f"medians of {args.rounds} rounds" if args.rounds > 1 else "one round"
     title = f"{data.name}, batches of {BATCH}, {hardware.precision}; images/s, {rounds} of about {args.seconds:g} s"
-    columns = "model | px | ours | peer's loop | ratio | our network alone | torchvision's | ratio"
+    columns = (
+        "model | px | ours | peer's loop | ratio | our network alone | fixed algorithms | ratio | torchvision's | ratio"
+    )
     lines = [describe(), title, "", *table_head(columns)]
     with tempfile.TemporaryDirectory() as folder:
         for size in args.sizes:
@@ -213,10 +229,16 @@ def main() -> None:
                 sides = [ours(model, batches, hardware, classes)]
                 sides += [peers(model, images, preprocessing.window, size, hardware, classes)]
                 mine, theirs = rates(sides, args.rounds, args.seconds, hardware)
-                networks = catalog.build(model, classes, size), getattr(torchvision.models, model)(num_classes=classes)
-                pair = rates([alone(n, size, hardware, classes) for n in networks], args.rounds, args.seconds, hardware)
-                row = f"| {model} | {size} | {mine:.1f} | {theirs:.1f} | {mine / theirs:.2f} "
-                lines.append(row + f"| {pair[0]:.1f} | {pair[1]:.1f} | {pair[0] / pair[1]:.2f} |")
+                networks = [
+                    use_fastest(catalog.build(model, classes, size), size, hardware),
+                    fixed(catalog.build(model, classes, size), hardware),
+                    getattr(torchvision.models, model)(num_classes=classes),
+                ]
+                sides = [alone(network, size, hardware, classes) for network in networks]
+                best, *others = rates(sides, args.rounds, args.seconds, hardware)
+                cells = [f"{mine:.1f} | {theirs:.1f} | {mine / theirs:.2f} | {best:.1f}"]
+                cells += [f"{other:.1f} | {best / other:.2f}" for other in others]
+                lines.append(f"| {model} | {size} | {' | '.join(cells)} |")
                 print(lines[-1], flush=True)
                 keep(args.keep, lines, quiet=True)  # a row may take minutes: keep finished rows if interrupted
     keep(args.keep, lines)

@@ -39,10 +39,11 @@ class About:
     ``lists`` is a hash of the lists it was trained on, ``train_share`` the share of each class in the training list. ``metrics``
     are those it was saved for, ``settings`` the run's, ``history`` one row per epoch. ``records`` describe the software, the
     device and the images (``training/provenance.py``), one at the start and one for each resume with changes. ``threads`` are
-    pairs of an optimizer step and the number of CPU threads from that step on. ``members`` is the number of networks whose
-    predictions are averaged (``checkpoints/ensembles.py``). This network is the first of them, and ``metrics`` are those of the
-    average. ``confidence`` (``evaluation/confidence.py``) and ``typical`` (``evaluation/unlike.py``) say how far to trust a
-    prediction; both are empty until the run has ended.
+    pairs of an optimizer step and the number of CPU threads from that step on. ``algorithms`` are those of the convolutions on a
+    CPU (``cpu/convolutions.py``), empty for the fixed ones. ``members`` is the number of networks whose predictions are averaged
+    (``checkpoints/ensembles.py``). This network is the first of them, and ``metrics`` are those of the average. ``confidence``
+    (``evaluation/confidence.py``) and ``typical`` (``evaluation/unlike.py``) say how far to trust a prediction; both are empty
+    until the run has ended.
     """
 
     model: str
@@ -57,6 +58,7 @@ class About:
     finished: bool = False
     records: list[dict[str, str]] = field(default_factory=list)
     threads: list[list[int]] = field(default_factory=list)
+    algorithms: dict[str, str] = field(default_factory=dict)
     members: int = 1
     confidence: dict[str, float] = field(default_factory=dict)
     typical: list[list[float]] = field(default_factory=list)

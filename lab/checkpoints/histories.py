@@ -27,8 +27,8 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 
 
 def write_run(path: Path, about: About) -> None:
-    """Write the settings, the preprocessing, the records and the threads of a run as JSON."""
-    names = ("model", "classes", "data", "lists", "settings", "preprocessing", "records", "threads")
+    """Write the settings, the preprocessing, the records, the threads and the algorithms of a run as JSON."""
+    names = ("model", "classes", "data", "lists", "settings", "preprocessing", "records", "threads", "algorithms")
     values = asdict(about)
     run = {name: values[name] for name in names}
     write_whole(path, json.dumps(run, indent=2, ensure_ascii=False) + "\n")

@@ -1,5 +1,5 @@
 """Decides whether ``torch.compile`` pays. Its fused kernels are faster, but compiling a deep network takes minutes. On a CPU they
-replace the gradients of lab/cpu/winograd.py."""
+replace the algorithms of lab/cpu/."""
 
 from __future__ import annotations
 
