@@ -107,7 +107,6 @@ from itertools import chain
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 
 from lab.checkpoints.checkpoint import About, TrainingState, load_network, read_about, read_state, save_checkpoint
@@ -138,7 +137,16 @@ from lab.training.ema import EMA
 from lab.training.forecast import Pace, forecast, measure, measure_what_fits
 from lab.training.log import Log
 from lab.training.provenance import compare, differences, make_record, read_run, take_over
-from lab.training.recipe import Settings, chosen_settings, class_weights, divide, learning_rate, make_optimizer, size_at
+from lab.training.recipe import (
+    Settings,
+    chosen_settings,
+    class_weights,
+    clip_gradients,
+    divide,
+    learning_rate,
+    make_optimizer,
+    size_at,
+)
 from lab.training.resume import SavedRun, check_record, earlier_run, read_settings
 from lab.training.run import Diverged, Run, RunFiles
 from lab.training.snapshots import Snapshots
@@ -469,7 +477,7 @@ def train_epoch(run: Run, snapshots: Snapshots) -> None:
             group["lr"] = learning_rate(step, run.steps, settings) * run.state.lr_factor
         if settings.clip:
             scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(run.network.parameters(), settings.clip)
+            clip_gradients(run.network.parameters(), settings.clip)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)

@@ -41,7 +41,7 @@ from lab.data.store import open_stores
 from lab.hardware import Hardware, choose_hardware
 from lab.threads import decoding_threads
 from lab.training.ema import EMA
-from lab.training.recipe import chosen_settings, make_optimizer
+from lab.training.recipe import chosen_settings, clip_gradients, make_optimizer
 from models import catalog
 from train import arguments
 
@@ -98,7 +98,7 @@ def ours(
         with hardware.autocast():
             loss = functional.cross_entropy(forward(images), labels, label_smoothing=settings.smoothing)
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+        clip_gradients(network.parameters(), settings.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         ema.update(0)

@@ -17,7 +17,7 @@ from lab.errors import out_of_memory
 from lab.evaluation.inference import for_prediction, probabilities
 from lab.hardware import Hardware
 from lab.text import counted, duration
-from lab.training.recipe import Settings, divide, make_optimizer, size_at
+from lab.training.recipe import Settings, clip_gradients, divide, make_optimizer, size_at
 from models.catalog import find
 
 
@@ -74,7 +74,7 @@ def measure(
                 loss = functional.cross_entropy(wrapped(images), labels)
             loss.backward()
             if settings.clip:
-                nn.utils.clip_grad_norm_(copied.parameters(), settings.clip)
+                clip_gradients(copied.parameters(), settings.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 

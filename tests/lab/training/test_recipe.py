@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from lab.errors import UserError
-from lab.training.recipe import class_weights, learning_rate, make_optimizer, size_at
+from lab.training.recipe import class_weights, clip_gradients, learning_rate, make_optimizer, size_at
 from models import catalog
 from tests.made import settings
 
@@ -130,3 +130,19 @@ def test_class_weights(text: str, labels: list[int], expected: list[float]) -> N
 def test_invalid_class_weights_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"--class-weights .*2 numbers"):
         class_weights(text, np.array([0, 1]), 2, CPU)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, math.nan, math.inf])
+def test_gradients_are_clipped_like_pytorchs(scale: float) -> None:
+    """Bit for bit, also within the limit, where nothing is multiplied, and if they are no longer finite. A parameter may have no
+    gradient."""
+    networks = [torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 3)) for _ in range(2)]
+    for network in networks:
+        torch.manual_seed(0)
+        for parameter in [*network.parameters()][:3]:
+            parameter.grad = torch.randn_like(parameter) * scale
+    clip_gradients(networks[0].parameters(), 2.0)
+    torch.nn.utils.clip_grad_norm_(networks[1].parameters(), 2.0)
+    for one, other in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=0, equal_nan=True)
