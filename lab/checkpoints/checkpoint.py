@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lab.checkpoints.headers import FORMAT, read_header
+from lab.cpu.convolutions import replace_convolutions
 from lab.data.lists import DataSet, list_digest
 from lab.data.preprocessing import Preprocessing
 from lab.errors import UserError
@@ -224,10 +225,13 @@ def check_finite(state: dict[str, Tensor], path: Path) -> None:
 
 
 def load_network(path: Path, model: str | None = None) -> tuple[nn.Module, About]:
-    """A saved network in evaluation mode, and its description; ``model`` None accepts any model."""
+    """A saved network in evaluation mode, with the algorithms of its training, and its description; ``model`` None accepts any
+    model."""
     about = read_about(path, model)
     network = catalog.build(about.model, len(about.classes), about.preprocessing.size)
     load_strictly(network, part(read_tensors(path), "model."), path)
+    if about.algorithms:
+        replace_convolutions(network, about.algorithms)
     return network.eval().requires_grad_(False), about
 
 

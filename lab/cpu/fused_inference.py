@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lab.cpu import winograd
+from lab.cpu.convolutions import WINOGRAD, Convolution2d
 from lab.hardware import Hardware
 
 
@@ -29,11 +31,16 @@ def available(hardware: Hardware) -> bool:
 
 
 class FusedConvolution:
-    """A convolution with a bias, as folding a batch norm leaves it. Its weight is reordered for the shape of its first input."""
+    """A convolution with a bias, as folding a batch norm leaves it.
+
+    Its weight is reordered for the shape of its first input. If the training measured that Winograd's algorithm is faster for a
+    shape, the filters are transformed once instead.
+    """
 
     def __init__(self, convolution: nn.Module) -> None:
         self.convolution: Any = convolution
         self.reordered_weight: Tensor | None = None
+        self.filters: dict[int, Tensor] = {}  # by the side of a tile
 
     def arguments(self, input: Tensor) -> tuple[Any, ...]:
         """The arguments that the operators take after their inputs."""
@@ -44,14 +51,33 @@ class FusedConvolution:
             self.reordered_weight = reorder(convolution.weight, *geometry, input.shape)
         return self.reordered_weight, convolution.bias, *geometry
 
+    def by_winograd(self, input: Tensor) -> bool:
+        """Whether the convolution of this input uses Winograd's algorithm."""
+        convolution = self.convolution
+        return (
+            isinstance(convolution, Convolution2d) and convolution.algorithms(convolution.shape(input))[0] == WINOGRAD
+        )
+
+    def convolve(self, input: Tensor, relu: bool) -> Tensor:
+        """:meth:`apply` by Winograd's algorithm."""
+        weight, bias = self.convolution.weight, self.convolution.bias
+        m = winograd.tiling(input, len(weight))[0].m
+        if m not in self.filters:
+            self.filters[m] = winograd.transformed_filters(weight, m).contiguous()
+        return winograd.convolve(input, self.filters[m], bias, relu)
+
     def apply(self, input: Tensor, relu: bool) -> Tensor:
         """The convolution, followed by ReLU if ``relu``."""
+        if self.by_winograd(input):
+            return self.convolve(input, relu)
         arguments = (*self.arguments(input), "relu" if relu else "none", [], "")
         output: Tensor = torch.ops.mkldnn._convolution_pointwise.default(input, *arguments)
         return output
 
     def add_to(self, shortcut: Tensor, input: Tensor) -> Tensor:
         """relu(convolution + shortcut), computed in place of the shortcut."""
+        if self.by_winograd(input):
+            return shortcut.add_(self.convolve(input, relu=False)).relu_()
         arguments = (*self.arguments(input), "add", 1.0, "relu", [], "")
         output: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(shortcut, input, *arguments)
         return output

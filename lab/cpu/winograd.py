@@ -81,31 +81,42 @@ def tiling(input: Tensor, outputs: int) -> tuple[Transform, int, int, int]:
     return chosen, rows, columns, max(1, min(images, fits))
 
 
+def transformed_filters(weight: Tensor, m: int, turned: bool = False) -> Tensor:
+    """The filters of ``weight`` [O, C, 3, 3], [a², C, O]. If ``turned``, they are turned by 180° and map outputs to inputs,
+    [a², O, C], as the gradient of the input needs them."""
+    G = transform(m).G
+    taps = weight.permute(2, 3, 0, 1).reshape(9, -1)
+    filters = ((G.flip(1) if turned else G) @ taps).view(len(G), *weight.shape[:2])
+    return filters if turned else filters.mT
+
+
 def convolution(input: Tensor, weight: Tensor) -> Tensor:
     """A 3×3 convolution of stride 1 and padding 1: ``input`` [N, C, H, W], ``weight`` [O, C, 3, 3] → [N, O, H, W]."""
-    return convolve(input, weight, turned=False)
+    return convolve(input, transformed_filters(weight, tiling(input, len(weight))[0].m))
 
 
 def gradient_of_input(grad_output: Tensor, weight: Tensor) -> Tensor:
     """The gradient with respect to the input of :func:`convolution`, [N, C, H, W]."""
-    return convolve(grad_output, weight, turned=True)
+    m = tiling(grad_output, weight.shape[1])[0].m
+    return convolve(grad_output, transformed_filters(weight, m, turned=True))
 
 
-def convolve(input: Tensor, weight: Tensor, turned: bool) -> Tensor:
-    """``input`` convolved with ``weight`` or, if ``turned``, with its filters turned by 180° and the roles of its channels
-    exchanged."""
-    (images, inputs, height, width), outputs = input.shape, weight.shape[1 if turned else 0]
-    (m, Bt, G, At), rows, columns, at_once = tiling(input, outputs)
+def convolve(input: Tensor, filters: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
+    """``input`` [N, C, H, W] convolved with transformed ``filters`` [a², C, O], plus ``bias`` [O], then ReLU if ``relu``."""
+    (images, inputs, height, width), outputs = input.shape, filters.shape[2]
+    (m, Bt, _, At), rows, columns, at_once = tiling(input, outputs)
     tiles = split_input(input, m, rows, columns)
-    taps = weight.permute(2, 3, 0, 1).reshape(9, -1)
-    filters = ((G.flip(1) if turned else G) @ taps).view(len(G), *weight.shape[:2])
-    filters = filters if turned else filters.mT
     output = input.new_empty(images, rows, m, columns, m, outputs)
     for first in range(0, images, at_once):
         part = slice(first, first + at_once)
         transformed = (Bt @ tiles[:, :, part].reshape(len(Bt), -1)).view(len(Bt), -1, inputs)
         products = torch.bmm(transformed, filters).view(len(Bt), -1)
-        output[part].permute(2, 4, 0, 1, 3, 5).copy_((At @ products).view(m, m, -1, rows, columns, outputs))
+        output_tiles = (At @ products).view(m, m, -1, rows, columns, outputs)
+        if bias is not None:
+            output_tiles += bias
+        if relu:
+            output_tiles.relu_()
+        output[part].permute(2, 4, 0, 1, 3, 5).copy_(output_tiles)
     whole = output.view(images, rows * m, columns * m, outputs)[:, :height, :width]
     return whole.contiguous().permute(0, 3, 1, 2)
 

@@ -168,6 +168,10 @@ def seeded(device: torch.device, seed: int = 0) -> Iterator[None]:
 class Tracer(fx.Tracer):
     """Traces a network for which every check of the input passes."""
 
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Convolutions are not traced, also those that choose their algorithm by the shape of the input."""
+        return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
+
     def to_bool(self, obj: fx.Proxy) -> bool:
         """The networks raise ``ValueError`` if a condition on the input holds."""
         return False

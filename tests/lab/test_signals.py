@@ -173,7 +173,7 @@ def unmeasured(work: Patch) -> None:
 
 def test_a_snapshot_never_contains_weights_that_are_not_finite(tmp_path: Path, work: Patch, run: Run) -> None:
     """An infinite gradient of a finite loss, in the step after which the run has to stop."""
-    clip, steps = torch.nn.utils.clip_grad_norm_, count(1)
+    clip, steps = train.clip_gradients, count(1)
 
     def clip_once_to_infinity(parameters: Iterator[torch.nn.Parameter], limit: float) -> None:
         clip(gradients := list(parameters), limit)
@@ -181,7 +181,7 @@ def test_a_snapshot_never_contains_weights_that_are_not_finite(tmp_path: Path, w
             assert parameter.grad is not None
             parameter.grad.fill_(float("inf"))
 
-    work.setattr(train.nn.utils, "clip_grad_norm_", clip_once_to_infinity)
+    work.setattr(train, "clip_gradients", clip_once_to_infinity)
     with made.signalled(EMA, "update", 5, signal.SIGINT):
         run()
     made.assert_finite(tmp_path / LAST)

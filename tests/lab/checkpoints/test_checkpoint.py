@@ -29,6 +29,7 @@ from lab.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from lab.checkpoints.headers import chosen_data, trained_models
+from lab.cpu.convolutions import Convolution2d
 from lab.errors import UserError
 from lab.training.recipe import make_optimizer
 from tests.made import BEST, Bomb, about, save_thin, settings, thin
@@ -113,6 +114,14 @@ def test_a_loaded_network_is_ready_to_predict(saved: Path) -> None:
     assert description == about()
     assert not network.training and not any(parameter.requires_grad for parameter in network.parameters())
     assert_same(network.state_dict(), part(read_tensors(saved), "model."))
+
+
+def test_a_loaded_network_has_the_algorithms_of_its_training(tmp_path: Path) -> None:
+    table = {"fp32 3x3/1 4-4 16x16": "winograd winograd product"}
+    save_thin(tmp_path / BEST, about(algorithms=table), thin("resnet18"))
+    network, description = load_network(tmp_path / BEST, "resnet18")
+    tables = [module.table for module in network.modules() if isinstance(module, Convolution2d)]
+    assert description.algorithms == table and tables and all(found == table for found in tables)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw", "adam", "rmsprop"])

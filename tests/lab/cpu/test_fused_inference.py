@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lab.cpu import winograd
+from lab.cpu.convolutions import replace_convolutions
 from lab.cpu.fused_inference import FusedBlock, available, fuse_blocks
 from lab.evaluation.inference import folded, for_prediction
 from lab.hardware import Hardware
@@ -42,6 +46,29 @@ def test_fused_blocks_are_the_same_function(block: type[BasicBlock] | type[Bottl
         copied = batch.clone()
         torch.testing.assert_close(fused(batch), network(batch), atol=2e-4, rtol=2e-4)
         assert torch.equal(batch, copied)  # blocks overwrite shortcuts, but not the input
+
+
+@here
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+@torch.inference_mode()
+def test_measured_algorithms_are_used_for_the_shapes_that_have_them(
+    block: type[BasicBlock] | type[Bottleneck], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The filters of each such convolution are transformed once."""
+    plain = with_random_norms(ResNet(block, (2, 1, 1, 1), 3))
+    network = copy.deepcopy(plain)
+    replace_convolutions(network, {"fp32 3x3/1 64-64 16x16": "winograd pytorch pytorch"})
+    fused, transform, transformed = fuse_blocks(folded(network)), winograd.transformed_filters, list[int]()
+
+    def note(weight: Tensor, m: int) -> Tensor:
+        transformed.append(m)
+        return transform(weight, m)
+
+    monkeypatch.setattr(winograd, "transformed_filters", note)
+    for images, size in ((4, 64), (4, 64), (1, 64), (4, 32)):
+        batch = torch.randn(images, 3, size, size).contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(fused(batch), plain(batch), atol=2e-4, rtol=2e-4)
+    assert transformed == [4] * (4 if block is BasicBlock else 2)
 
 
 @here

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from lab.cpu.convolutions import replace_convolutions
 from lab.data.preprocessing import Preprocessing
 from lab.evaluation import attribution
 from lab.evaluation.attribution import TITLES, Explainer, PairwiseMax, empty_colour, unshared
@@ -64,6 +65,14 @@ def test_the_copy_for_deep_lift_has_the_same_outputs(name: str) -> None:
     assert len(relus) == len({id(relu) for relu in relus}) and not any(relu.inplace for relu in relus)
     assert not any(isinstance(copied.get_submodule(target), nn.MaxPool2d) for target in used)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_convolutions_with_measured_algorithms_are_attributed_like_others() -> None:
+    """A loaded network has them if it was trained on a CPU."""
+    network, batch = network_of("resnet18"), images(2, 32)
+    expected = unshared(network)(batch)
+    replace_convolutions(network, {"fp32 3x3/1 64-64 8x8": "product product product"})
+    torch.testing.assert_close(unshared(network)(batch), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_copy_has_modules_in_place_of_functions() -> None:
