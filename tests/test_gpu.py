@@ -91,7 +91,7 @@ def test_a_large_store_is_streamed_without_a_wrong_image() -> None:
 
 
 def test_a_batch_that_does_not_fit_is_split(tmp_path: Path, run: made.Run, work: Patch, capsys: Capture) -> None:
-    """By an allocator that has little memory left, not by a made error. The images are streamed, so that the step alone needs it."""
+    """By an allocator that has little memory left, not by a made error. Images are streamed, so that the step alone needs it."""
     work.setattr("lab.data.batches.fits_on", lambda *_: False)
     total, used = torch.cuda.get_device_properties(0).total_memory, torch.cuda.memory_reserved()
     torch.cuda.set_per_process_memory_fraction((used + 160 * 2**20) / total)
