@@ -46,6 +46,7 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.predict
 	$(BIN)/python -m benchmarks.roofline
+	$(BIN)/python -m benchmarks.operators
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.snapshot
 	$(BIN)/python -m benchmarks.compile
