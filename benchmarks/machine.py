@@ -9,12 +9,13 @@ import platform
 import torch
 
 from lab.files import PROJECT, write_whole
+from lab.hardware import processor
 
 
 def describe(load: bool = True) -> str:
     """One line: CPU or GPU, cores, threads, the current ``load``, and versions."""
     cuda = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if cuda else f"CPU {torch.backends.cpu.get_cpu_capability()}"
+    device = torch.cuda.get_device_name() if cuda else processor()
     return (
         f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
         f"{f', load {os.getloadavg()[0]:.1f}' if load else ''}; "
