@@ -8,7 +8,8 @@ Ours: batches from the store, augmented on the device, and the step of train.py.
 default memory format, Pillow transforms per image in a DataLoader with as many workers as cores, SGD, the loss read in every
 step. Both use the same images, input size, batch size and kinds of augmentation. "Network alone" is forward and backward on one
 batch in memory, with the same precision and memory format for all networks: ours with measured algorithms of convolutions, ours
-with the fixed ones, and torchvision's. All run in one process and take turns, so that a change of its speed affects all.
+with the fixed ones, and torchvision's. All run in one process and take turns, so that a change of its speed affects all: by
+rounds of a few seconds with data, by single steps without.
 """
 
 from __future__ import annotations
@@ -190,6 +191,19 @@ def rates(sides: list[Iterator[Step]], rounds: int, seconds: float, hardware: Ha
     return [statistics.median(result) for result in results]
 
 
+def rates_by_turns(sides: list[Iterator[Step]], seconds: float, hardware: Hardware) -> list[float]:
+    """Images per second of each side by the median of its steps. The sides take single steps by turns, because the speed of a
+    shared machine changes within seconds. This needs steps that nothing prepares meanwhile, such as the workers of a loader."""
+    steps = [next(side) for side in sides]
+    taken: list[list[float]] = [[] for _ in sides]
+    for step in steps:
+        step()  # libraries choose their kernels
+    while sum(map(sum, taken)) < seconds * len(sides):
+        for step, result in zip(steps, taken, strict=True):
+            result.append(timed(step, 1, hardware))
+    return [BATCH / statistics.median(result) for result in taken]
+
+
 def timed(step: Step, count: int, hardware: Hardware) -> float:
     """Seconds that ``count`` steps take."""
     began = time.perf_counter()
@@ -235,7 +249,7 @@ def main() -> None:
                     getattr(torchvision.models, model)(num_classes=classes),
                 ]
                 sides = [alone(network, size, hardware, classes) for network in networks]
-                best, *others = rates(sides, args.rounds, args.seconds, hardware)
+                best, *others = rates_by_turns(sides, args.rounds * args.seconds, hardware)
                 cells = [f"{mine:.1f} | {theirs:.1f} | {mine / theirs:.2f} | {best:.1f}"]
                 cells += [f"{other:.1f} | {best / other:.2f}" for other in others]
                 lines.append(f"| {model} | {size} | {' | '.join(cells)} |")

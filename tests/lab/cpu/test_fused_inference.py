@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lab.cpu import winograd
 from lab.cpu.convolutions import replace_convolutions
 from lab.cpu.fused_inference import FusedBlock, available, fuse_blocks
-from lab.evaluation.inference import folded, for_prediction
+from lab.evaluation.inference import folded, for_prediction, outputs
 from lab.hardware import Hardware
 from models import catalog
 from resnet import BasicBlock, Bottleneck, ResNet
@@ -81,6 +81,18 @@ def test_a_copy_of_the_network_is_fused() -> None:
     torch.testing.assert_close(for_prediction(network, CPU)(images), expected, atol=2e-4, rtol=2e-4)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert torch.equal(network(images), expected)
+
+
+@pytest.mark.parametrize("model", ["resnet18", "vgg16", "vit_tiny"])
+@torch.inference_mode()
+def test_bf16_weights_are_converted_once_and_change_nothing(model: str) -> None:
+    """Bit for bit what autocast computes, which converts them in every batch."""
+    torch.manual_seed(0)
+    hardware = Hardware(torch.device("cpu"), "bf16")
+    network, images = catalog.build(model, 3, 48).eval(), torch.randn(2, 3, 48, 48)
+    prepared = for_prediction(network, hardware)
+    assert {layer.weight.dtype for layer in prepared.modules() if isinstance(layer, nn.Conv2d)} == {torch.bfloat16}
+    assert torch.equal(outputs(prepared, images, hardware), outputs(folded(network), images, hardware))
 
 
 def test_without_the_operators_the_folded_network_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
