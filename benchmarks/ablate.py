@@ -6,7 +6,8 @@
 
 Each variant is a run of train.py with other options and the seeds of the base, so that differences are paired. Each finished run
 is a row of benchmarks/results/ablations.csv and is not repeated. The accuracy on valid is measured after the last epoch, which
-involves no choice, and for the best checkpoint without and with D4 averaging.
+involves no choice, and for the best checkpoint without and with D4 averaging; with --changed also on images changed as by
+studies.robustness, a mean over the changes and their strengths.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ KEY = ["data", "model", "size", "epochs", "also", "options", "seed"]
 # The options of every run, so that the tables do not depend on defaults. A variant's options follow and override them.
 BASE = "--optimizer adamw --lr 0.002 --warmup 1 --ema 0.99 --smoothing 0.1 --zero-init --no-progressive"
 BASE += " --augmentation geometry,colour"
-CONSTANT = "constant learning rate"  # not an option of train.py, see AT_PEAK
+# Answers that are not options of train.py, see PATCHES.
+CONSTANT = "constant learning rate"
+MORE_COLOUR, MOST_COLOUR = "density ±25 %, gain ±15 %", "density ±40 %, gain ±30 %"
 # Questions and their answers: options in addition to BASE.
 GROUPS: dict[str, dict[str, str]] = {
     "augmentation": {
@@ -45,11 +48,17 @@ GROUPS: dict[str, dict[str, str]] = {
         "and mixup": "--augmentation geometry,colour,mixup",
         "and CutMix": "--augmentation geometry,colour,cutmix",
     },
+    "colour": {"twice as strong": MORE_COLOUR, "four times as strong": MOST_COLOUR},
     "optimizer": {
         "SGD 0.05": "--optimizer sgd --lr 0.05",
         "SGD 0.1": "--optimizer sgd --lr 0.1",
         "AdamW 0.004": "--lr 0.004",
         "AdamW 0.001": "--lr 0.001",
+    },
+    # Larger batches are faster per image on some CPUs. The learning rate grows with the square root of the batch, or not.
+    "batch": {
+        "128 images, learning rate doubled": "--batch-size 128 --lr 0.004",
+        "128 images": "--batch-size 128",
     },
     "averaged weights": {"none": "--ema 0"},
     "smoothing": {"none": "--smoothing 0"},
@@ -83,18 +92,21 @@ been changed for a difference whose interval contains 0.
 | `--progressive` from ResNet50 on | not supported: on PBC, at 4 epochs, it costs accuracy; it saves time |
 """
 
-# Runs train.py with a learning rate that stays at its peak after the warm-up.
-AT_PEAK = """
-import runpy
-import sys
+COLOUR = "from lab.data import augmentation\naugmentation.STAIN, augmentation.BRIGHTNESS = {}, {}"
+# Python code that runs before train.py, for answers that are not options of it.
+PATCHES = {
+    # The learning rate stays at its peak after the warm-up.
+    CONSTANT: """
 from lab.training import recipe
 cosine = recipe.learning_rate
 recipe.learning_rate = lambda step, steps, settings: (
     cosine(step, steps, settings) if step < settings.warmup * steps else settings.lr
 )
-del sys.argv[0]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+""",
+    MORE_COLOUR: COLOUR.format(0.25, 0.15),
+    MOST_COLOUR: COLOUR.format(0.4, 0.3),
+}
+TRAIN = "import runpy, sys\ndel sys.argv[0]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
 
 
 def thinned(folder: Path, every: int, target: Path) -> list[str]:
@@ -114,19 +126,28 @@ def measure(args: argparse.Namespace, options: str, seed: int) -> dict[str, obje
     row: dict[str, object] = dict(zip(KEY, key, strict=True))
     with tempfile.TemporaryDirectory() as folder:
         data = ["--data", args.data] if args.every == 1 else thinned(Path(args.data), args.every, Path(folder))
-        changed = options == CONSTANT
-        command = [sys.executable, *(["-c", AT_PEAK] if changed else []), str(PROJECT / "train.py"), *data]
-        command += ["--model", args.model, "--size", str(args.size), "--epochs", str(args.epochs), "--seed", str(seed)]
-        command += [*BASE.split(), *([] if changed else options.split()), "--weights", folder, "--report", folder]
-        command += args.also.split()
-        environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        patch = PATCHES.get(options)
+        command = [sys.executable, *(["-c", f"{patch}\n{TRAIN}"] if patch else []), str(PROJECT / "train.py")]
+        command += ["--size", str(args.size), "--epochs", str(args.epochs), "--seed", str(seed), *BASE.split()]
+        command += [] if patch else options.split()
+        common = [*data, "--model", args.model, "--weights", folder, "--report", folder]
+        silently([*command, *common, *args.also.split()])
+        if args.changed:
+            silently([sys.executable, "-m", "studies.robustness", *common])
+            changes = pd.read_csv(Path(folder) / named(args) / f"robustness_{args.model}.csv")
+            row["changed"] = changes.loc[changes["change"] != "none", "accuracy"].mean()
         about = read_about(Path(folder) / named(args) / args.model / "best.safetensors", args.model)
         row["last"] = about.history[-1]["valid_accuracy"]
         row["best"], row["best_d4"] = about.metrics["valid_accuracy"], about.metrics["valid_accuracy_d4"]
         row["machine"] = describe(load=False)
         row["seconds"] = round(sum(epoch["seconds"] for epoch in about.history))
     return row
+
+
+def silently(command: list[str]) -> None:
+    """Run a program of the project."""
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def named(args: argparse.Namespace) -> str:
@@ -148,7 +169,10 @@ def tables(runs: pd.DataFrame) -> list[str]:
     lines: list[str] = []
     for (data, model, size, epochs, also), part in runs.groupby(KEY[:5], sort=False):
         lines += [f"### {model} on {data}, {size} px, {epochs} epochs{also and f', {also}'}", ""]
-        lines += table_head("question | answer | seeds | last epoch | difference | best, D4 | difference | minutes")
+        columns = {"last": "last epoch", "best_d4": "best, D4", "changed": "changed images"}
+        columns = {name: title for name, title in columns.items() if part[name].notna().any()}
+        heads = " | ".join(f"{title} | difference" for title in columns.values())
+        lines += table_head(f"question | answer | seeds | {heads} | minutes")
         seeds = {options: rows.set_index("seed") for options, rows in part.groupby("options")}
         answers = [(group, *answer) for group, answers in GROUPS.items() for answer in answers.items()]
         for group, name, options in [("base", "", ""), *answers]:
@@ -156,7 +180,7 @@ def tables(runs: pd.DataFrame) -> list[str]:
                 continue
             rows = seeds[options]
             cells = [group, f"{name} `{options}`" if options else f"`{BASE}`", str(len(rows))]
-            for column in ("last", "best_d4"):
+            for column in columns:
                 cells += [f"{100 * rows[column].mean():.2f}"]
                 cells += [difference(seeds[""][column], rows[column]) if options else ""]
             lines.append(f"| {' | '.join(cells)} | {rows['seconds'].mean() / 60:.1f} |")
@@ -184,9 +208,12 @@ def main() -> None:
         "--only", nargs="*", default=list(GROUPS), help="questions, or answers as 'augmentation:none' (default: all)"
     )
     parser.add_argument("--also", default="", help="options of train.py for every run, such as '--root DIR'")
+    parser.add_argument("--changed", action="store_true", help="predict changed images too, as studies.robustness does")
     parser.add_argument("--table", action="store_true", help="run nothing")
     args = parser.parse_args()
-    runs = pd.read_csv(RUNS, keep_default_na=False) if RUNS.is_file() else pd.DataFrame(columns=KEY)
+    runs = pd.read_csv(RUNS, dtype={"also": str, "options": str}) if RUNS.is_file() else pd.DataFrame()
+    runs = runs.reindex(columns=[*KEY, "last", "best", "best_d4", "changed", "seconds", "machine"])
+    runs[["also", "options"]] = runs[["also", "options"]].fillna("")
     wanted = [""]
     for group, _, answer in (name.partition(":") for name in args.only):
         if group not in GROUPS or (answer and answer not in GROUPS[group]):
