@@ -67,6 +67,8 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     """The options of the training recipe."""
     add = parser.add_argument_group("recipe", "a model may have other defaults: see models/catalog.py").add_argument
     add("--epochs", type=int, default=30, help="passes over the training list (default: 30)")
+    help_budget = "minutes that the command may take: size, --progressive and epochs are chosen by measured steps"
+    add("--budget", type=float, metavar="MINUTES", help=help_budget)
     add("--batch-size", type=int, help="images per optimizer step (default: 32 on the CPU, else 64)")
     add("--accumulate", type=int, default=1, help="split each batch into this many parts (default: 1)")
     help_optimizer = "sgd with Nesterov momentum 0.9, adamw, adam, or rmsprop (default: sgd)"
@@ -132,6 +134,7 @@ from lab.text import counted, duration
 from lab.threads import Threads
 from lab.tracking import Tracking
 from lab.training.algorithms import choose_algorithms
+from lab.training.budget import LARGEST, fitting
 from lab.training.compile import compiled, decide_compile
 from lab.training.ema import EMA
 from lab.training.forecast import Pace, forecast, measure, measure_what_fits
@@ -167,6 +170,7 @@ class Task:
     stop: Stop
     tracking: Tracking
     log: Log
+    deadline: float = math.inf  # of the current model by --budget, on time.perf_counter's clock
 
 
 class OutOfMemory(Exception):
@@ -182,8 +186,10 @@ def main(args: argparse.Namespace) -> None:
 
 def train_models(args: argparse.Namespace, ranks: Ranks, log: Log) -> None:
     """Check the options and the lists, then train each model."""
-    given = args.given
+    began, given = time.perf_counter(), args.given
     like = read_run(args.like) if args.like else None
+    if like is not None and args.budget:
+        raise UserError("--like and --budget exclude each other: a repeated run has the settings of the first.")
     if like is not None:
         given = take_over(like[0], args, given)
     check_numbers(args)
@@ -207,8 +213,12 @@ def train_models(args: argparse.Namespace, ranks: Ranks, log: Log) -> None:
     hardware = choose_hardware(args.device, args.precision, args.deterministic)
     task = Task(args, given, like, data, lists, hardware, ranks, Stop(), tracking, log)
     with task.stop.listening(), tracking:
-        for model in catalog.depths() if args.model == "all" else [args.model]:
+        models = catalog.depths() if args.model == "all" else [args.model]
+        for number, model in enumerate(models):
             files = RunFiles(args.weights / data.name / model, args.report / data.name)
+            if args.budget:  # what a model leaves of its share is for the next ones
+                now, end = time.perf_counter(), began + 60 * args.budget
+                task = replace(task, deadline=now + (end - now) / (len(models) - number))
             with alone(files.weights, "training") if ranks.first else nullcontext(), log.of_run():
                 train_with_retries(files, task)
 
@@ -248,6 +258,8 @@ def train(files: RunFiles, task: Task, fresh: bool, lr_factor: float | None, at_
         task.tracking.begin(saved, files.best)  # in case an earlier command did not track it, or not to the end
         task.tracking.end()
         return
+    if saved is None and task.args.budget:
+        task = within_budget(files, task, at_once)
     run = prepare(files, task, saved, at_once)
     pace = start(run, task) if saved is None else resume(run, task, saved)
     if lr_factor is not None:
@@ -335,11 +347,33 @@ def prepare(files: RunFiles, task: Task, saved: SavedRun | None, at_once: int | 
     )
 
 
+def within_budget(files: RunFiles, task: Task, at_once: int | None) -> Task:
+    """The task with the size, the schedule and the number of epochs that fit into the time until its deadline, by steps of a run
+    at the largest size."""
+    began, args, model = time.perf_counter(), task.args, files.weights.name
+    largest = args.size or max(LARGEST, catalog.find(model).smallest)
+    print(f"budget: measuring steps of {model} at {largest} px")
+    trial = prepare(files, replace(task, args=argparse.Namespace(**{**vars(args), "size": largest})), None, at_once)
+    trial.choose_threads([])
+    measured = (trial.network, trial.settings, trial.hardware, trial.train, trial.valid, trial.ranks, trial.accumulate)
+    *_, pace = measure_what_fits(*measured)
+    now = time.perf_counter()
+    left = task.deadline - now - (now - began)  # because the images are decoded again, at the chosen size
+    pace, left = task.ranks.of_first((pace, left))
+    chosen = fitting(pace, trial.settings, left, task.given)
+    sizes = f"up to {chosen.size} px" if chosen.progressive else f"at {chosen.size} px"
+    takes = f"about {duration(pace.run(chosen))} of the {duration(left)} left for {model}, from measured steps"
+    print(f"budget: {counted(chosen.epochs, 'epoch')} {sizes}; {takes}")
+    options = {"epochs": chosen.epochs, "progressive": chosen.progressive}
+    return replace(task, args=argparse.Namespace(**{**vars(args), "size": chosen.size}), given=task.given | options)
+
+
 def new_preprocessing(model: str, task: Task) -> Preprocessing:
     """Choose the preprocessing of a new run; print size and window with the reasons."""
     asked, device = task.args.size, task.hardware.device.type
     size = asked or max(64 if device == "cpu" else 128, catalog.find(model).smallest)
-    print(f"size: {size} px, {'as asked' if asked else f'the default on {device}'}")
+    why = "as asked" if "size" in task.given else "by the budget" if asked else f"the default on {device}"
+    print(f"size: {size} px, {why}")
     return choose_preprocessing(task.lists["train"], size, task.args.window)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lab.terminal import silence
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,13 @@ class Ranks:
     def any(self, here: bool) -> bool:
         """Whether ``here`` is true on any rank."""
         return here if self.count == 1 else bool(self.sum(torch.tensor(float(here))))
+
+    def of_first(self, value: T) -> T:
+        """The first rank's value."""
+        values = [value]
+        if self.count > 1:
+            distributed.broadcast_object_list(values)
+        return values[0]
 
     def share_buffers(self, network: nn.Module) -> None:
         """Copy the first rank's buffers to all ranks: batch norm's running statistics differ between ranks."""

@@ -131,7 +131,7 @@ def check_numbers(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value > limit:
             raise UserError(f"--{name} must be {limit:,} at most, not {value:,}.")
-    for name in ("window", "lr"):
+    for name in ("window", "lr", "budget"):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"--{name} must be above 0, not {value}.")

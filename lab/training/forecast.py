@@ -35,10 +35,11 @@ class Pace:
         return self.between(self.train, size) + self.between(self.valid, size)
 
     def between(self, seconds: tuple[float, float], size: int) -> float:
-        """Seconds at ``size`` px, interpolated linearly in the image area."""
+        """Seconds at ``size`` px, linear in the image area; below the small size at least in proportion to the area."""
         span = self.full**2 - self.small**2
         share = (size**2 - self.small**2) / span if span else 0.0
-        return seconds[0] + share * (seconds[1] - seconds[0])
+        linear = seconds[0] + share * (seconds[1] - seconds[0])
+        return max(linear, seconds[0] * (size / self.small) ** 2) if size < self.small else linear
 
     def run(self, settings: Settings, done: int = 0) -> float:
         """Seconds of a run, or of the rest after ``done`` epochs, including the final pass over valid in eight D4 views."""

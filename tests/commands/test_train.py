@@ -245,6 +245,22 @@ def test_class_weights_affect_the_predictions(tmp_path: Path, trained: Path, run
     assert weighted > usual + 0.1
 
 
+def test_a_budget_chooses_what_is_not_given(tmp_path: Path, trained: Path, work: Patch, capsys: Capture) -> None:
+    options = ["--data", str(trained / "csv" / "tiny"), "--device", "cpu", "--precision", "fp32", "--batch-size", "8"]
+    made.command(train, *options, "--epochs", "2", "--budget", "60")
+    output = capsys.readouterr().out
+    assert "budget: measuring steps of resnet18 at 128 px\n" in output
+    assert "budget: 2 epochs up to 64 px; about " in output and "size: 64 px, by the budget\n" in output
+    settings = read_about(tmp_path / BEST, "resnet18").settings
+    assert (settings["size"], settings["epochs"], settings["progressive"]) == (64, 2, True)
+
+    made.command(train, *options, "--epochs", "2", "--budget", "60")
+    assert "resnet18: finished already" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"--budget: resnet50 needs .* for 1 epoch at 64 px, and has 0 s; give more"):
+        made.command(train, *options, "--model", "resnet50", "--budget", "0.00001")
+    assert not list((tmp_path / "weights" / "tiny" / "resnet50").glob("*.safetensors"))
+
+
 # ---- invalid options and lists
 
 
@@ -264,6 +280,7 @@ def test_class_weights_affect_the_predictions(tmp_path: Path, trained: Path, run
         (["--ema", "nan"], "at least 0"),
         (["--lr", "0"], "--lr must be above 0"),
         (["--lr", "nan"], "--lr must be above 0"),
+        (["--budget", "0"], "--budget must be above 0"),
         (["--window", "0"], "--window must be above 0"),
         (["--weight-decay", "-1"], "--weight-decay must be 0 or more"),
         (["--warmup", "-1"], "--warmup must be 0 or more"),

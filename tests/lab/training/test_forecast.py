@@ -21,6 +21,9 @@ PACE = Pace(32, 64, train=(10.0, 40.0), valid=(1.0, 4.0))
 def test_the_time_of_an_epoch_is_linear_in_the_image_area(size: int, seconds: float) -> None:
     assert PACE.epoch(size) == pytest.approx(seconds)
     assert Pace(32, 32, (10.0, 10.0), (1.0, 1.0)).epoch(32) == 11  # the smallest network input
+    assert Pace(64, 128, (10.0, 60.0), (1.0, 6.0)).epoch(32) == pytest.approx(
+        11 / 4
+    )  # a straight line would be below zero
 
 
 def test_the_time_of_a_run_is_the_sum_of_its_epochs() -> None:
