@@ -26,3 +26,4 @@ for features in hog resnet18; do
 done
 .venv/bin/python -m studies.heads --data "$data" --features efficientnet_lite0 --size 128
 .venv/bin/python -m studies.compare --data "$data"
+.venv/bin/python -m studies.mistakes --data "$data" --systems resnet18 resnet50 resnet152 cnn6 vgg16 efficientnet_lite0_tuned

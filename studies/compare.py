@@ -59,7 +59,7 @@ from lab.errors import UserError, run
 from lab.evaluation.calibration import calibration
 from lab.evaluation.inference import for_prediction, macro_scores, outputs
 from lab.evaluation.metrics import auc_per_class, mcnemar, overall_auc, wilson
-from lab.evaluation.valid_table import ValidTable, read_predictions
+from lab.evaluation.valid_table import ValidTable, read_predictions_of
 from lab.figures.comparison import comparison_figure
 from lab.figures.style import save
 from lab.files import write_whole
@@ -110,12 +110,7 @@ def read_tables(folder: Path, data: DataSet) -> tuple[dict[str, ValidTable], int
     lists = read_lists(data, ("train", "valid"))
     valid, tables = lists["valid"], {}
     for path in sorted(folder.glob("valid_*.csv")):
-        table = read_predictions(path, "the command that wrote it")
-        if table.ids != valid.ids or not np.array_equal(table.labels, valid.labels):
-            raise UserError(
-                f"{path}: is of another list than {valid.csv}; evaluate the system again, or move the file."
-            )
-        tables[path.stem.removeprefix("valid_")] = table
+        tables[path.stem.removeprefix("valid_")] = read_predictions_of(valid, path)
     return tables, len(lists["train"])
 
 

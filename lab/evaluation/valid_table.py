@@ -30,6 +30,14 @@ def write_predictions(path: Path, images: ImageList, probabilities: np.ndarray) 
     write_whole(path, pd.DataFrame(columns).to_csv(index=False, float_format="%.5f", lineterminator="\n"))
 
 
+def read_predictions_of(images: ImageList, path: Path) -> ValidTable:
+    """Read a table. Raises :class:`UserError` if it is none, or not of these images with these labels."""
+    table = read_predictions(path, "the command that wrote it")
+    if table.ids != images.ids or not np.array_equal(table.labels, images.labels):
+        raise UserError(f"{path}: is of another list than {images.csv}; evaluate the system again, or move the file.")
+    return table
+
+
 def read_predictions(path: Path, command: str) -> ValidTable:
     """Read a table. Raises :class:`UserError` if it is none, which names the ``command`` that writes it."""
     try:
