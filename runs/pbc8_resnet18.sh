@@ -7,3 +7,4 @@ data="${1:?name the folder that holds pbc8/}/pbc8"
 .venv/bin/python train.py --data "$data" --model resnet18 --size 128 --progressive --epochs 15
 .venv/bin/python evaluate.py --data "$data" --model resnet18
 .venv/bin/python predict.py --data "$data" --model resnet18
+.venv/bin/python -m studies.robustness --data "$data" --model resnet18
