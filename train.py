@@ -67,7 +67,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     """The options of the training recipe."""
     add = parser.add_argument_group("recipe", "a model may have other defaults: see models/catalog.py").add_argument
     add("--epochs", type=int, default=30, help="passes over the training list (default: 30)")
-    help_budget = "minutes that the command may take: size, --progressive and epochs are chosen by measured steps"
+    help_budget = "minutes that the command should take: size, --progressive and epochs are chosen by measured steps"
     add("--budget", type=float, metavar="MINUTES", help=help_budget)
     add("--batch-size", type=int, help="images per optimizer step (default: 32 on the CPU, else 64)")
     add("--accumulate", type=int, default=1, help="split each batch into this many parts (default: 1)")

@@ -84,7 +84,7 @@ been changed for a difference whose interval contains 0.
 | default | result |
 |---|---|
 | `--augmentation geometry,colour` | supported on ALL by the runs of 15 epochs; mixup and CutMix cost accuracy there, at 6 |
-| optical density ±12 %, gain ±6 % | stronger colours cost accuracy on ALL, at 12 epochs, and gain it on changed images |
+| optical density ±12 %, gain ±6 % | on ALL, at 12 epochs, four times as much costs accuracy, and gains it on changed images |
 | `--zero-init` | no difference at 15 epochs |
 | SGD at 0.05, not AdamW | no difference measured |
 | 32 images per batch on a CPU | on PBC, at 6 epochs, 128 images cost accuracy and take 0.8 of the time |

@@ -56,7 +56,7 @@ from lab.data.lists import DataSet, ImageList, read_data_set, read_list
 from lab.errors import run
 from lab.evaluation.valid_table import ValidTable, read_predictions_of
 from lab.figures.exploration import gallery_figure
-from lab.figures.style import save
+from lab.figures.style import PHOTOS, png
 from lab.files import write_whole
 from lab.text import counted
 
@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> None:
     written = ["mistakes.csv", "mistakes.md"]
     shared = table[table["same"] == len(found)]
     if len(shared) and not args.no_images:
-        save(figure(shared, valid, data), folder / "mistakes.png")
+        write_whole(folder / "mistakes.png", png(figure(shared, valid, data), PHOTOS))
         written.append("mistakes.png")
     else:
         (folder / "mistakes.png").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Chooses image size, schedule and number of epochs so that a run ends within a given time."""
+"""Chooses image size, schedule and number of epochs so that a run should end within a given time."""
 
 from __future__ import annotations
 
