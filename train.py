@@ -136,7 +136,7 @@ from lab.tracking import Tracking
 from lab.training.algorithms import choose_algorithms
 from lab.training.budget import LARGEST, fitting
 from lab.training.compile import compiled, decide_compile
-from lab.training.ema import EMA
+from lab.training.ema import EMA, interval
 from lab.training.forecast import Pace, forecast, measure, measure_what_fits
 from lab.training.log import Log
 from lab.training.provenance import compare, differences, make_record, read_run, take_over
@@ -339,7 +339,7 @@ def prepare(files: RunFiles, task: Task, saved: SavedRun | None, at_once: int | 
         valid=valid,
         valid_labels=valid_labels,
         network=network,
-        ema=EMA(network, settings.ema),
+        ema=EMA(network, settings.ema, interval(settings.ema, len(train) // accumulate)),
         optimizer=make_optimizer(network, settings, hardware.precision),
         scaler=torch.amp.GradScaler(hardware.device.type, enabled=hardware.precision == "fp16"),
         class_weight=class_weights(settings.class_weights, train_labels, classes, hardware.device),

@@ -3,8 +3,8 @@
     python -m benchmarks.compile                             # ResNet18 at 64 px
     python -m benchmarks.compile --models resnet152 --sizes 128
 
-Forward and backward on one batch in memory, alternating between the network as train.py trains it, with the gradients of
-lab/cpu on the CPU, and the compiled network, which uses PyTorch's gradients. All kernels are compiled anew.
+Forward and backward on one batch in memory, alternating between the network as train.py trains it, on the CPU with measured
+algorithms of convolutions, and the compiled network, which uses PyTorch's. All kernels are compiled anew.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 import torch
 
 from benchmarks.machine import describe, keep, keep_option, table_head
-from benchmarks.step import BATCH, alone, rates
+from benchmarks.step import BATCH, alone, rates, use_fastest
 from lab.hardware import choose_hardware
 from lab.training.compile import compiled
 from models import catalog
@@ -42,7 +42,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
                 torch.compiler.reset()
-                plain = alone(catalog.build(model, CLASSES, size), size, hardware, CLASSES)
+                plain = alone(use_fastest(catalog.build(model, CLASSES, size), size, hardware), size, hardware, CLASSES)
                 fused = alone(compiled(catalog.build(model, CLASSES, size)), size, hardware, CLASSES)
                 began = time.perf_counter()
                 next(fused)()

@@ -3,8 +3,9 @@
     python -m benchmarks.operators                          # ResNet18 and 152 at 64 px
     python -m benchmarks.operators --sizes 64 128 --keep operators
 
-A step is forward pass, loss, backward pass, clipping, optimizer and moving average, on one batch in memory, as in train.py.
-PyTorch's profiler sums the time within each operator, without the operators that it calls. The two networks take turns.
+A step is forward pass, loss, backward pass, clipping, optimizer and moving average, on one batch in memory, as in train.py, which
+moves the average only at every fourth step. PyTorch's profiler sums the time within each operator, without the operators that it
+calls. The two networks take turns.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from benchmarks.machine import describe, keep, keep_option, table_head
 from benchmarks.step import use_fastest
 from lab.hardware import Hardware, choose_hardware
 from lab.training.ema import EMA
-from lab.training.recipe import clip_gradients
+from lab.training.recipe import clip_gradients, optimizer_of
 from models import catalog
 
 BATCH = 32
@@ -61,7 +62,7 @@ def steps_of(network: nn.Module, size: int, hardware: Hardware) -> Callable[[], 
     """A training step of the network."""
     images = torch.randn(BATCH, 3, size, size).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 2, (BATCH,))
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=True)
+    optimizer = optimizer_of("sgd", [{"params": list(network.parameters())}], 0.01, hardware.precision)
     ema = EMA(network, 0.99)
 
     def step() -> None:

@@ -1,12 +1,13 @@
-"""Images per second of prediction from normalised images in memory: ours against a plain loop.
+"""Images per second of prediction from normalised images in memory: ours against plain loops.
 
     python -m benchmarks.predict                        # 18, 50 and 152 at 64 px
     python -m benchmarks.predict --sizes 64 224 --keep predict
 
-The plain loop is torchvision's network in float32 and the default memory format, in batches of 32. Ours is what predict.py
-does: batch norms folded into the convolutions, channels last, the hardware's fastest precision, and on a CPU fused blocks
-(lab/cpu/fused_inference.py) with the algorithms that a training at this size measures. The time includes this preparation, but
-not the measurement. The two run alternately, each in its own process; the table gives medians.
+The plain loop is torchvision's network in float32 and the default memory format, in batches of 32. The tuned loop has the
+hardware's fastest precision and channels-last tensors. Ours is what predict.py does: batch norms folded into the convolutions,
+channels last, the hardware's fastest precision, and on a CPU fused blocks (lab/cpu/fused_inference.py) with the algorithms that a
+training at this size measures. The time includes this preparation, but not the measurement. They run alternately, each in its own
+process; the table gives medians.
 """
 
 from __future__ import annotations
@@ -34,10 +35,14 @@ BATCH = 32
 
 
 @functools.cache
-def plain(model: str) -> nn.Module:
-    """torchvision's network."""
-    network: nn.Module = getattr(torchvision.models, model)(num_classes=2)
-    return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+def plain(model: str, who: str) -> tuple[nn.Module, Hardware]:
+    """torchvision's network, and the hardware that it runs on."""
+    network: nn.Module = getattr(torchvision.models, model)(num_classes=2).eval()
+    if who == "tuned":
+        hardware = choose_hardware()
+        return hardware.place(network), hardware
+    hardware = Hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu"), "fp32")
+    return network.to(hardware.device), hardware
 
 
 @functools.cache
@@ -49,7 +54,7 @@ def our_own(model: str, size: int) -> tuple[nn.Module, Hardware]:
 
 
 def seconds(who: str, model: str, size: int, count: int) -> float:
-    """Seconds that one of the two takes for ``count`` batches, in its own process."""
+    """Seconds that one of the three takes for ``count`` batches, in its own process."""
     torch.manual_seed(0)
     images = [torch.randn(BATCH, 3, size, size) for _ in range(count)]
     if who == "ours":
@@ -58,27 +63,30 @@ def seconds(who: str, model: str, size: int, count: int) -> float:
         began = time.perf_counter()
         predict(network, batches, hardware)
         return time.perf_counter() - began
-    network = plain(model)
-    images = [batch.to(next(network.parameters()).device) for batch in images]
+    network, hardware = plain(model, who)
+    memory_format = torch.channels_last if who == "tuned" else torch.contiguous_format
+    images = [batch.to(hardware.device, memory_format=memory_format) for batch in images]
     began = time.perf_counter()
     with torch.no_grad():
         for batch in images:
-            network(batch).softmax(dim=1).cpu().numpy()
+            with hardware.autocast():
+                logits = network(batch)
+            logits.float().softmax(dim=1).cpu().numpy()
     return time.perf_counter() - began
 
 
 def main() -> None:
-    """Time both alternately and write one table."""
-    parser = argparse.ArgumentParser(description="Images per second of prediction, ours against the plain loop.")
+    """Time all alternately and write one table."""
+    parser = argparse.ArgumentParser(description="Images per second of prediction, ours against plain loops.")
     parser.add_argument("--models", nargs="+", default=catalog.depths())
     parser.add_argument("--sizes", type=int, nargs="+", default=[64])
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3, help="after one for warm-up")
     keep_option(parser, "predict")
     args = parser.parse_args()
-    lines = [describe(), "", *table_head("model | px | ours, images/s | plain loop, images/s | ratio")]
+    lines = [describe(), "", *table_head("model | px | ours, images/s | plain loop | ratio | tuned loop | ratio")]
     spawn = multiprocessing.get_context("spawn")
-    sides = {who: ProcessPoolExecutor(1, spawn) for who in ("ours", "plain")}
+    sides = {who: ProcessPoolExecutor(1, spawn) for who in ("ours", "plain", "tuned")}
     for model in args.models:
         for size in args.sizes:
             taken: dict[str, list[float]] = {who: [] for who in sides}
@@ -86,8 +94,9 @@ def main() -> None:
                 found = process.submit(seconds, who, model, size, args.batches).result()
                 if number:
                     taken[who].append(found)
-            mine, theirs = (BATCH * args.batches / statistics.median(side) for side in taken.values())
-            lines.append(f"| {model} | {size} | {mine:.1f} | {theirs:.1f} | {mine / theirs:.2f} |")
+            mine, *others = (BATCH * args.batches / statistics.median(side) for side in taken.values())
+            cells = " | ".join(f"{other:.1f} | {mine / other:.2f}" for other in others)
+            lines.append(f"| {model} | {size} | {mine:.1f} | {cells} |")
             print(lines[-1], flush=True)
     for process in sides.values():
         process.shutdown()

@@ -41,7 +41,7 @@ from lab.data.preprocessing import Preprocessing, measured_preprocessing
 from lab.data.store import open_stores
 from lab.hardware import Hardware, choose_hardware
 from lab.threads import decoding_threads
-from lab.training.ema import EMA
+from lab.training.ema import EMA, interval
 from lab.training.recipe import chosen_settings, clip_gradients, make_optimizer
 from models import catalog
 from train import arguments
@@ -90,9 +90,9 @@ def ours(
     hardware.place(network).train()
     use_fastest(network, batches.preprocessing.size, hardware)
     optimizer = make_optimizer(network, settings, hardware.precision)
-    ema = EMA(network, settings.ema)
+    ema = EMA(network, settings.ema, interval(settings.ema, len(batches)))
     forward = wrap(network)
-    feed = itertools.chain.from_iterable(itertools.repeat(batches))
+    feed, numbers = itertools.chain.from_iterable(itertools.repeat(batches)), itertools.count()
 
     def step() -> None:
         images, labels, _ = next(feed)
@@ -102,7 +102,7 @@ def ours(
         clip_gradients(network.parameters(), settings.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        ema.update(0)
+        ema.update(next(numbers))
 
     while True:
         yield step

@@ -87,7 +87,9 @@ def grad_input(algorithm: str, grad_output: Tensor, input: Tensor, weight: Tenso
         return products.gradient_of_input(grad_output, input, weight, stride)
     if algorithm == WINOGRAD:
         return winograd.gradient_of_input(grad_output, weight)
-    return pytorch_gradient(grad_output, input, weight, stride, 0)
+    gradient, _ = pytorch_gradients(grad_output, input, weight, stride, of_input=True, of_weight=False)
+    assert gradient is not None
+    return gradient
 
 
 def grad_weight(algorithm: str, grad_output: Tensor, input: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -96,24 +98,30 @@ def grad_weight(algorithm: str, grad_output: Tensor, input: Tensor, weight: Tens
         return products.gradient_of_weight(grad_output, input, weight, stride)
     if algorithm == WINOGRAD:
         return winograd.gradient_of_weight(grad_output, input)
-    return pytorch_gradient(grad_output, input, weight, stride, 1)
-
-
-def pytorch_gradient(grad_output: Tensor, input: Tensor, weight: Tensor, stride: int, which: int) -> Tensor:
-    """PyTorch's gradient with respect to the input (``which`` 0) or the weight (1)."""
-    geometry = ([stride] * 2, [weight.shape[2] // 2] * 2, [1, 1], False, [0, 0], 1)
-    mask = [which == 0, which == 1, False]
-    gradient: Tensor = torch.ops.aten.convolution_backward(grad_output, input, weight, None, *geometry, mask)[which]
+    _, gradient = pytorch_gradients(grad_output, input, weight, stride, of_input=False, of_weight=True)
+    assert gradient is not None
     return gradient
 
 
+def pytorch_gradients(
+    grad_output: Tensor, input: Tensor, weight: Tensor, stride: int, of_input: bool, of_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """PyTorch's gradients with respect to the input and the weight, each if asked for. Both at once cost less than one by one."""
+    geometry = ([stride] * 2, [weight.shape[2] // 2] * 2, [1, 1], False, [0, 0], 1)
+    mask = [of_input, of_weight, False]
+    gradients = torch.ops.aten.convolution_backward(grad_output, input, weight, None, *geometry, mask)
+    return gradients[0], gradients[1]
+
+
 class ConvolutionFunction(torch.autograd.Function):
-    """A convolution whose three passes use the given algorithms."""
+    """A convolution whose three passes use the given algorithms, in the precision of the input. The gradient of the weight has
+    this precision too; autograd converts it to that of ``weight.grad``."""
 
     @staticmethod
     def forward(
         ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, stride: int, algorithms: Algorithms
     ) -> Tensor:
+        weight = weight.to(input.dtype)
         ctx.save_for_backward(input, weight)
         ctx.stride, ctx.algorithms = stride, algorithms
         return output(algorithms.output, input, weight, stride, bias)
@@ -122,14 +130,15 @@ class ConvolutionFunction(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (input, weight), (needs_input, needs_weight, needs_bias, *_) = ctx.saved_tensors, ctx.needs_input_grad
+        _, for_input, for_weight = ctx.algorithms
         tensors = grad_output, input, weight, ctx.stride
-        return (
-            grad_input(ctx.algorithms.grad_input, *tensors) if needs_input else None,
-            grad_weight(ctx.algorithms.grad_weight, *tensors) if needs_weight else None,
-            grad_output.sum((0, 2, 3)) if needs_bias else None,
-            None,
-            None,
-        )
+        of_input = of_weight = None
+        if for_input == for_weight == PYTORCH:
+            of_input, of_weight = pytorch_gradients(*tensors, needs_input, needs_weight)
+        else:
+            of_input = grad_input(for_input, *tensors) if needs_input else None
+            of_weight = grad_weight(for_weight, *tensors) if needs_weight else None
+        return of_input, of_weight, grad_output.sum((0, 2, 3)) if needs_bias else None, None, None
 
 
 class Convolution2d(nn.Conv2d):
@@ -151,8 +160,13 @@ class Convolution2d(nn.Conv2d):
             device="meta",
         )
         self.weight, self.bias = convolution.weight, convolution.bias
-        self.table = table
+        self.use(table)
         self.train(convolution.training)
+
+    def use(self, table: Table) -> None:
+        """Look the algorithms up in another table."""
+        self.table = table
+        self.found: dict[Shape, Algorithms] = {}  # what earlier look-ups returned
 
     def shape(self, input: Tensor) -> Shape:
         """The shape of the convolution of ``input`` in the precision of the present context."""
@@ -163,7 +177,10 @@ class Convolution2d(nn.Conv2d):
 
     def algorithms(self, shape: Shape) -> Algorithms:
         """The algorithms of a shape."""
-        return (look_up(self.table, shape) or ALL_PYTORCH) if self.table else fixed_algorithms(shape)
+        if shape not in self.found:
+            fixed = not self.table
+            self.found[shape] = fixed_algorithms(shape) if fixed else look_up(self.table, shape) or ALL_PYTORCH
+        return self.found[shape]
 
     def forward(self, input: Tensor) -> Tensor:
         # torch.compile generates kernels of its own.
@@ -173,9 +190,8 @@ class Convolution2d(nn.Conv2d):
         algorithms = self.algorithms(self.shape(input)) if dtype in PRECISIONS else ALL_PYTORCH
         if algorithms == ALL_PYTORCH:
             return super().forward(input)
-        input, weight = input.to(dtype), self.weight.to(dtype)
         bias = None if self.bias is None else self.bias.to(dtype)
-        output: Tensor = ConvolutionFunction.apply(input, weight, bias, self.stride[0], algorithms)
+        output: Tensor = ConvolutionFunction.apply(input.to(dtype), self.weight, bias, self.stride[0], algorithms)
         return output
 
 
@@ -201,7 +217,7 @@ def replace_convolutions(network: nn.Module, table: Table) -> int:
             module = Convolution2d(module, table)
             setattr(network, name, module)
         if isinstance(module, Convolution2d):
-            module.table = table
+            module.use(table)
             count += 1
         else:
             count += replace_convolutions(module, table)

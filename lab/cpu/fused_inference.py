@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab.cpu import winograd
-from lab.cpu.convolutions import WINOGRAD, Convolution2d
+from lab.cpu import products, winograd
+from lab.cpu.convolutions import PRODUCT, PYTORCH, WINOGRAD, Convolution2d
 from lab.hardware import Hardware
 
 
@@ -23,7 +23,7 @@ def available(hardware: Hardware) -> bool:
     operators = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
     return (
         hardware.device.type == "cpu"
-        and hardware.precision == "fp32"
+        and (hardware.precision == "fp32" or torch.ops.mkldnn._is_mkldnn_bf16_supported())
         and platform.machine().lower() in ("x86_64", "amd64")
         and torch.backends.mkldnn.is_available()
         and all(hasattr(torch.ops.mkldnn, name) for name in operators)
@@ -33,8 +33,8 @@ def available(hardware: Hardware) -> bool:
 class FusedConvolution:
     """A convolution with a bias, as folding a batch norm leaves it.
 
-    Its weight is reordered for the shape of its first input. If the training measured that Winograd's algorithm is faster for a
-    shape, the filters are transformed once instead.
+    Its weight is reordered for the shape of its first input. If the training measured that another algorithm is faster for a
+    shape, the weight is a matrix, or its filters are transformed once, instead.
     """
 
     def __init__(self, convolution: nn.Module) -> None:
@@ -51,14 +51,14 @@ class FusedConvolution:
             self.reordered_weight = reorder(convolution.weight, *geometry, input.shape)
         return self.reordered_weight, convolution.bias, *geometry
 
-    def by_winograd(self, input: Tensor) -> bool:
-        """Whether the convolution of this input uses Winograd's algorithm."""
+    def algorithm(self, input: Tensor) -> str:
+        """The algorithm of the convolution of this input."""
         convolution = self.convolution
-        return (
-            isinstance(convolution, Convolution2d) and convolution.algorithms(convolution.shape(input))[0] == WINOGRAD
-        )
+        if not isinstance(convolution, Convolution2d):
+            return PYTORCH
+        return convolution.algorithms(convolution.shape(input)).output
 
-    def convolve(self, input: Tensor, relu: bool) -> Tensor:
+    def by_winograd(self, input: Tensor, relu: bool) -> Tensor:
         """:meth:`apply` by Winograd's algorithm."""
         weight, bias = self.convolution.weight, self.convolution.bias
         m = winograd.tiling(input, len(weight))[0].m
@@ -68,16 +68,20 @@ class FusedConvolution:
 
     def apply(self, input: Tensor, relu: bool) -> Tensor:
         """The convolution, followed by ReLU if ``relu``."""
-        if self.by_winograd(input):
-            return self.convolve(input, relu)
+        algorithm, convolution = self.algorithm(input), self.convolution
+        if algorithm == WINOGRAD:
+            return self.by_winograd(input, relu)
+        if algorithm == PRODUCT:
+            product = products.convolution(input, convolution.weight, convolution.stride[0], convolution.bias)
+            return product.relu_() if relu else product
         arguments = (*self.arguments(input), "relu" if relu else "none", [], "")
         output: Tensor = torch.ops.mkldnn._convolution_pointwise.default(input, *arguments)
         return output
 
     def add_to(self, shortcut: Tensor, input: Tensor) -> Tensor:
         """relu(convolution + shortcut), computed in place of the shortcut."""
-        if self.by_winograd(input):
-            return shortcut.add_(self.convolve(input, relu=False)).relu_()
+        if self.algorithm(input) != PYTORCH:
+            return shortcut.add_(self.apply(input, relu=False)).relu_()
         arguments = (*self.arguments(input), "add", 1.0, "relu", [], "")
         output: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(shortcut, input, *arguments)
         return output

@@ -119,11 +119,11 @@ def resample(
 def sampling_grid(geometry: Tensor, shift: Tensor, side: int, row: int = 0, column: int = 0, step: int = 1) -> Tensor:
     """Return the grid [N, side, side, 2] of ``torch.nn.functional.affine_grid``, several times faster: the map is linear, so
     its x and y terms are computed once per column and row and added. Only every ``step``-th row and column is returned,
-    starting at ``row`` and ``column``."""
+    starting at ``row`` and ``column``. x and y are added as one complex number, which is several times faster on a CPU."""
     line = (torch.arange(side, device=geometry.device) * 2 + 1) / side - 1
     across = line[None, column::step, None] * geometry[:, None, :, 0] + shift[:, None, :]  # [N, columns, 2]
     down = line[None, row::step, None] * geometry[:, None, :, 1]
-    return across[:, None] + down[:, :, None]
+    return torch.view_as_real(torch.view_as_complex(across)[:, None] + torch.view_as_complex(down)[:, :, None])
 
 
 def normalise(images: Tensor, mean: Tensor | tuple[float, ...], std: Tensor | tuple[float, ...]) -> Tensor:

@@ -45,13 +45,11 @@ def folded(network: nn.Module) -> nn.Module:
 def for_prediction(network: nn.Module, hardware: Hardware) -> nn.Module:
     """A copy optimised for inference on this hardware; its outputs are the same up to rounding."""
     copied = folded(network)
-    if available(hardware):
-        return fuse_blocks(copied)
     if hardware.device.type == "cpu" and hardware.precision == "bf16":
         for module in copied.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.bfloat16()  # once, instead of in every batch by autocast
-    return copied
+    return fuse_blocks(copied) if available(hardware) else copied
 
 
 @torch.no_grad()

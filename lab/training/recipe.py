@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lab.cpu.sgd import SGD, total_norm
 from lab.data.preprocessing import Preprocessing
 from lab.distributed import Ranks
 from lab.errors import UserError
@@ -91,8 +92,10 @@ def optimizer_of(name: str, groups: list[dict[str, Any]], lr: float, precision: 
         return torch.optim.Adam(groups, lr=lr, fused=True)
     if name == "rmsprop":
         return torch.optim.RMSprop(groups, lr=lr)
+    on_cpu = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
     # Fused SGD leaves its momentum uninitialised when fp16's loss scaler skips the first step.
-    return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=precision != "fp16")
+    sgd = SGD if on_cpu else torch.optim.SGD
+    return sgd(groups, lr=lr, momentum=0.9, nesterov=True, fused=precision != "fp16")
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> None:
@@ -102,7 +105,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> None:
     program wait.
     """
     parameters = list(parameters)
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    on_cpu = all(gradient.device.type == "cpu" for gradient in gradients)
+    norm = total_norm(gradients) if on_cpu else nn.utils.get_total_norm(gradients)
     if norm.device.type != "cpu" or not norm + 1e-6 <= limit:  # a norm that is no number is passed on too
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from lab.cpu import winograd
-from lab.cpu.convolutions import replace_convolutions
+from lab.cpu.convolutions import PRODUCT, replace_convolutions
 from lab.cpu.fused_inference import FusedBlock, available, fuse_blocks
 from lab.evaluation.inference import folded, for_prediction, outputs
 from lab.hardware import Hardware
 from models import catalog
 from resnet import BasicBlock, Bottleneck, ResNet
+from tests.lab.cpu.test_convolutions import EveryShape
 
-CPU = Hardware(torch.device("cpu"), "fp32")
+CPU, BF16 = (Hardware(torch.device("cpu"), precision) for precision in ("fp32", "bf16"))
 
 here = pytest.mark.skipif(not available(CPU), reason="PyTorch has no fused operators of oneDNN for this CPU")
 
@@ -83,22 +84,43 @@ def test_a_copy_of_the_network_is_fused() -> None:
     assert torch.equal(network(images), expected)
 
 
-@pytest.mark.parametrize("model", ["resnet18", "vgg16", "vit_tiny"])
+@here
+@pytest.mark.skipif(not available(BF16), reason="this CPU has no bf16 arithmetic")
+@pytest.mark.parametrize("table", [{}, EveryShape(PRODUCT)], ids=["fixed", "product"])
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+@torch.inference_mode()
+def test_fused_blocks_in_bf16_are_within_its_rounding(
+    block: type[BasicBlock] | type[Bottleneck], table: dict[str, str]
+) -> None:
+    """The error is little more than that of autocast, which rounds the output of each operator."""
+    network = with_random_norms(ResNet(block, (2, 1, 1, 1), 3))
+    images = torch.randn(4, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    exact = network(images)
+    usual = outputs(network, images, BF16)
+    replace_convolutions(network, table)
+    fused = for_prediction(network, BF16)
+    assert any(isinstance(module, FusedBlock) for module in fused.modules())
+    found = outputs(fused, images, BF16)
+    assert found.dtype == torch.bfloat16
+    assert (found - exact).norm() < 2 * (usual - exact).norm() + 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("model", ["vgg16", "vit_tiny"])
 @torch.inference_mode()
 def test_bf16_weights_are_converted_once_and_change_nothing(model: str) -> None:
     """Bit for bit what autocast computes, which converts them in every batch."""
     torch.manual_seed(0)
-    hardware = Hardware(torch.device("cpu"), "bf16")
     network, images = catalog.build(model, 3, 48).eval(), torch.randn(2, 3, 48, 48)
-    prepared = for_prediction(network, hardware)
+    prepared = for_prediction(network, BF16)
     assert {layer.weight.dtype for layer in prepared.modules() if isinstance(layer, nn.Conv2d)} == {torch.bfloat16}
-    assert torch.equal(outputs(prepared, images, hardware), outputs(folded(network), images, hardware))
+    assert torch.equal(outputs(prepared, images, BF16), outputs(folded(network), images, BF16))
 
 
 def test_without_the_operators_the_folded_network_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """On other devices, in other precisions, and on other CPUs."""
     assert not available(Hardware(torch.device("cuda"), "fp32"))
-    assert not available(Hardware(torch.device("cpu"), "bf16"))
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert not available(BF16)
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert not available(CPU)
     network = for_prediction(catalog.build("resnet18", 2, 32), CPU)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lab.training.ema import EMA
+from lab.training.ema import EMA, interval
 
 
 def tiny() -> nn.Sequential:
@@ -67,3 +67,25 @@ def test_the_average_follows_weights_that_are_loaded_later() -> None:
     network.load_state_dict(other.state_dict())
     ema.update(0)
     torch.testing.assert_close(ema.network.state_dict(), other.state_dict())
+
+
+def test_an_average_of_every_fourth_step_is_near_that_of_all_steps() -> None:
+    """It moves only then, and the batch norms' counters with it. The random initial weights are forgotten as soon."""
+    torch.manual_seed(0)
+    network = tiny()
+    every, fourth = EMA(network, 0.97), EMA(network, 0.97, 4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    weights = [ema.network.get_parameter("0.weight") for ema in (every, fourth)]
+    for step in range(200):
+        before = weights[1].clone()
+        train_step(network, optimizer)
+        for ema in (every, fourth):
+            ema.update(step)
+        assert torch.equal(before, weights[1]) == (step % 4 != 3)
+    assert fourth.network.get_buffer("1.num_batches_tracked").item() == 200
+    moved = (network.get_parameter("0.weight") - weights[0]).norm()
+    assert (weights[1] - weights[0]).norm() < 0.1 * moved
+
+
+def test_short_averages_and_short_epochs_move_at_every_step() -> None:
+    assert [interval(0.99, 40), interval(0.99, 39), interval(0.9, 1000), interval(0.0, 1000)] == [4, 1, 1, 1]

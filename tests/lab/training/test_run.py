@@ -14,6 +14,7 @@ import torch
 
 import train
 from lab.checkpoints.checkpoint import TrainingState, read_about, read_state, read_tensors, save_checkpoint
+from lab.cpu.sgd import SGD
 from lab.errors import UserError
 from lab.hardware import Hardware
 from lab.threads import Threads
@@ -43,15 +44,15 @@ class Planned(Threads):
 def use(work: Patch) -> Use:
     """Sets the plan of the trainings that follow; returns the number of threads of each step, which is filled by them."""
     seen: list[int] = []
-    original = torch.optim.SGD.step
+    original = SGD.step
 
-    def step(optimizer: torch.optim.SGD, *arguments: object) -> object:
-        if type(optimizer) is torch.optim.SGD and hardware[0].threads.kind is not None:
+    def step(optimizer: SGD) -> None:
+        if type(optimizer) is SGD and hardware[0].threads.kind is not None:
             seen.append(hardware[0].threads.number)
-        return original(optimizer, *arguments)
+        original(optimizer)
 
     hardware: list[Hardware] = []
-    work.setattr(torch.optim.SGD, "step", step)
+    work.setattr(SGD, "step", step)
     work.setattr(torch, "set_num_threads", lambda number: None)
 
     def plan(numbers: dict[int, int], fixed: bool = False) -> list[int]:
