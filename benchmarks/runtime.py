@@ -4,8 +4,8 @@
     python -m benchmarks.runtime --preload tcmalloc=libtcmalloc_minimal.so.4 OpenMP=libiomp5.so --keep runtime
 
 Each process builds the network with measured algorithms, warms up, and times forward and backward on one batch in memory. With
-two processes of one thread each, both take half of the batch and average their gradients. ``--preload`` adds variants that load a
-shared library first, such as another allocator or OpenMP runtime.
+two processes of one thread each, both take half of the batch and average their gradients. The algorithms are those measured for
+batches of 32. ``--preload`` adds variants that load a shared library first, such as another allocator or OpenMP runtime.
 """
 
 from __future__ import annotations
@@ -44,19 +44,21 @@ VARIANTS = {
     "OMP_WAIT_POLICY=active": Variant({"OMP_WAIT_POLICY": "active"}),
     "float32 convolutions and products by bf16": Variant({}, ("--bf16",)),
     "two processes of one thread": Variant({"OMP_NUM_THREADS": "1"}, processes=2),
+    "batches of 128": Variant({}, ("--batch", "128")),
 }
 
 
-def measure(model: str, size: int, seconds: float, bf16: bool) -> None:
-    """Print the images per second of this process, or of all processes that train together."""
-    ranks, hardware = join(), choose_hardware("cpu")
+def measure(model: str, size: int, seconds: float, batch: int, bf16: bool) -> None:
+    """Print the images per second of this process, or of all processes that train together. With ``bf16``, only the products inside
+    PyTorch's float32 operators are bf16."""
+    ranks, hardware = join(), choose_hardware("cpu", "fp32" if bf16 else "auto")
     if bf16:
         torch.backends.mkldnn.conv.fp32_precision = "bf16"  # type: ignore[attr-defined]
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
     torch.manual_seed(0)
     network = use_fastest(hardware.place(catalog.build(model, 2, size)).train(), size, hardware)
     forward = ranks.parallel(network, hardware.device)
-    images = torch.randn(BATCH // ranks.count, 3, size, size).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(batch // ranks.count, 3, size, size).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 2, (len(images),))
     taken: list[float] = []
     # All processes take the same number of steps, or the last one would wait for the others' gradients.
@@ -68,7 +70,7 @@ def measure(model: str, size: int, seconds: float, bf16: bool) -> None:
         network.zero_grad(set_to_none=True)
         taken.append(time.perf_counter() - began)
     if ranks.first:
-        print(f"images/s: {BATCH / statistics.median(taken[1:]):.2f}")
+        print(f"images/s: {batch / statistics.median(taken[1:]):.2f}")
 
 
 def run(variant: Variant, model: str, size: int, seconds: float) -> float:
@@ -93,14 +95,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of timed steps (default: 3)")
     parser.add_argument("--preload", nargs="+", default=[], metavar="NAME=LIBRARY", help="variants that load it first")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, default=BATCH, help=argparse.SUPPRESS)
     parser.add_argument("--bf16", action="store_true", help=argparse.SUPPRESS)
     keep_option(parser, "runtime")
     args = parser.parse_args()
     if args.child:
-        return measure(args.models[0], args.sizes[0], args.seconds, args.bf16)
+        return measure(args.models[0], args.sizes[0], args.seconds, args.batch, args.bf16)
     preloaded = [text.split("=", 1) for text in args.preload]
     variants = VARIANTS | {name: Variant({"LD_PRELOAD": library}) for name, library in preloaded}
-    lines = [describe(), f"batches of {BATCH}; images/s, medians of {args.rounds} rounds", ""]
+    lines = [describe(), f"batches of {BATCH} unless named; images/s, medians of {args.rounds} rounds", ""]
     lines += table_head("model | px | variant | images/s | ratio")
     for model in args.models:
         for size in args.sizes:

@@ -20,7 +20,12 @@ from lab.hardware import Hardware
 
 def available(hardware: Hardware) -> bool:
     """Whether PyTorch has these operators for this device and precision."""
-    operators = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
+    operators = (
+        "_convolution_pointwise",
+        "_convolution_pointwise_",
+        "_reorder_convolution_weight",
+        "_linear_pointwise",
+    )
     return (
         hardware.device.type == "cpu"
         and (hardware.precision == "fp32" or torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -41,6 +46,9 @@ class FusedConvolution:
         self.convolution: Any = convolution
         self.reordered_weight: Tensor | None = None
         self.filters: dict[int, Tensor] = {}  # by the side of a tile
+        self.matrix: dict[
+            int, Tensor
+        ] = {}  # by the side of the kernel, of which images of one pixel meet only the centre
 
     def arguments(self, input: Tensor) -> tuple[Any, ...]:
         """The arguments that the operators take after their inputs."""
@@ -56,7 +64,22 @@ class FusedConvolution:
         convolution = self.convolution
         if not isinstance(convolution, Convolution2d):
             return PYTORCH
-        return convolution.algorithms(convolution.shape(input)).output
+        algorithm = convolution.algorithms(convolution.shape(input)).output
+        # Products were measured without their fused operators, and in float32 they gain little.
+        return PYTORCH if algorithm == PRODUCT and input.dtype == torch.float32 else algorithm
+
+    def matrices(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        """The patches of the input as rows, and the weight as a matrix, whose product is the convolution."""
+        weight = products.used_taps(self.convolution.weight, *input.shape[2:])
+        kernel = weight.shape[2]
+        if kernel not in self.matrix:
+            self.matrix[kernel] = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
+        return products.patches(input, kernel, self.convolution.stride[0]), self.matrix[kernel]
+
+    def as_images(self, rows: Tensor, input: Tensor) -> Tensor:
+        """The rows of a product as images [N, O, H', W']."""
+        height, width = (-(-side // self.convolution.stride[0]) for side in input.shape[2:])
+        return rows.view(len(input), height, width, -1).permute(0, 3, 1, 2)
 
     def by_winograd(self, input: Tensor, relu: bool) -> Tensor:
         """:meth:`apply` by Winograd's algorithm."""
@@ -68,19 +91,28 @@ class FusedConvolution:
 
     def apply(self, input: Tensor, relu: bool) -> Tensor:
         """The convolution, followed by ReLU if ``relu``."""
-        algorithm, convolution = self.algorithm(input), self.convolution
+        algorithm = self.algorithm(input)
+        operation: tuple[Any, ...] = ("relu" if relu else "none", [], "")
         if algorithm == WINOGRAD:
             return self.by_winograd(input, relu)
         if algorithm == PRODUCT:
-            product = products.convolution(input, convolution.weight, convolution.stride[0], convolution.bias)
-            return product.relu_() if relu else product
-        arguments = (*self.arguments(input), "relu" if relu else "none", [], "")
+            product = torch.ops.mkldnn._linear_pointwise.default(
+                *self.matrices(input), self.convolution.bias, *operation
+            )
+            return self.as_images(product, input)
+        arguments = (*self.arguments(input), *operation)
         output: Tensor = torch.ops.mkldnn._convolution_pointwise.default(input, *arguments)
         return output
 
     def add_to(self, shortcut: Tensor, input: Tensor) -> Tensor:
-        """relu(convolution + shortcut), computed in place of the shortcut."""
-        if self.algorithm(input) != PYTORCH:
+        """relu(convolution + shortcut), which may be computed in place of the shortcut."""
+        algorithm = self.algorithm(input)
+        if algorithm == PRODUCT:
+            rows, matrix = self.matrices(input)
+            added = shortcut.permute(0, 2, 3, 1).reshape(len(rows), -1)
+            sums = torch.ops.mkldnn._linear_pointwise.binary(rows, added, matrix, self.convolution.bias, "add")
+            return self.as_images(sums, input).relu_()
+        if algorithm == WINOGRAD:
             return shortcut.add_(self.apply(input, relu=False)).relu_()
         arguments = (*self.arguments(input), "add", 1.0, "relu", [], "")
         output: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(shortcut, input, *arguments)

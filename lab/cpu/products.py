@@ -32,14 +32,12 @@ def used_taps(weight: Tensor, height: int, width: int) -> Tensor:
     return weight[:, :, middle : middle + 1, middle : middle + 1] if height == width == 1 else weight
 
 
-def convolution(input: Tensor, weight: Tensor, stride: int, bias: Tensor | None = None) -> Tensor:
-    """The convolution of ``input`` [N, C, H, W] with ``weight`` [O, C, k, k], k odd, padding k // 2, plus ``bias`` [O] →
-    [N, O, H', W']."""
+def convolution(input: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """The convolution of ``input`` [N, C, H, W] with ``weight`` [O, C, k, k], k odd, padding k // 2 → [N, O, H', W']."""
     images, _, height, width = input.shape
     weight = used_taps(weight, height, width)
     matrix = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
-    rows = patches(input, weight.shape[2], stride)
-    output = rows @ matrix.T if bias is None else torch.addmm(bias, rows, matrix.T)
+    output = patches(input, weight.shape[2], stride) @ matrix.T
     return output.view(images, -(-height // stride), -(-width // stride), len(weight)).permute(0, 3, 1, 2)
 
 
