@@ -49,8 +49,8 @@ VARIANTS = {
 
 
 def measure(model: str, size: int, seconds: float, batch: int, bf16: bool) -> None:
-    """Print the images per second of this process, or of all processes that train together. With ``bf16``, only the products inside
-    PyTorch's float32 operators are bf16."""
+    """Print the images per second of this process, or of all processes that train together. With ``bf16``, only the products
+    inside PyTorch's float32 operators are bf16."""
     ranks, hardware = join(), choose_hardware("cpu", "fp32" if bf16 else "auto")
     if bf16:
         torch.backends.mkldnn.conv.fp32_precision = "bf16"  # type: ignore[attr-defined]
