@@ -6,8 +6,8 @@
 The plain loop is torchvision's network in float32 and the default memory format, in batches of 32. The tuned loop has the
 hardware's fastest precision and channels-last tensors. Ours is what predict.py does: batch norms folded into the convolutions,
 channels last, the hardware's fastest precision, and on a CPU fused blocks (lab/cpu/fused_inference.py) with the algorithms that a
-training at this size measures. The time includes this preparation, but not the measurement. They run alternately, each in its own
-process; the table gives medians.
+training at this size measures. The time includes this preparation, but neither that measurement nor the one of the threads.
+They run alternately, each in its own process; the table gives medians.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def plain(model: str, who: str) -> tuple[nn.Module, Hardware]:
 @functools.cache
 def our_own(model: str, size: int) -> tuple[nn.Module, Hardware]:
     """Our network and the hardware that it runs on."""
-    hardware = choose_hardware()
+    chosen = choose_hardware()
+    hardware = Hardware(chosen.device, chosen.precision)  # the number of threads does not change
     network = hardware.place(catalog.build(model, 2, size)).eval()
     return use_fastest(network, size, hardware), hardware
 
