@@ -36,7 +36,7 @@ KINDS = {
     "copies, casts, padding": ["copy", "_to", "pad", "fill", "zero", "clone", "cat"],
     "batch norm": ["batch_norm"],
     "ReLU, addition, pooling": ["threshold", "relu", "clamp", "aten::add", "pool", "mean"],
-    "clipping": ["norm", "stack"],
+    "clipping": ["norm", "stack", "::dot"],
     "optimizer": ["sgd", "adam"],
     "moving average": ["lerp"],
 }

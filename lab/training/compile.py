@@ -58,7 +58,7 @@ def measured_choice(run: Run, pace: Pace) -> tuple[bool, str]:
     hardware, done = run.hardware, run.state.epoch
     left = pace.run(run.settings, done)
     if hardware.device.type != "cuda":
-        return False, SLOW if (hardware.device.type, hardware.precision) == ("cpu", "fp32") else UNKNOWN
+        return False, SLOW if hardware.device.type == "cpu" else UNKNOWN
     if run.ranks.count > 1 or torch.are_deterministic_algorithms_enabled():
         return False, "not measured with several processes or --deterministic; --compile turns it on"
     if left < WORTH_TRYING:
