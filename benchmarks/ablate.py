@@ -38,6 +38,7 @@ BASE = "--optimizer adamw --lr 0.002 --warmup 1 --ema 0.99 --smoothing 0.1 --zer
 BASE += " --augmentation geometry,colour"
 # Answers that are not options of train.py, see PATCHES.
 CONSTANT = "constant learning rate"
+EVERY_STEP = "moved at every step, not every fourth"
 MORE_COLOUR, MOST_COLOUR = "density ±25 %, gain ±15 %", "density ±40 %, gain ±30 %"
 # Questions and their answers: options in addition to BASE.
 GROUPS: dict[str, dict[str, str]] = {
@@ -60,7 +61,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "128 images, learning rate doubled": "--batch-size 128 --lr 0.004",
         "128 images": "--batch-size 128",
     },
-    "averaged weights": {"none": "--ema 0"},
+    "averaged weights": {"none": "--ema 0", EVERY_STEP: EVERY_STEP},
     "smoothing": {"none": "--smoothing 0"},
     "zero-init": {"no": "--no-zero-init"},
     # Progressive resizing needs more than 32 px, the smallest input.
@@ -106,6 +107,7 @@ recipe.learning_rate = lambda step, steps, settings: (
     cosine(step, steps, settings) if step < settings.warmup * steps else settings.lr
 )
 """,
+    EVERY_STEP: "from lab.training import ema\nema.interval = lambda decay, steps: 1",
     MORE_COLOUR: COLOUR.format(0.25, 0.15),
     MOST_COLOUR: COLOUR.format(0.4, 0.3),
 }

@@ -26,9 +26,10 @@ def available(hardware: Hardware) -> bool:
         "_reorder_convolution_weight",
         "_linear_pointwise",
     )
+    bf16 = hardware.precision == "bf16" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return (
         hardware.device.type == "cpu"
-        and (hardware.precision == "fp32" or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        and (hardware.precision == "fp32" or bf16)
         and platform.machine().lower() in ("x86_64", "amd64")
         and torch.backends.mkldnn.is_available()
         and all(hasattr(torch.ops.mkldnn, name) for name in operators)

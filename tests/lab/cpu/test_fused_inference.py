@@ -119,6 +119,7 @@ def test_bf16_weights_are_converted_once_and_change_nothing(model: str) -> None:
 def test_without_the_operators_the_folded_network_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """On other devices, in other precisions, and on other CPUs."""
     assert not available(Hardware(torch.device("cuda"), "fp32"))
+    assert not available(Hardware(torch.device("cpu"), "fp16"))
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     assert not available(BF16)
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
