@@ -106,7 +106,7 @@ def grad_weight(algorithm: str, grad_output: Tensor, input: Tensor, weight: Tens
 def pytorch_gradients(
     grad_output: Tensor, input: Tensor, weight: Tensor, stride: int, of_input: bool, of_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """PyTorch's gradients with respect to the input and the weight, each if asked for. Both at once cost less than one by one."""
+    """PyTorch's gradients with respect to the input and the weight, each if asked for."""
     geometry = ([stride] * 2, [weight.shape[2] // 2] * 2, [1, 1], False, [0, 0], 1)
     mask = [of_input, of_weight, False]
     gradients = torch.ops.aten.convolution_backward(grad_output, input, weight, None, *geometry, mask)

@@ -47,9 +47,7 @@ class FusedConvolution:
         self.convolution: Any = convolution
         self.reordered_weight: Tensor | None = None
         self.filters: dict[int, Tensor] = {}  # by the side of a tile
-        self.matrix: dict[
-            int, Tensor
-        ] = {}  # by the side of the kernel, of which images of one pixel meet only the centre
+        self.matrix: dict[int, Tensor] = {}  # by the side of the part of the kernel that meets pixels
 
     def arguments(self, input: Tensor) -> tuple[Any, ...]:
         """The arguments that the operators take after their inputs."""
@@ -66,7 +64,7 @@ class FusedConvolution:
         if not isinstance(convolution, Convolution2d):
             return PYTORCH
         algorithm = convolution.algorithms(convolution.shape(input)).output
-        # Products were measured without their fused operators, and in float32 they gain little.
+        # Products were measured without their fused operators; in float32 the fused convolutions are kept.
         return PYTORCH if algorithm == PRODUCT and input.dtype == torch.float32 else algorithm
 
     def matrices(self, input: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,10 +30,6 @@ RECIPES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("memory", FORMATS.values(), ids=FORMATS)
 def test_the_same_bits_and_state_as_pytorchs(memory: Memory, recipe: dict[str, Any]) -> None:
     """For weights and gradients in any memory format, a parameter without gradient, and after loading PyTorch's state."""
-    if "dampening" in recipe:
-        recipe = recipe | {
-            "dampening": 0.0
-        }  # PyTorch's first step has none, so that the momentum begins as the gradient
     torch.manual_seed(0)
     network = catalog.build("resnet50", 3, 32).get_submodule("layer1").to(memory_format=torch.channels_last)
     networks = [network, copy.deepcopy(network)]
